@@ -1,0 +1,2 @@
+//! datapath-plugin
+fn main() {}

@@ -1,0 +1,2 @@
+//! tapdisk-ram
+fn main() {}

@@ -1,0 +1,1 @@
+//! SMAPIv3 types.

@@ -1,0 +1,2 @@
+//! volume-plugin
+fn main() {}
