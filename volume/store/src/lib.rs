@@ -1,1 +1,29 @@
-//! The RAM store.
+//! The RAM store: storage repositories whose volumes are sparse files on tmpfs.
+//!
+//! One idea carries all of it. A *layer* is a sparse file in which a block of a volume lies at the
+//! block's own offset; a *volume* is a map that says for every 4 KiB block which layer holds it.
+//! Whatever shares data with something else shares map entries, and nothing is ever moved.
+//!
+//! * [`Host`]: where SRs lie, and how much memory this host can promise.
+//! * [`Sr`]: one SR: its life, its volumes. Structural changes hold the SR's lock.
+//! * [`Disk`]: one volume being served: reads, writes, discards. Never takes the SR's lock.
+//!
+//! Called by the volume plugin (everything), the datapath plugin (looking volumes up) and the
+//! tapdisk ([`Disk`]). Layout on tmpfs: see [`sr::layout`](Layout).
+
+mod block;
+mod budget;
+mod disk;
+mod error;
+mod host;
+mod memory;
+mod sr;
+mod volume;
+
+pub use block::{BLOCK_BYTES, CHUNK_BYTES, VOLUME_BYTES_MAX};
+pub use disk::{Disk, Open, Piece, Status};
+pub use error::{Error, Kind, Result};
+pub use host::{Host, Name};
+pub use memory::Memory;
+pub use sr::{Attachment, Layout, Serving, Sr, SrStat, Summary};
+pub use volume::{NewVolume, Volume};

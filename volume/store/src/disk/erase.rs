@@ -1,0 +1,151 @@
+//! Discards and zeroes: the map first, then the memory.
+
+use super::Disk;
+use crate::{
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, ZEROED, is_data},
+    error::{Kind, Result},
+};
+
+/// Where zeros have to take memory, they are written so many bytes at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A run of blocks that one layer held: layer, first block, count.
+type Run = (Layer, u64, u64);
+
+impl Disk {
+    /// Lets go of the whole blocks of a range; they read as zeros from then on. The rest of the
+    /// range stays what it is.
+    ///
+    /// # Errors
+    /// [`Kind::ReadOnly`], [`Kind::BadArgument`] for a range outside the disk.
+    pub fn discard(&mut self, offset: u64, length: u64) -> Result<()> {
+        self.writable()?;
+        let end = self.end(offset, length)?;
+        let (first, last) = self.whole_blocks(offset, end);
+        match self.erase(first, last) {
+            // A discard is advice: without room for a page of the map it is not taken.
+            Err(error) if error.kind() == Kind::NoSpace => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Lets a range read as zeros; `keep` also lets it hold memory, so that later writes to it
+    /// need none.
+    ///
+    /// # Errors
+    /// [`Kind::ReadOnly`], [`Kind::BadArgument`] for a range outside the disk, [`Kind::NoSpace`].
+    pub fn write_zeroes(&mut self, offset: u64, length: u64, keep: bool) -> Result<()> {
+        self.writable()?;
+        let end = self.end(offset, length)?;
+        if keep {
+            return self.write_zero_bytes(offset, end);
+        }
+        let (first, last) = self.whole_blocks(offset, end);
+        if first >= last {
+            return self.zero_parts(offset, end);
+        }
+        self.zero_parts(offset, first * BLOCK_BYTES)?;
+        self.erase(first, last)?;
+        self.zero_parts((last * BLOCK_BYTES).min(end), end)
+    }
+
+    /// The blocks that lie wholly in a range; the last block of the disk counts as whole where the
+    /// range reaches the end of the disk.
+    fn whole_blocks(&self, offset: u64, end: u64) -> (u64, u64) {
+        let first = offset.div_ceil(BLOCK_BYTES);
+        let last = if end == self.size { end.div_ceil(BLOCK_BYTES) } else { end / BLOCK_BYTES };
+        (first, last)
+    }
+
+    /// Zeroes less than a block, or two such parts that meet at a border.
+    fn zero_parts(&mut self, mut at: u64, end: u64) -> Result<()> {
+        while at < end {
+            let block = at / BLOCK_BYTES;
+            let stop = ((block + 1) * BLOCK_BYTES).min(end);
+            let (layer, _) = self.run(block, block + 1)?;
+            if is_data(layer) {
+                self.write_zero_bytes(at, stop)?;
+            } else if self.history && layer == NEVER {
+                self.erase(block, block + 1)?;
+            }
+            at = stop;
+        }
+        Ok(())
+    }
+
+    fn write_zero_bytes(&mut self, mut at: u64, end: u64) -> Result<()> {
+        while at < end {
+            let count = usize::try_from(end - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
+            self.write(at, &ZEROS[..count])?;
+            at += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the blocks from `first` up to `last`.
+    fn erase(&mut self, first: u64, last: u64) -> Result<()> {
+        let value = if self.history { ZEROED } else { NEVER };
+        let blocks = self.size.div_ceil(BLOCK_BYTES);
+        let mut named: Vec<Run> = Vec::new();
+        let mut at = first;
+        while at < last {
+            let chunk = at / CHUNK_BLOCKS;
+            let border = ((chunk + 1) * CHUNK_BLOCKS).min(blocks);
+            let stop = border.min(last);
+            let is_whole = at == chunk * CHUNK_BLOCKS && stop == border;
+            let chunk = usize::try_from(chunk).expect("64-bit host");
+            let before = named.len();
+            let done = self.erase_in_chunk(chunk, at, stop, is_whole, value, &mut named);
+            if done.is_err() {
+                // The map still names what was found in this chunk.
+                named.truncate(before);
+                self.release(&named)?;
+                return done;
+            }
+            at = stop;
+        }
+        self.release(&named)
+    }
+
+    fn erase_in_chunk(
+        &mut self,
+        chunk: usize,
+        first: u64,
+        last: u64,
+        is_whole: bool,
+        value: Layer,
+        named: &mut Vec<Run>,
+    ) -> Result<()> {
+        if self.map.chunk(chunk) == value {
+            return Ok(());
+        }
+        let mut at = first;
+        while at < last {
+            let (layer, stop) = self.run(at, last)?;
+            if layer == self.top || self.sole.contains(&layer) {
+                named.push((layer, at, stop - at));
+            }
+            at = stop;
+        }
+        if is_whole {
+            return self.map.set_chunk(&self.layers, chunk, value);
+        }
+        self.map.set(&mut self.layers, first, last - first, value).map_err(|(_, error)| error)?;
+        self.map.compact(&self.layers, chunk)
+    }
+
+    /// Frees blocks that the map does not name any more.
+    fn release(&mut self, runs: &[Run]) -> Result<()> {
+        let mut runs = runs.iter().copied().peekable();
+        while let Some((layer, block, mut count)) = runs.next() {
+            while let Some((_, _, more)) =
+                runs.next_if(|&(next, start, _)| next == layer && start == block + count)
+            {
+                count += more;
+            }
+            self.layers.punch(layer, block, count)?;
+            self.budget.give(count);
+        }
+        Ok(())
+    }
+}

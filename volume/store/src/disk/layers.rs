@@ -1,0 +1,201 @@
+//! The files of the layers that a disk reads and writes: descriptors and mappings, bounded.
+
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    rc::Rc,
+    sync::atomic::AtomicU32,
+};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use sys::{Access, Map};
+
+use crate::{
+    block::{BLOCK_BYTES, Layer, map_bytes},
+    error::{Context, Error, Kind, Result},
+    sr::Layout,
+};
+
+/// How much of a layer one mapping covers: address space, not memory. Bytes.
+pub(super) const WINDOW_BYTES: u64 = 1 << 30;
+/// Mappings of frozen layers kept, of data and of maps each; the kernel allows a process 65,530
+/// (`vm.max_map_count`).
+const MAPPINGS_MAX: usize = 8192;
+/// Descriptors of frozen layers kept for punching.
+const FILES_MAX: usize = 64;
+
+/// The layer that is written to.
+#[derive(Debug)]
+pub(super) struct Top {
+    pub(super) layer: Layer,
+    pub(super) data: File,
+    pub(super) map: File,
+    words: Map,
+    windows: Vec<Option<Rc<Map>>>,
+}
+
+impl Top {
+    /// `data` and `map` are extended to what a volume of `size` bytes needs.
+    pub(super) fn new(layer: Layer, data: File, map: File, size: u64, write: bool) -> Result<Self> {
+        if write {
+            extend(&data, size.next_multiple_of(BLOCK_BYTES))
+                .and_then(|()| extend(&map, map_bytes(size)))
+                .while_doing(|| format!("extending layer {layer:08x}"))?;
+        }
+        let length = usize::try_from(map_bytes(size)).expect("64-bit host");
+        let words = Map::new(&map, 0, length, access(write))
+            .while_doing(|| format!("mapping the map of layer {layer:08x}"))?;
+        Ok(Self { layer, data, map, words, windows: Vec::new() })
+    }
+
+    /// The entries of the top's map; only pages that the index names may be touched.
+    pub(super) fn words(&self) -> &[AtomicU32] {
+        self.words.words()
+    }
+
+    fn window(&mut self, number: usize, write: bool) -> Result<&Rc<Map>> {
+        if self.windows.len() <= number {
+            self.windows.resize(number + 1, None);
+        }
+        let slot = &mut self.windows[number];
+        if slot.is_none() {
+            *slot = Some(Rc::new(map_window(&self.data, self.layer, number, write)?));
+        }
+        Ok(slot.as_ref().expect("just mapped"))
+    }
+}
+
+fn extend(file: &File, length: u64) -> std::io::Result<()> {
+    if file.metadata()?.len() < length { file.set_len(length) } else { Ok(()) }
+}
+
+fn access(write: bool) -> Access {
+    if write { Access::ReadWrite } else { Access::Read }
+}
+
+fn map_window(file: &File, layer: Layer, number: usize, write: bool) -> Result<Map> {
+    let length = usize::try_from(WINDOW_BYTES).expect("64-bit host");
+    Map::new(file, number as u64 * WINDOW_BYTES, length, access(write))
+        .while_doing(|| format!("mapping layer {layer:08x}"))
+}
+
+/// All layers of one disk.
+#[derive(Debug)]
+pub(super) struct Layers {
+    /// Where frozen layers are found; a loaded file has none.
+    layout: Option<Layout>,
+    pub(super) top: Option<Top>,
+    write: bool,
+    maps: HashMap<Layer, Map>,
+    windows: HashMap<(Layer, usize), Rc<Map>>,
+    files: HashMap<Layer, File>,
+}
+
+impl Layers {
+    pub(super) fn new(layout: Option<Layout>, top: Option<Top>, write: bool) -> Self {
+        Self {
+            layout,
+            top,
+            write,
+            maps: HashMap::new(),
+            windows: HashMap::new(),
+            files: HashMap::new(),
+        }
+    }
+
+    /// The layer that is written to.
+    pub(super) fn top(&self) -> Result<&Top> {
+        self.top.as_ref().ok_or_else(|| Error::new(Kind::ReadOnly, "the disk is read-only"))
+    }
+
+    /// Extends the top to a volume of `size` bytes.
+    pub(super) fn grow(&mut self, size: u64) -> Result<()> {
+        if let Some(Top { layer, data, map, .. }) = self.top.take() {
+            self.top = Some(Top::new(layer, data, map, size, self.write)?);
+        }
+        Ok(())
+    }
+
+    /// A mapping of the data of `layer` that contains the byte `at`, and the offset of `at` in it.
+    pub(super) fn data(&mut self, layer: Layer, at: u64) -> Result<(&Rc<Map>, usize)> {
+        let number = usize::try_from(at / WINDOW_BYTES).expect("64-bit host");
+        let offset = usize::try_from(at % WINDOW_BYTES).expect("64-bit host");
+        if let Some(top) = self.top.as_mut().filter(|top| top.layer == layer) {
+            return Ok((top.window(number, self.write)?, offset));
+        }
+        if !self.windows.contains_key(&(layer, number)) {
+            if self.windows.len() >= MAPPINGS_MAX {
+                // Slices that are still to be sent keep theirs.
+                self.windows.clear();
+            }
+            let file = open_layer(self.layout.as_ref(), layer, Layout::layer, false)?;
+            let map = map_window(&file, layer, number, false)?;
+            self.windows.insert((layer, number), Rc::new(map));
+        }
+        Ok((&self.windows[&(layer, number)], offset))
+    }
+
+    /// The entries of the map of `layer`; only pages that an index names may be touched.
+    pub(super) fn words(&mut self, layer: Layer) -> Result<&[AtomicU32]> {
+        if let Some(top) = self.top.as_ref().filter(|top| top.layer == layer) {
+            return Ok(top.words());
+        }
+        if !self.maps.contains_key(&layer) {
+            if self.maps.len() >= MAPPINGS_MAX {
+                self.maps.clear();
+            }
+            let doing = || format!("mapping the map of layer {layer:08x}");
+            let file = open_layer(self.layout.as_ref(), layer, Layout::map, false)?;
+            let length = file.metadata().while_doing(doing)?.len();
+            let length = usize::try_from(length).expect("64-bit host");
+            let map = Map::new(&file, 0, length, Access::Read).while_doing(doing)?;
+            self.maps.insert(layer, map);
+        }
+        Ok(self.maps[&layer].words())
+    }
+
+    /// Frees `count` blocks of the data of `layer`.
+    pub(super) fn punch(&mut self, layer: Layer, block: u64, count: u64) -> Result<()> {
+        let file = match self.top.as_ref().filter(|top| top.layer == layer) {
+            Some(top) => &top.data,
+            None => self.file(layer)?,
+        };
+        punch(file, block * BLOCK_BYTES, count * BLOCK_BYTES)
+            .while_doing(|| format!("freeing blocks of layer {layer:08x}"))
+    }
+
+    fn file(&mut self, layer: Layer) -> Result<&File> {
+        if !self.files.contains_key(&layer) {
+            if self.files.len() >= FILES_MAX {
+                self.files.clear();
+            }
+            let file = open_layer(self.layout.as_ref(), layer, Layout::layer, true)?;
+            self.files.insert(layer, file);
+        }
+        Ok(&self.files[&layer])
+    }
+}
+
+/// Frees a range of a file.
+pub(super) fn punch(file: &File, offset: u64, length: u64) -> Result<(), rustix::io::Errno> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, flags, offset, length)
+}
+
+pub(super) fn open_layer(
+    layout: Option<&Layout>,
+    layer: Layer,
+    path: impl Fn(&Layout, Layer) -> std::path::PathBuf,
+    write: bool,
+) -> Result<File> {
+    let Some(layout) = layout else {
+        let message = format!("the map of a loaded file names layer {layer:08x}");
+        return Err(Error::new(Kind::Corrupt, message));
+    };
+    let path = path(layout, layer);
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .open(&path)
+        .while_doing(|| format!("opening {}", path.display()))
+}

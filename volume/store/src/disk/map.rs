@@ -1,0 +1,174 @@
+//! The block map of a disk: its index in this process's heap, its pages in mapped map files.
+//!
+//! The index is read once and written through, so that no hole of it is ever touched through a
+//! mapping; only pages that it names are.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use rustix::fs::fstatfs;
+
+use super::layers::{Layers, Top, punch};
+use crate::{
+    block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
+    error::{Context, Error, Result},
+};
+
+/// What disks leave free on the file system of the metadata, so that structure can still change.
+/// Bytes.
+const META_RESERVE_BYTES: u64 = 2 << 20;
+
+const CHUNK: usize = CHUNK_BLOCKS as usize;
+
+#[derive(Debug)]
+pub(super) struct BlockMap {
+    index: Vec<Layer>,
+    /// Where the index is kept; a loaded file keeps none.
+    file: Option<File>,
+}
+
+impl BlockMap {
+    pub(super) fn new(index: Vec<Layer>, file: Option<File>) -> Self {
+        Self { index, file }
+    }
+
+    /// Has chunks that were never written at the end.
+    pub(super) fn grow(&mut self, chunks: usize) {
+        self.index.resize(chunks, NEVER);
+    }
+
+    /// What the index says of a chunk.
+    pub(super) fn chunk(&self, chunk: usize) -> Layer {
+        self.index[chunk]
+    }
+
+    /// The layer of `block`, and where the run of blocks with the same layer ends, at most at `end`.
+    pub(super) fn run(&self, layers: &mut Layers, block: u64, end: u64) -> Result<(Layer, u64)> {
+        let (mut chunk, mut position) = split(block);
+        let mut at = block;
+        let mut found = None;
+        while at < end {
+            let count = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK - position);
+            let named = self.index[chunk];
+            let same = if is_data(named) {
+                let page = &layers.words(named)?[chunk * CHUNK..][position..position + count];
+                let layer = *found.get_or_insert_with(|| page[0].load(Ordering::Acquire));
+                page.iter().take_while(|entry| entry.load(Ordering::Acquire) == layer).count()
+            } else {
+                let layer = *found.get_or_insert(named);
+                if layer == named { count } else { 0 }
+            };
+            at += same as u64;
+            if same < count {
+                break;
+            }
+            (chunk, position) = (chunk + 1, 0);
+        }
+        Ok((found.unwrap_or_default(), at))
+    }
+
+    /// Lets `count` blocks from `block` on be `layer`, a page at a time; on an error, the number of
+    /// blocks for which that is done.
+    pub(super) fn set(
+        &mut self,
+        layers: &mut Layers,
+        block: u64,
+        count: u64,
+        layer: Layer,
+    ) -> Result<(), (u64, Error)> {
+        let mut at = block;
+        while at < block + count {
+            let (chunk, position) = split(at);
+            let here = usize::try_from(block + count - at).unwrap_or(CHUNK).min(CHUNK - position);
+            let top = self.own(layers, chunk).map_err(|error| (at - block, error))?;
+            for entry in &page(top, chunk)[position..position + here] {
+                entry.store(layer, Ordering::Release);
+            }
+            at += here as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes the top's map hold the page of a chunk, copying it from where it is.
+    fn own<'a>(&mut self, layers: &'a mut Layers, chunk: usize) -> Result<&'a Top> {
+        let named = self.index[chunk];
+        if layers.top()?.layer != named {
+            let mut bytes = [0; PAGE_BYTES as usize];
+            if named != NEVER {
+                let entries = bytes.chunks_exact_mut(4);
+                if is_data(named) {
+                    let words = &layers.words(named)?[chunk * CHUNK..][..CHUNK];
+                    entries.zip(words).for_each(|(entry, word)| {
+                        entry.copy_from_slice(&word.load(Ordering::Acquire).to_ne_bytes());
+                    });
+                } else {
+                    entries.for_each(|entry| entry.copy_from_slice(&named.to_ne_bytes()));
+                }
+            }
+            let top = layers.top()?;
+            let doing = || format!("adding a page to the map of layer {:08x}", top.layer);
+            if free_bytes(&top.map).while_doing(doing)? < META_RESERVE_BYTES {
+                return Err(Error::io(doing(), io::ErrorKind::StorageFull.into()));
+            }
+            top.map.write_all_at(&bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
+            self.name(chunk, top.layer)?;
+        }
+        layers.top()
+    }
+
+    /// Lets a whole chunk be `value`, without a page.
+    pub(super) fn set_chunk(&mut self, layers: &Layers, chunk: usize, value: Layer) -> Result<()> {
+        let named = self.index[chunk];
+        self.name(chunk, value)?;
+        let top = layers.top()?;
+        if named == top.layer {
+            punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
+                .while_doing(|| format!("freeing a page of the map of layer {named:08x}"))?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the page of a chunk whose entries are all the same and no data.
+    pub(super) fn compact(&mut self, layers: &Layers, chunk: usize) -> Result<()> {
+        let top = layers.top()?;
+        if self.index[chunk] != top.layer {
+            return Ok(());
+        }
+        let page = page(top, chunk);
+        let first = page[0].load(Ordering::Relaxed);
+        if is_data(first) || page.iter().any(|entry| entry.load(Ordering::Relaxed) != first) {
+            return Ok(());
+        }
+        self.set_chunk(layers, chunk, first)
+    }
+
+    fn name(&mut self, chunk: usize, layer: Layer) -> Result<()> {
+        if let Some(file) = &self.file {
+            file.write_all_at(&layer.to_ne_bytes(), chunk as u64 * 4)
+                .while_doing(|| "writing the index of the volume")?;
+        }
+        self.index[chunk] = layer;
+        Ok(())
+    }
+}
+
+/// The chunk of a block, and its position there.
+fn split(block: u64) -> (usize, usize) {
+    let block = usize::try_from(block).expect("64-bit host");
+    (block / CHUNK, block % CHUNK)
+}
+
+fn page(top: &Top, chunk: usize) -> &[AtomicU32] {
+    &top.words()[chunk * CHUNK..][..CHUNK]
+}
+
+fn free_bytes(file: &File) -> io::Result<u64> {
+    let found = fstatfs(file)?;
+    let block = u64::try_from(found.f_bsize).unwrap_or_default();
+    // A tmpfs without a limit says that it has no blocks at all.
+    Ok(if found.f_blocks == 0 { u64::MAX } else { found.f_bavail * block })
+}

@@ -1,0 +1,152 @@
+//! A volume being served: its bytes, read and written through its map.
+//!
+//! Owned by one tapdisk, which holds the lock on the volume and never takes the SR's lock. What it
+//! changes of the SR is only ever: blocks and map pages of the volume's top, entries of the
+//! volume's index, and, by punching, blocks of layers that nobody else needs.
+//!
+//! Order is what makes a kill at any moment harmless: data is in its layer before the map names it,
+//! a page is in the map before the index names it, and a block is punched after the map has let
+//! go of it. Where the map does not name the top, what lies in the top there is undefined.
+
+mod erase;
+mod layers;
+mod load;
+mod map;
+mod open;
+mod read;
+mod write;
+
+use std::collections::HashSet;
+
+use self::{layers::Layers, map::BlockMap};
+pub use self::{open::Open, read::Piece};
+use crate::{
+    block::{BLOCK_BYTES, Layer, is_data},
+    budget::Budget,
+    error::{Error, Kind, Result},
+    sr::lock::Lock,
+};
+
+/// What a range of a disk holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Memory is allocated to it.
+    Data,
+    /// It takes no memory and reads as zeros.
+    Hole,
+}
+
+/// A volume, or a plain file loaded into memory, that this process serves.
+#[derive(Debug)]
+pub struct Disk {
+    /// Bytes; what lies beyond in the last block is never shown.
+    size: u64,
+    /// The layer that is written to; 0: the disk is read-only.
+    top: Layer,
+    /// Whether discarded blocks count as updates.
+    history: bool,
+    map: BlockMap,
+    layers: Layers,
+    /// Frozen layers that only this volume needs: what is overwritten there is freed.
+    sole: HashSet<Layer>,
+    budget: Budget,
+    /// Held for as long as the volume is served.
+    _serving: Option<Lock>,
+}
+
+impl Disk {
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether writes are refused.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.top == 0
+    }
+
+    /// Whether a write to the range would let go of blocks that hold data: whoever still reads
+    /// them, has to be done before.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn write_releases(&mut self, offset: u64, length: u64) -> Result<bool> {
+        let top = self.top;
+        self.any(offset, length, |layer| is_data(layer) && layer != top)
+    }
+
+    /// The same of a discard.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn erase_releases(&mut self, offset: u64, length: u64) -> Result<bool> {
+        self.any(offset, length, is_data)
+    }
+
+    fn any(&mut self, offset: u64, length: u64, wanted: impl Fn(Layer) -> bool) -> Result<bool> {
+        let Ok(end) = self.end(offset, length) else { return Ok(false) };
+        let (mut block, end) = (offset / BLOCK_BYTES, end.div_ceil(BLOCK_BYTES));
+        while block < end {
+            let (layer, stop) = self.run(block, end)?;
+            if wanted(layer) {
+                return Ok(true);
+            }
+            block = stop;
+        }
+        Ok(false)
+    }
+
+    /// What each part of a range holds, in order: length in bytes, and state. Neighbours differ.
+    ///
+    /// # Errors
+    /// [`Kind::BadArgument`] for a range outside the disk.
+    pub fn status(
+        &mut self,
+        offset: u64,
+        length: u64,
+        mut each: impl FnMut(u64, Status) -> std::ops::ControlFlow<()>,
+    ) -> Result<()> {
+        let end = self.end(offset, length)?;
+        let mut at = offset;
+        while at < end {
+            let start = at;
+            let (first, _) = self.run(at / BLOCK_BYTES, end.div_ceil(BLOCK_BYTES))?;
+            while at < end {
+                let (layer, stop) = self.run(at / BLOCK_BYTES, end.div_ceil(BLOCK_BYTES))?;
+                if is_data(layer) != is_data(first) {
+                    break;
+                }
+                at = (stop * BLOCK_BYTES).min(end);
+            }
+            let status = if is_data(first) { Status::Data } else { Status::Hole };
+            if each(at - start, status).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of a range that has to lie inside the disk.
+    fn end(&self, offset: u64, length: u64) -> Result<u64> {
+        offset.checked_add(length).filter(|&end| end <= self.size).ok_or_else(|| {
+            Error::new(
+                Kind::BadArgument,
+                format!("{length} bytes at {offset} are beyond the end of a disk of {}", self.size),
+            )
+        })
+    }
+
+    /// The layer of `block`, and where the run of blocks with the same layer ends, at most at `end`.
+    fn run(&mut self, block: u64, end: u64) -> Result<(Layer, u64)> {
+        self.map.run(&mut self.layers, block, end)
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.top == 0 {
+            return Err(Error::new(Kind::ReadOnly, "the disk is read-only"));
+        }
+        Ok(())
+    }
+}

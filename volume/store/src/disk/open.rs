@@ -1,0 +1,135 @@
+//! Opening a volume for serving.
+
+use std::{
+    collections::HashSet,
+    fs::{self, OpenOptions},
+    path::Path,
+    time::Duration,
+};
+
+use super::{
+    Disk,
+    layers::{Layers, Top, open_layer},
+    map::BlockMap,
+};
+use crate::{
+    block::chunks,
+    error::{Context, Error, Kind, Result},
+    host::Name,
+    sr::{self, Layout, Serving, files, lock::Lock},
+    volume::{self, Record},
+};
+
+/// How long opening waits for an operation on the volume that is just finishing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a volume is to be opened, and by whom.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Whether writes are to be refused.
+    pub read_only: bool,
+    /// The process that serves it.
+    pub serving: Serving,
+}
+
+impl Disk {
+    /// Opens what `path` names: the record of a volume, or any plain file, which is loaded into
+    /// memory and never written back.
+    ///
+    /// # Errors
+    /// [`Kind::VolumeInUse`] where another process serves the volume; [`Kind::ReadOnly`] for a
+    /// snapshot that is to be written; [`Kind::VolumeMissing`]; for a plain file what reading it
+    /// gives, and [`Kind::NoSpace`] where it does not fit into memory.
+    pub fn open(path: &Path, open: &Open) -> Result<Self> {
+        match Layout::of_volume(path) {
+            Some((layout, key)) => Self::open_volume(layout, &key, open),
+            None => Self::load(path, open.read_only),
+        }
+    }
+
+    fn open_volume(layout: Layout, key: &Name, open: &Open) -> Result<Self> {
+        let missing =
+            || Error::new(Kind::VolumeMissing, format!("there is no volume {key} to be served"));
+        if !layout.volume(key).exists() {
+            return Err(missing());
+        }
+        let lock_path = layout.serving(key);
+        let Some(lock) = Lock::wait(&lock_path, PATIENCE)? else {
+            return Err(Error::new(
+                Kind::VolumeInUse,
+                format!(
+                    "volume {key} is served by another process ({} is locked)",
+                    lock_path.display()
+                ),
+            ));
+        };
+        // Only now is it sure that nobody destroys or reverts it.
+        let record: Record = files::read_json(&layout.volume(key))?.ok_or_else(missing)?;
+        if !record.has_data {
+            return Err(Error::new(
+                Kind::VolumeMissing,
+                format!("the data of volume {key} was destroyed; only what changed can be told"),
+            ));
+        }
+        if !open.read_only && !record.read_write() {
+            return Err(Error::new(
+                Kind::ReadOnly,
+                format!(
+                    "volume {key} is a snapshot and cannot be written: clone it, or activate it read-only"
+                ),
+            ));
+        }
+        say_who(&layout, &lock_path, &open.serving)?;
+        let index = volume::read_index(&layout, record.index, record.size)?;
+        let index_path = layout.index(record.index);
+        let index_file = OpenOptions::new()
+            .write(!open.read_only)
+            .read(true)
+            .open(&index_path)
+            .while_doing(|| format!("opening {}", index_path.display()))?;
+        let write = !open.read_only;
+        let top = write.then(|| open_top(&layout, &record)).transpose()?;
+        Ok(Self {
+            size: record.size,
+            top: if write { record.top } else { 0 },
+            history: record.history,
+            map: BlockMap::new(index, write.then_some(index_file)),
+            budget: sr::budget(&layout)?,
+            layers: Layers::new(Some(layout), top, write),
+            sole: HashSet::from_iter(record.sole),
+            _serving: Some(lock),
+        })
+    }
+
+    /// Takes over the size that the volume's record says by now.
+    ///
+    /// # Errors
+    /// [`Kind::BadSize`] where the disk would shrink or is read-only.
+    pub fn resize(&mut self, size: u64) -> Result<()> {
+        if size < self.size {
+            return Err(Error::new(
+                Kind::BadSize,
+                format!("a disk of {} bytes cannot shrink to {size}", self.size),
+            ));
+        }
+        self.layers.grow(size)?;
+        self.map.grow(chunks(size));
+        self.size = size;
+        Ok(())
+    }
+}
+
+fn open_top(layout: &Layout, record: &Record) -> Result<Top> {
+    let open = |path: fn(&Layout, u32) -> std::path::PathBuf| {
+        open_layer(Some(layout), record.top, path, true)
+    };
+    Top::new(record.top, open(Layout::layer)?, open(Layout::map)?, record.size, true)
+}
+
+/// Writes into the lock file who holds it.
+fn say_who(layout: &Layout, path: &Path, serving: &Serving) -> Result<()> {
+    let text = serde_json::to_vec(serving).expect("a plain structure");
+    // Written in place: a rename would leave the lock on a file that nobody finds any more.
+    files::with_ballast(layout, || fs::write(path, &text))
+        .while_doing(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,118 @@
+//! Writing: in place where the top holds the block, into the top where it does not yet.
+
+use std::{io, os::unix::fs::FileExt};
+
+use super::{Disk, layers::WINDOW_BYTES};
+use crate::{
+    block::{BLOCK_BYTES, Layer, is_data},
+    error::{Error, Result},
+};
+
+const BLOCK: usize = BLOCK_BYTES as usize;
+
+impl Disk {
+    /// Writes bytes at an offset, both of any alignment.
+    ///
+    /// # Errors
+    /// [`Kind::ReadOnly`](crate::Kind), [`Kind::BadArgument`](crate::Kind) for a range outside the
+    /// disk, [`Kind::NoSpace`](crate::Kind): then a part of the bytes may have been written.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.writable()?;
+        let end = self.end(offset, bytes.len() as u64)?;
+        let (mut at, mut rest) = (offset, bytes);
+        while at < end {
+            let (block, inside) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
+            let last = if inside != 0 || rest.len() < BLOCK {
+                block + 1
+            } else {
+                block + (rest.len() / BLOCK) as u64
+            };
+            let (layer, stop) = self.run(block, last)?;
+            let whole = usize::try_from(stop * BLOCK_BYTES - at).expect("64-bit host");
+            let (now, later) = rest.split_at(whole.min(rest.len()));
+            if layer == self.top {
+                self.overwrite(at, now)?;
+            } else if now.len() < BLOCK {
+                let mut full = self.block(block, layer)?;
+                let inside = usize::try_from(inside).expect("less than a block");
+                full[inside..inside + now.len()].copy_from_slice(now);
+                self.add(block, &full, layer)?;
+            } else {
+                self.add(block, now, layer)?;
+            }
+            at += now.len() as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// What a block of another layer than the top reads as.
+    fn block(&mut self, block: u64, layer: Layer) -> Result<[u8; BLOCK]> {
+        let mut bytes = [0; BLOCK];
+        if is_data(layer) {
+            let (map, start) = self.layers.data(layer, block * BLOCK_BYTES)?;
+            map.read(start, &mut bytes);
+        }
+        Ok(bytes)
+    }
+
+    /// Writes to blocks that the top holds.
+    fn overwrite(&mut self, mut at: u64, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (map, start) = self.layers.data(self.top, at)?;
+            let room = usize::try_from(WINDOW_BYTES).expect("64-bit host") - start;
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            map.write(start, now);
+            at += now.len() as u64;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Writes whole blocks that the top does not hold yet; all of them are `old` so far.
+    fn add(&mut self, block: u64, bytes: &[u8], old: Layer) -> Result<()> {
+        let wanted = (bytes.len() / BLOCK) as u64;
+        if !self.budget.take(wanted) {
+            let doing = format!("writing {} bytes", bytes.len());
+            return Err(Error::io(doing, io::ErrorKind::StorageFull.into()));
+        }
+        let (stored, failed) = self.store(block * BLOCK_BYTES, bytes);
+        let stored = (stored / BLOCK) as u64;
+        let (named, failed) = match self.map.set(&mut self.layers, block, stored, self.top) {
+            Ok(()) => (stored, failed),
+            Err((named, error)) => (named, Some(error)),
+        };
+        if named > 0 && self.sole.contains(&old) {
+            self.layers.punch(old, block, named)?;
+            self.budget.give(named);
+        }
+        let Some(error) = failed else { return Ok(()) };
+        // What the map does not name is garbage: no reason to let it lie in a full SR.
+        self.layers.punch(self.top, block + named, wanted - named)?;
+        self.budget.give(wanted - named);
+        Err(error)
+    }
+
+    /// Puts bytes into the top; how many went in, and why not all.
+    fn store(&mut self, offset: u64, bytes: &[u8]) -> (usize, Option<Error>) {
+        let file = match self.layers.top() {
+            Ok(top) => &top.data,
+            Err(error) => return (0, Some(error)),
+        };
+        let mut done = 0;
+        while done < bytes.len() {
+            let error = match file.write_at(&bytes[done..], offset + done as u64) {
+                Ok(0) => io::ErrorKind::WriteZero.into(),
+                Ok(count) => {
+                    done += count;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let doing = format!("writing {} bytes at {offset}", bytes.len());
+            return (done, Some(Error::io(doing, error)));
+        }
+        (done, None)
+    }
+}

@@ -1,0 +1,130 @@
+//! Where the SRs of this host lie, and who this host is.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Kind, Result};
+
+/// Where SRs lie unless the environment says otherwise: where xapi keeps all SR mounts.
+const SR_ROOT_DEFAULT: &str = "/run/sr-mount";
+/// Where the locks of SRs under the default root lie.
+const LOCK_DIR_DEFAULT: &str = "/run/lock/xapi-storage-ram";
+/// XenServer's and XCP-ng's record of the host; `INSTALLATION_UUID` is the host's UUID in xapi.
+const INVENTORY: &str = "/etc/xensource-inventory";
+
+/// The UUID of an SR or the key of a volume: safe as a file name and inside a URI.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+impl Name {
+    /// Checks a name that came from outside: 1 to 64 letters, digits, `-`, `_` or `.`, not
+    /// starting with a dot.
+    ///
+    /// # Errors
+    /// [`Kind::BadArgument`], with the name.
+    pub fn parse(text: &str) -> Result<Self> {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if (1..=64).contains(&text.len()) && text.bytes().all(good) && !text.starts_with('.') {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(
+            Kind::BadArgument,
+            format!(
+                "{text:?} cannot name an SR or a volume: 1 to 64 letters, digits, '-', '_' or '.' \
+                 are allowed, and no dot at the start"
+            ),
+        ))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The directories and the identity of this host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// One directory per SR lies here.
+    pub sr_root: PathBuf,
+    /// One lock per SR lies here, outside the SR's own memory: attach and destroy need it too.
+    pub lock_dir: PathBuf,
+    /// Whether an SR is a tmpfs of its own (root), or a directory on an existing one.
+    pub may_mount: bool,
+    /// What tells this host from others.
+    pub uuid: String,
+}
+
+impl Host {
+    /// Reads `XAPI_RAM_SR_ROOT` (default `/run/sr-mount`) and `XAPI_RAM_MOUNT` (`never`: do not
+    /// mount, even as root) through `env`.
+    pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Self {
+        let sr_root = env("XAPI_RAM_SR_ROOT").filter(|root| !root.is_empty());
+        let lock_dir = match &sr_root {
+            None => PathBuf::from(LOCK_DIR_DEFAULT),
+            Some(root) => Path::new(root).join(".lock"),
+        };
+        let never = env("XAPI_RAM_MOUNT").is_some_and(|value| value == "never");
+        Self {
+            sr_root: sr_root.map_or_else(|| SR_ROOT_DEFAULT.into(), PathBuf::from),
+            lock_dir,
+            may_mount: !never && rustix::process::geteuid().is_root(),
+            uuid: identity(Path::new(INVENTORY)),
+        }
+    }
+}
+
+/// The host's UUID: xapi's, else the machine's.
+fn identity(inventory: &Path) -> String {
+    let inventory = fs::read_to_string(inventory).unwrap_or_default();
+    let installation = inventory
+        .lines()
+        .find_map(|line| line.strip_prefix("INSTALLATION_UUID="))
+        .map(|value| value.trim_matches(['\'', '"']).to_owned());
+    installation
+        .or_else(|| fs::read_to_string("/etc/machine-id").ok())
+        .map(|text| text.trim().to_owned())
+        .filter(|text| !text.is_empty())
+        .or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map_or_else(|| "unknown-host".to_owned(), |text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_never_a_path() {
+        for good in ["sr-uuid", "0f0e", "a.b_c"] {
+            assert_eq!(Name::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "..", ".hidden", "a/b", "a b", "a:b", "ä", &"x".repeat(65)] {
+            let error = Name::parse(bad).unwrap_err();
+            assert_eq!(error.kind(), Kind::BadArgument, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_inventory_names_the_host() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "PRODUCT_BRAND='XCP-ng'\nINSTALLATION_UUID='0a-1b'\n").unwrap();
+        assert_eq!(identity(file.path()), "0a-1b");
+        assert_ne!(identity(Path::new("/nonexistent")), "");
+    }
+
+    #[test]
+    fn a_private_root_has_private_locks() {
+        let host = Host::from_env(|name| (name == "XAPI_RAM_SR_ROOT").then(|| "/x".to_owned()));
+        assert_eq!((host.sr_root, host.lock_dir), ("/x".into(), "/x/.lock".into()));
+        assert_eq!(Host::from_env(|_| None).sr_root, Path::new("/run/sr-mount"));
+    }
+}

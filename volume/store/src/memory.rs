@@ -1,0 +1,149 @@
+//! What memory the host has: promises are checked against it, and new blocks are refused below a
+//! watermark. Reads `/proc/meminfo` (proc(5)).
+
+use std::fs;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// A share of the host's memory that is never promised to SRs: one part in this many...
+const RESERVE_PART: u64 = 20;
+/// ... but at least this. Bytes.
+const RESERVE_BYTES_MIN: u64 = 128 << 20;
+/// Page tables and slab that tmpfs does not count: one part in this many of a promise.
+const OVERHEAD_PART: u64 = 50;
+/// Below this share of the host's memory no new block is given out: one part in this many...
+const WATERMARK_PART: u64 = 50;
+/// ... but at most this. Bytes.
+const WATERMARK_BYTES_MAX: u64 = 256 << 20;
+
+/// The host's memory at one moment. All in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What can be given out without swapping.
+    pub available: u64,
+}
+
+impl Memory {
+    /// Reads the host's memory.
+    ///
+    /// # Errors
+    /// Where `/proc/meminfo` cannot be read or lacks a line.
+    pub fn now() -> Result<Self> {
+        let text = fs::read_to_string("/proc/meminfo").while_doing(|| "reading /proc/meminfo")?;
+        Self::parse(&text).ok_or_else(|| {
+            Error::new(Kind::Corrupt, "/proc/meminfo has no MemTotal or no MemAvailable")
+        })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| -> Option<u64> {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+            Some(kib << 10)
+        };
+        Some(Self { total: field("MemTotal:")?, available: field("MemAvailable:")? })
+    }
+
+    /// What is kept for the host itself.
+    #[must_use]
+    pub fn reserve(&self) -> u64 {
+        (self.total / RESERVE_PART).max(RESERVE_BYTES_MIN)
+    }
+
+    /// Whether so little is left that a disk must not grow.
+    #[must_use]
+    pub fn is_low(&self) -> bool {
+        self.available < (self.total / WATERMARK_PART).min(WATERMARK_BYTES_MAX)
+    }
+
+    /// Refuses an SR of `size` bytes of which `used` are in use already, beside `promised` bytes
+    /// that other SRs have not used yet.
+    pub(crate) fn check_promise(&self, size: u64, used: u64, promised: u64) -> Result<()> {
+        let wanted = size.saturating_sub(used);
+        let wanted = wanted.saturating_add(wanted / OVERHEAD_PART);
+        let free = self.available.saturating_sub(promised).saturating_sub(self.reserve());
+        if wanted <= free {
+            return Ok(());
+        }
+        let largest = free - free / (OVERHEAD_PART + 1);
+        Err(Error::new(
+            Kind::NoSpace,
+            format!(
+                "a ram SR of {} does not fit into this host's memory: of {} in all, {} are \
+                 available, {} are promised to other ram SRs and {} are kept for the host; at \
+                 most device-config:size={largest} ({}) is possible now. Choose a smaller size, \
+                 destroy another ram SR, or give the control domain more memory \
+                 (/opt/xensource/libexec/xen-cmdline --set-xen dom0_mem=...,max:..., then restart \
+                 the host)",
+                human(size),
+                human(self.total),
+                human(self.available),
+                human(promised),
+                human(self.reserve()),
+                human(largest),
+            ),
+        ))
+    }
+}
+
+/// Bytes for a reader: `1.5 GiB`.
+pub(crate) fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} bytes");
+    }
+    #[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let text = format!("{value:.1}");
+    format!("{} {}", text.strip_suffix(".0").unwrap_or(&text), UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_kernels_format_is_understood() {
+        let text =
+            "MemTotal:        4028248 kB\nMemFree:          1 kB\nMemAvailable:    3000000 kB\n";
+        let memory = Memory::parse(text).unwrap();
+        assert_eq!(memory, Memory { total: 4_028_248 << 10, available: 3_000_000 << 10 });
+        assert_eq!(Memory::parse("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn a_promise_counts_what_others_were_promised_and_the_reserve() {
+        let memory = Memory { total: 8 * GIB, available: 6 * GIB };
+        memory.check_promise(4 * GIB, 0, 0).unwrap();
+        memory.check_promise(4 * GIB, 0, 2 * GIB).unwrap_err();
+        memory.check_promise(6 * GIB, 0, 0).unwrap_err();
+        memory.check_promise(6 * GIB, 2 * GIB, 0).unwrap();
+        let error = memory.check_promise(u64::MAX, 0, 0).unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+    }
+
+    #[test]
+    fn the_largest_size_that_the_error_names_is_accepted() {
+        let memory = Memory { total: 8 * GIB, available: 6 * GIB };
+        let message = memory.check_promise(7 * GIB, 0, GIB).unwrap_err().to_string();
+        let (_, rest) = message.split_once("device-config:size=").unwrap();
+        let size: u64 = rest.split_once(' ').unwrap().0.parse().unwrap();
+        memory.check_promise(size, 0, GIB).unwrap();
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!(human(512), "512 bytes");
+        assert_eq!(human(4096), "4 KiB");
+        assert_eq!(human(3 * GIB / 2), "1.5 GiB");
+    }
+}

@@ -1,0 +1,98 @@
+//! Small files that change atomically: written beside, renamed into place. On a full tmpfs the
+//! SR's ballast is given up first, so that what frees space can always be recorded.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Write},
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use rustix::fs::FallocateFlags;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::layout::Layout;
+use crate::error::{Context, Error, Kind, Result};
+
+/// Enough for the records of any one operation. Bytes.
+const BALLAST_BYTES: u64 = 1 << 20;
+
+/// Tells files of one process apart in the directory for files that are about to be renamed.
+static TEMPORARY: AtomicU32 = AtomicU32::new(0);
+
+/// Replaces `path`, which lies in the SR's metadata, by `bytes`, whole or not at all.
+pub(crate) fn replace(layout: &Layout, path: &Path, bytes: &[u8]) -> Result<()> {
+    with_ballast(layout, || replace_once(layout, path, bytes))
+        .while_doing(|| format!("writing {}", path.display()))
+}
+
+/// Replaces `path` by `value` as JSON.
+pub(crate) fn replace_json(layout: &Layout, path: &Path, value: &impl Serialize) -> Result<()> {
+    let bytes = serde_json::to_vec(value).expect("records have string keys and no failing fields");
+    replace(layout, path, &bytes)
+}
+
+/// Reads JSON; `None` where there is no such file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        Error::new(
+            Kind::Corrupt,
+            format!("{} is damaged: {error}; run volume-plugin check", path.display()),
+        )
+    })
+}
+
+/// Does what needs room in the metadata; where there is none, once more without the ballast.
+pub(crate) fn with_ballast<T>(
+    layout: &Layout,
+    mut act: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    match act() {
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            fs::remove_file(layout.ballast())?;
+            act()
+        }
+        done => done,
+    }
+}
+
+/// Puts the ballast back where it was given up and there is room again.
+pub(crate) fn restore_ballast(layout: &Layout) {
+    if layout.ballast().exists() {
+        return;
+    }
+    let filled = File::create(layout.ballast()).and_then(|file| {
+        Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES)?)
+    });
+    if filled.is_err() {
+        // Still full: the next operation tries again.
+        let _absent = fs::remove_file(layout.ballast());
+    }
+}
+
+/// Removes a file that may be gone already.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn replace_once(layout: &Layout, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let serial = TEMPORARY.fetch_add(1, Ordering::Relaxed);
+    let temporary = layout.tmp().join(format!("{}-{serial}", std::process::id()));
+    let written = File::create(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _absent = fs::remove_file(&temporary);
+    }
+    written
+}

@@ -1,0 +1,95 @@
+//! What an SR knows of itself, and what SR.attach has to be told to find or make it.
+
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use super::{files, layout::Layout};
+use crate::{
+    block::LAYER_FIRST,
+    error::{Context, Error, Kind, Result},
+    host::Name,
+};
+
+/// The format of everything below an SR's directory.
+pub(crate) const FORMAT: u32 = 1;
+
+/// `meta/sr.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) format: u32,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    /// Bytes of data.
+    pub(crate) size: u64,
+    /// Whether xapi has it attached; a detached SR keeps its memory.
+    pub(crate) attached: bool,
+    /// Eight hexadecimal digits, new for every memory: keys begin with them, so that a key tells
+    /// whether its volume was lost with an earlier memory.
+    pub(crate) generation: String,
+}
+
+impl Record {
+    /// Reads the record; `None` where there is no SR.
+    pub(crate) fn read(layout: &Layout) -> Result<Option<Self>> {
+        let record: Option<Self> = files::read_json(&layout.record())?;
+        if let Some(Self { format, .. }) = record
+            && format != FORMAT
+        {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!(
+                    "the SR in {} has format {format}, this program knows {FORMAT}: detach it with \
+                     the version that made it",
+                    layout.root().display()
+                ),
+            ));
+        }
+        Ok(record)
+    }
+
+    pub(crate) fn write(&self, layout: &Layout) -> Result<()> {
+        files::replace_json(layout, &layout.record(), self)
+    }
+}
+
+/// What makes an SR attachable, also after a reboot that emptied the memory: SR.create's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The SR.
+    pub uuid: Name,
+    /// Its name, should its memory have to be made anew.
+    pub name: String,
+    /// Its description, likewise.
+    pub description: String,
+    /// Bytes of data, likewise.
+    pub size: u64,
+    /// The host whose memory it is.
+    pub host: String,
+}
+
+/// Takes `count` numbers for layers or indexes; the first of them. Held: the SR's lock.
+pub(crate) fn take_numbers(layout: &Layout, count: u32) -> Result<u32> {
+    let path = layout.numbers();
+    let text = fs::read_to_string(&path).while_doing(|| format!("reading {}", path.display()))?;
+    let first: u32 = text.trim().parse().map_err(|_| {
+        Error::new(
+            Kind::Corrupt,
+            format!("{} says {text:?}, not the next number of a layer", path.display()),
+        )
+    })?;
+    let next = first.checked_add(count).ok_or_else(|| {
+        Error::new(
+            Kind::NoSpace,
+            "this SR has used up its layer numbers, which are never used twice: copy its disks \
+             into a new SR",
+        )
+    })?;
+    files::replace(layout, &path, next.to_string().as_bytes())?;
+    Ok(first)
+}
+
+/// Makes the counter of a new SR.
+pub(crate) fn start_numbers(layout: &Layout) -> Result<()> {
+    files::replace(layout, &layout.numbers(), LAYER_FIRST.to_string().as_bytes())
+}

@@ -1,0 +1,109 @@
+//! Making a volume: empty, thin.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use uuid::Uuid;
+
+use super::{Record, Volume};
+use crate::{
+    block::{self, Layer, VOLUME_BYTES_MAX},
+    error::{Context, Error, Kind, Result},
+    memory::human,
+    sr::{Sr, files, record::take_numbers},
+};
+
+/// What a new volume is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVolume<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its description.
+    pub description: &'a str,
+    /// Virtual size in bytes; rounded up to whole blocks, at least one.
+    pub size: i64,
+    /// Whether several hosts may be told to share it.
+    pub sharable: bool,
+}
+
+impl Sr {
+    /// Makes an empty volume.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`], [`Kind::BadSize`], [`Kind::NoSpace`] where there is not even room
+    /// for its record.
+    pub fn create_volume(&self, new: &NewVolume<'_>) -> Result<Volume> {
+        let size = check_size(new.size)?;
+        let _lock = self.lock()?;
+        let generation = self.record()?.generation;
+        let top = take_numbers(&self.layout, 2)?;
+        let index = top + 1;
+        let record = Record {
+            key: new_key(&generation),
+            name: new.name.to_owned(),
+            description: new.description.to_owned(),
+            size,
+            sharable: new.sharable,
+            top,
+            leaving: None,
+            index,
+            base: None,
+            family: top,
+            history: false,
+            sole: Vec::new(),
+            has_data: true,
+            cbt_enabled: false,
+            hidden: false,
+            keys: [].into(),
+        };
+        self.make_layer(top, size)?;
+        self.make_sparse(&self.layout.index(index), block::chunks(size) as u64 * 4)?;
+        record.write(&self.layout)?;
+        Ok(self.describe(record))
+    }
+
+    /// Makes an empty layer for a volume of `size` bytes.
+    pub(crate) fn make_layer(&self, layer: Layer, size: u64) -> Result<()> {
+        self.make_sparse(&self.layout.layer(layer), size)?;
+        self.make_sparse(&self.layout.map(layer), block::map_bytes(size))
+    }
+
+    pub(crate) fn make_sparse(&self, path: &Path, bytes: u64) -> Result<()> {
+        let make = || -> std::io::Result<File> {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+            file.set_len(bytes)?;
+            Ok(file)
+        };
+        files::with_ballast(&self.layout, make)
+            .map(drop)
+            .while_doing(|| format!("creating {}", path.display()))
+    }
+}
+
+/// A size from outside as the size of a volume, in bytes.
+pub(crate) fn check_size(asked: i64) -> Result<u64> {
+    let size = u64::try_from(asked).ok().and_then(block::round_up);
+    size.filter(|&size| size <= VOLUME_BYTES_MAX).ok_or_else(|| {
+        Error::new(
+            Kind::BadSize,
+            format!(
+                "a volume of {asked} bytes cannot be: from 0 (rounded up to one block of {} bytes) \
+                 to {VOLUME_BYTES_MAX} ({}) are possible",
+                block::BLOCK_BYTES,
+                human(VOLUME_BYTES_MAX)
+            ),
+        )
+    })
+}
+
+/// A UUID (version 8 of RFC 9562) that begins with the generation of the SR's memory.
+pub(crate) fn new_key(generation: &str) -> String {
+    let mut bytes = *Uuid::new_v4().as_bytes();
+    let generation = u32::from_str_radix(generation, 16).unwrap_or_default();
+    bytes[..4].copy_from_slice(&generation.to_be_bytes());
+    Uuid::new_v8(bytes).to_string()
+}

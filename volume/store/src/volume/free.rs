@@ -1,0 +1,182 @@
+//! Giving memory back: what a map named that is gone, and no other map names.
+//!
+//! A block of a layer lies at its own offset in every volume, so only entries of the same block
+//! can name it; and what nobody names will never be named again, since maps gain entries only from
+//! their own top and from other maps. So what to free is found under the SR's lock and freed
+//! without it.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::ErrorKind,
+    path::Path,
+};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::view::{Pages, View};
+use crate::{
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
+    error::{Context, Error, Result},
+    sr::{Layout, allocated},
+};
+
+/// The longest range that one call to the file system frees, so that a killed process stops soon.
+const STEP_BYTES: u64 = 256 << 20;
+
+/// Ranges of one file, in bytes, ascending.
+type Ranges = Vec<(u64, u64)>;
+
+/// What is to be given back.
+#[derive(Debug, Default)]
+pub(crate) struct Garbage {
+    /// Layers that nobody else can name: the top of what is gone.
+    whole: Vec<Layer>,
+    blocks: BTreeMap<Layer, Ranges>,
+    pages: BTreeMap<Layer, Ranges>,
+}
+
+impl Garbage {
+    /// What `gone` named and none of the `survivors` of its family does. `top` is the layer that
+    /// it owned, if any.
+    pub(crate) fn of(
+        layout: &Layout,
+        gone: &View,
+        top: Option<Layer>,
+        survivors: &[View],
+    ) -> Result<Self> {
+        let mut garbage = Self { whole: top.into_iter().collect(), ..Self::default() };
+        if survivors.is_empty() && gone.index.iter().all(|&layer| Some(layer) == top || layer < 2) {
+            return Ok(garbage);
+        }
+        for chunk in 0..gone.index.len() {
+            let named = gone.at(chunk);
+            if !is_data(named) {
+                continue;
+            }
+            if survivors.iter().any(|view| view.has_data && view.at(chunk) == named) {
+                continue;
+            }
+            garbage.chunk(layout, gone, chunk, survivors)?;
+            if !survivors.iter().any(|view| view.at(chunk) == named) && Some(named) != top {
+                push(&mut garbage.pages, named, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
+            }
+        }
+        Ok(garbage)
+    }
+
+    fn chunk(
+        &mut self,
+        layout: &Layout,
+        gone: &View,
+        chunk: usize,
+        survivors: &[View],
+    ) -> Result<()> {
+        if !gone.has_data {
+            return Ok(());
+        }
+        // Chunk by chunk, a cache of pages would only grow.
+        let mut pages = Pages::new(layout);
+        let page = pages.get(gone.at(chunk), chunk)?;
+        let mut named: Vec<Layer> = survivors
+            .iter()
+            .filter(|view| view.has_data)
+            .map(|view| view.at(chunk))
+            .filter(|&layer| is_data(layer))
+            .collect();
+        named.sort_unstable();
+        named.dedup();
+        let others =
+            named.into_iter().map(|layer| pages.get(layer, chunk)).collect::<Result<Vec<_>>>()?;
+        for (position, &entry) in page.iter().enumerate() {
+            let free = is_data(entry)
+                && !self.whole.contains(&entry)
+                && others.iter().all(|other| other[position] != entry);
+            if free {
+                let block = chunk as u64 * CHUNK_BLOCKS + position as u64;
+                push(&mut self.blocks, entry, block * BLOCK_BYTES, BLOCK_BYTES);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees, in steps: a process that is killed leaves the rest to the next collection. The number
+    /// of bytes of data that were freed.
+    pub(crate) fn free(self, layout: &Layout, tops: &[Layer]) -> Result<u64> {
+        let mut freed = 0;
+        for layer in self.whole {
+            freed += remove_stepwise(&layout.layer(layer))?;
+            remove_stepwise(&layout.map(layer))?;
+        }
+        for (layer, ranges) in self.blocks {
+            freed += ranges.iter().map(|(_, length)| length).sum::<u64>();
+            punch(&layout.layer(layer), &ranges)?;
+            if !tops.contains(&layer) {
+                remove_if_empty(&layout.layer(layer))?;
+            }
+        }
+        for (layer, ranges) in self.pages {
+            punch(&layout.map(layer), &ranges)?;
+            if !tops.contains(&layer) {
+                remove_if_empty(&layout.map(layer))?;
+            }
+        }
+        Ok(freed)
+    }
+}
+
+fn push(ranges: &mut BTreeMap<Layer, Ranges>, layer: Layer, start: u64, length: u64) {
+    let ranges = ranges.entry(layer).or_default();
+    match ranges.last_mut() {
+        Some(last) if last.0 + last.1 == start => last.1 += length,
+        _ => ranges.push((start, length)),
+    }
+}
+
+/// Frees ranges of a file that may be gone already.
+pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<()> {
+    let doing = || format!("freeing a part of {}", path.display());
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        file => file.while_doing(doing)?,
+    };
+    for &(start, length) in ranges {
+        let end = start + length;
+        let mut at = start;
+        while at < end {
+            let step = STEP_BYTES.min(end - at);
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&file, flags, at, step).while_doing(doing)?;
+            at += step;
+        }
+    }
+    Ok(())
+}
+
+fn remove_if_empty(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if allocated(&found) == 0 => crate::sr::files::remove(path),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file from its end, a step at a time. The bytes that it had allocated.
+pub(crate) fn remove_stepwise(path: &Path) -> Result<u64> {
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(Error::io(format!("removing {}", path.display()), error)),
+        Ok(file) => file,
+    };
+    let doing = || format!("freeing {}", path.display());
+    let found = file.metadata().while_doing(doing)?;
+    let bytes = allocated(&found);
+    if bytes > STEP_BYTES {
+        let mut length = found.len();
+        while length > 0 {
+            length = length.saturating_sub(STEP_BYTES);
+            file.set_len(length).while_doing(doing)?;
+        }
+    }
+    crate::sr::files::remove(path)?;
+    Ok(bytes)
+}

@@ -1,0 +1,122 @@
+//! Volumes: what one is, and everything that is done to one while nobody looks into its bytes.
+
+mod change;
+mod create;
+mod destroy;
+mod free;
+mod record;
+mod view;
+
+use std::{collections::BTreeMap, fs};
+
+pub use self::create::NewVolume;
+pub(crate) use self::{record::Record, view::read_index};
+use crate::{
+    error::{Error, Kind, Result},
+    host::Name,
+    sr::{self, Sr, files},
+};
+
+/// A volume as the outside sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its key.
+    pub key: Name,
+    /// Its name.
+    pub name: String,
+    /// Its description.
+    pub description: String,
+    /// Whether it can be written.
+    pub read_write: bool,
+    /// Whether several hosts may be told to share it.
+    pub sharable: bool,
+    /// Virtual size in bytes.
+    pub size: u64,
+    /// Bytes of memory that destroying it would free.
+    pub utilisation: u64,
+    /// What callers keep with it.
+    pub keys: BTreeMap<String, String>,
+    /// Whether changed block tracking is on, as far as callers are concerned.
+    pub cbt_enabled: bool,
+    /// Whether there is data; without, only what changed can be told.
+    pub has_data: bool,
+}
+
+impl Sr {
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`]; [`Kind::VolumeMissing`] or [`Kind::VolumeLost`].
+    pub fn volume(&self, key: &str) -> Result<Volume> {
+        self.record()?;
+        let key = Name::parse(key)?;
+        Ok(self.describe(self.volume_record(&key)?))
+    }
+
+    /// All volumes but those that only a datapath knows of.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`], or what reading its memory gives.
+    pub fn volumes(&self) -> Result<Vec<Volume>> {
+        self.record()?;
+        let records = self.volume_records()?;
+        Ok(records.into_iter().filter(|it| !it.hidden).map(|it| self.describe(it)).collect())
+    }
+
+    pub(crate) fn volume_records(&self) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for key in sr::names(&self.layout.volumes())? {
+            // One that is destroyed meanwhile is simply not there.
+            records.extend(files::read_json::<Record>(&self.layout.volume(&key))?);
+        }
+        records.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(records)
+    }
+
+    pub(crate) fn volume_record(&self, key: &Name) -> Result<Record> {
+        match files::read_json(&self.layout.volume(key))? {
+            Some(record) => Ok(record),
+            None => Err(self.missing(key)),
+        }
+    }
+
+    /// The error for a volume that is not there: was it lost with an earlier memory?
+    fn missing(&self, key: &Name) -> Error {
+        let generation = self.record().map(|record| record.generation).unwrap_or_default();
+        let is_uuid = key.as_str().len() == 36;
+        let uuid = &self.uuid;
+        if is_uuid && !key.as_str().starts_with(&generation) {
+            return Error::new(
+                Kind::VolumeLost,
+                format!(
+                    "volume {key} does not exist any more: the contents of this RAM disk were lost \
+                     when the host restarted; run xe sr-scan uuid={uuid}"
+                ),
+            );
+        }
+        Error::new(
+            Kind::VolumeMissing,
+            format!(
+                "there is no volume {key} in SR {uuid}; if xapi still lists it, run xe sr-scan uuid={uuid}"
+            ),
+        )
+    }
+
+    fn describe(&self, record: Record) -> Volume {
+        let bytes =
+            |layer| fs::metadata(self.layout.layer(layer)).map_or(0, |found| sr::allocated(&found));
+        let own = Some(record.top).filter(|&top| top != 0);
+        Volume {
+            utilisation: own.into_iter().chain(record.sole.iter().copied()).map(bytes).sum(),
+            read_write: record.read_write(),
+            key: Name::parse(&record.key).expect("the name of its own record"),
+            name: record.name,
+            description: record.description,
+            sharable: record.sharable,
+            size: record.size,
+            keys: record.keys,
+            cbt_enabled: record.cbt_enabled,
+            has_data: record.has_data,
+        }
+    }
+}
