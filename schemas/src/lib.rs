@@ -1,1 +1,26 @@
-//! SMAPIv3 types.
+//! The SMAPIv3 interfaces as Rust types: parameters, results, errors, and the one list of methods.
+//!
+//! Dispatch, command line help, the installed links and the JSON Schemas under `schemas/json/` all
+//! come from here, so none of them can disagree with the types that are on the wire.
+//!
+//! Encoding (the caller's unmarshaller is strict): a variant with a payload is `["Tag", payload]`,
+//! one without is `"Tag"`; an optional field is left out and never `null`; a string map is an
+//! object of strings; unit is `null`. Sizes that come in are `i64`, because the caller passes on
+//! whatever it was given: zero and negative ones get an answer from the method, not a parse error.
+//!
+//! Follows `ocaml/xapi-storage/generator/lib/{control,data,plugin,task,common}.ml` of
+//! xapi-project/xen-api, interface version 5.0.
+
+pub mod data;
+pub mod datapath;
+pub mod error;
+pub mod method;
+pub mod plugin;
+pub mod sr;
+pub mod task;
+pub mod volume;
+mod wire;
+
+pub use error::{Backtrace, Error, ErrorReply, Failure, Interface};
+pub use method::{Call, MethodInfo, error_schema, find, methods};
+pub use wire::{Blocklist, NoParams, StringMap};

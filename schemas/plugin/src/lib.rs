@@ -1,1 +1,26 @@
-//! The dispatcher.
+//! The dispatcher of both plugins: from argv and stdin to one method call, one answer, one log line.
+//!
+//! A plugin binary is a [`Registry`] of the methods it implements and a call of [`run`]. The same
+//! methods answer xapi-storage-script (`<path>/Volume.create --json`, parameters on stdin, exactly
+//! one JSON value on stdout) and a person (`volume-plugin Volume.create --sr ... --size 8GiB`).
+//!
+//! stdout is protocol: only `run` writes it, once. Nothing here touches the process itself: argv,
+//! the three streams and the environment come in as [`Edges`].
+
+mod cli;
+mod diagnose;
+mod edges;
+mod log;
+mod near;
+mod panic;
+mod registry;
+mod run;
+pub mod size;
+pub mod syslog;
+#[cfg(test)]
+mod tests;
+
+pub use edges::{Edges, Env};
+pub use log::Log;
+pub use registry::{Arg, Args, Context, Registry};
+pub use run::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, run};

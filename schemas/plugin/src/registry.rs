@@ -1,0 +1,150 @@
+//! What a plugin is made of: the methods it implements and its maintenance commands.
+
+use std::collections::BTreeMap;
+
+use schemas::{Call, Error, Failure, MethodInfo};
+
+use crate::diagnose;
+use crate::edges::Env;
+use crate::log::Log;
+
+/// A method, with its types erased: from the bytes of the request to those of the answer.
+type CallFn = dyn Fn(&Context<'_>, &[u8]) -> Result<Vec<u8>, Fault>;
+type CommandFn = dyn Fn(&Context<'_>, &Args) -> Result<String, Error>;
+
+/// Why a call failed: a request that makes no sense is the caller's fault, the rest is not.
+pub(crate) enum Fault {
+    Request(Error),
+    Method(Error),
+}
+
+/// A plugin: its name and the methods that it implements.
+pub struct Registry {
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) methods: Vec<Method>,
+    pub(crate) commands: Vec<Command>,
+}
+
+pub(crate) struct Method {
+    pub(crate) info: MethodInfo,
+    pub(crate) call: Box<CallFn>,
+}
+
+pub(crate) struct Command {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) args: &'static [Arg],
+    pub(crate) run: Box<CommandFn>,
+}
+
+impl Registry {
+    /// A plugin that implements nothing yet.
+    pub const fn new(name: &'static str, version: &'static str, about: &'static str) -> Self {
+        Self { name, version, about, methods: Vec::new(), commands: Vec::new() }
+    }
+
+    /// Adds a method of the interface. Only what works belongs here: each becomes an installed
+    /// link, and each link a feature in the eyes of the caller.
+    #[must_use]
+    pub fn method<C: Call>(
+        mut self,
+        run: impl Fn(&Context<'_>, C::Params) -> Result<C::Result, Error> + 'static,
+    ) -> Self {
+        self.methods.push(Method {
+            info: C::INFO,
+            call: Box::new(move |context, request| {
+                let params = diagnose::parse::<C>(request).map_err(Fault::Request)?;
+                let result = run(context, params).map_err(Fault::Method)?;
+                serde_json::to_vec(&result).map_err(|source| {
+                    let message = format!("{}: the result cannot be written", C::INFO.name);
+                    Fault::Method(Error::new(Failure::SmGeneral, message).caused_by(source))
+                })
+            }),
+        });
+        self
+    }
+
+    /// Adds a command that is for a person only. What it returns is printed.
+    #[must_use]
+    pub fn command(
+        mut self,
+        name: &'static str,
+        about: &'static str,
+        args: &'static [Arg],
+        run: impl Fn(&Context<'_>, &Args) -> Result<String, Error> + 'static,
+    ) -> Self {
+        self.commands.push(Command { name, about, args, run: Box::new(run) });
+        self
+    }
+
+    /// Names of the methods that this plugin implements, in the order they were added.
+    pub fn method_names(&self) -> impl Iterator<Item = &'static str> {
+        self.methods.iter().map(|method| method.info.name)
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<&Method> {
+        self.methods.iter().find(|method| method.info.name.eq_ignore_ascii_case(name))
+    }
+}
+
+/// What a method gets beside its parameters.
+pub struct Context<'a> {
+    /// Name of the method or command that runs
+    pub method: &'a str,
+    /// Debug context of the caller
+    pub dbg: &'a str,
+    /// The environment
+    pub env: &'a Env,
+    /// The log; each message carries the method, the debug context and what the call is about
+    pub log: &'a Log,
+}
+
+/// An argument of a maintenance command: always `--<name>`.
+#[derive(Debug, Clone, Copy)]
+pub struct Arg {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) kind: ArgKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ArgKind {
+    Flag,
+    Option,
+    Required,
+}
+
+impl Arg {
+    /// An argument without a value.
+    pub const fn flag(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, kind: ArgKind::Flag }
+    }
+
+    /// An argument with a value, which may be left out.
+    pub const fn option(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, kind: ArgKind::Option }
+    }
+
+    /// An argument with a value, which may not be left out.
+    pub const fn required(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, kind: ArgKind::Required }
+    }
+}
+
+/// The arguments that a maintenance command was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Args(pub(crate) BTreeMap<&'static str, String>);
+
+impl Args {
+    /// The value of an argument that has one.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Whether an argument was given.
+    pub fn given(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+}

@@ -1,0 +1,117 @@
+//! The interface `Datapath`: how a domain gets at a volume's data, from open to close.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::method::interface;
+use crate::wire::{StringMap, tagged};
+
+interface! {
+    "Datapath";
+    /// Say before the first attach whether writes are to be kept
+    Open = "open" (OpenParams) -> ();
+    /// Prepare a volume for a domain; prints how to reach its data
+    Attach = "attach" (DomainParams) -> Backend;
+    /// Let a domain read and write an attached volume
+    Activate = "activate" (DomainParams) -> ();
+    /// Let a domain read an attached volume
+    ActivateReadonly = "activate_readonly" (DomainParams) -> ();
+    /// Print the socket that takes the connection of an incoming migration
+    ImportActivate = "import_activate" (DomainParams) -> String;
+    /// End a domain's reading and writing
+    Deactivate = "deactivate" (DomainParams) -> ();
+    /// Undo attach
+    Detach = "detach" (DomainParams) -> ();
+    /// Say after the last detach that the volume is done with; drops writes that were not to be kept
+    Close = "close" (UriParams) -> ();
+}
+
+/// The parameters of `Datapath.open`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OpenParams {
+    /// Debug context of the caller, repeated in the log
+    #[schemars(extend("x-cli-default" = "cli"))]
+    pub dbg: String,
+    /// URI of the volume, as Volume.stat shows it
+    pub uri: String,
+    /// Whether writes outlive Datapath.close
+    pub persistent: bool,
+}
+
+/// The parameters of a method on one volume, whoever uses it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UriParams {
+    /// Debug context of the caller, repeated in the log
+    #[schemars(extend("x-cli-default" = "cli"))]
+    pub dbg: String,
+    /// URI of the volume, as Volume.stat shows it
+    pub uri: String,
+}
+
+/// The parameters of a method on one volume for one domain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DomainParams {
+    /// Debug context of the caller, repeated in the log
+    #[schemars(extend("x-cli-default" = "cli"))]
+    pub dbg: String,
+    /// URI of the volume, as Volume.stat shows it
+    pub uri: String,
+    /// Who uses it: any string, the same one in all calls
+    pub domain: String,
+}
+
+/// How to reach the data of an attached volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Backend {
+    /// The ways there are; of two of a kind the caller takes the last
+    pub implementations: Vec<Implementation>,
+}
+
+tagged! {
+    /// One way to reach the data of a volume.
+    pub enum Implementation {
+        /// A Xen block backend, for guests
+        XenDisk(XenDisk),
+        /// A block device, for the control domain
+        BlockDevice(BlockDevice),
+        /// A plain file
+        File(File),
+        /// An NBD server on a UNIX socket
+        Nbd(Nbd),
+    }
+}
+
+/// What a Xen block backend needs to be told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct XenDisk {
+    /// Value of the key `params` in xenstore
+    pub params: String,
+    /// Keys that go below `sm-data` in xenstore
+    pub extra: StringMap,
+    /// Name of the backend's directory in xenstore, e.g. `vbd3`
+    pub backend_type: String,
+}
+
+/// A block device of this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BlockDevice {
+    /// Path of the device
+    pub path: String,
+}
+
+/// A plain file of this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct File {
+    /// Path of the file
+    pub path: String,
+}
+
+/// An NBD server of this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Nbd {
+    /// `nbd:unix:<socket>:exportname=<name>`, with no colon inside either
+    pub uri: String,
+}
