@@ -1,0 +1,73 @@
+//! A moment by which something must have happened, and waiting for a descriptor until then.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+/// The longest pause between two attempts at a lock.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+
+/// A timeout longer than this is taken as this one, so that no sum of times overflows.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Self(Instant::now() + timeout.min(TIMEOUT_MAX))
+    }
+
+    /// What is left; `None` when it has passed.
+    pub(crate) fn remaining(self) -> Option<Duration> {
+        self.0.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
+
+    /// Waits until the descriptor is ready (or its peer is gone); false when the deadline passed.
+    pub(crate) fn wait(self, descriptor: impl AsFd, events: PollFlags) -> io::Result<bool> {
+        loop {
+            let Some(remaining) = self.remaining() else { return Ok(false) };
+            let timeout = Timespec::try_from(remaining).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&descriptor, events)], Some(&timeout)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(true),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Sleeps for `pause`, not beyond the deadline, and makes it longer for the next time;
+    /// false when the deadline has passed.
+    pub(crate) fn pause(self, pause: &mut Duration) -> bool {
+        let Some(remaining) = self.remaining() else { return false };
+        thread::sleep(remaining.min(*pause));
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        true
+    }
+
+    /// Takes an exclusive flock; false when the deadline passed. The kernel knows no timeout for
+    /// it, and a signal for that purpose belongs to the process and not to a library: so it asks
+    /// again and again.
+    pub(crate) fn lock(self, file: impl AsFd) -> io::Result<bool> {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(true),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if !self.pause(&mut pause) {
+                return Ok(false);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What `tap-ctl list` shows: minors, control sockets, and what each tapdisk says of itself.
+//!
+//! [`merge`] is pure; [`list`] asks, and is what the datapath plugin finds a disk's tapdisk with
+//! when its own record is lost. As in `control/tap-ctl-list.c`: a line for each VBD, the newest of
+//! a tapdisk first; a line for a tapdisk without one; a line for a minor that nobody has.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    time::Duration,
+};
+
+use crate::{
+    client::Client,
+    dir::ControlDir,
+    error::{ErrorKind, Result},
+    minor::Minor,
+    reply::Entry,
+};
+
+/// One line of the list; what is absent is unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// The tapdisk.
+    pub pid: Option<u32>,
+    /// The minor.
+    pub minor: Option<i32>,
+    /// Its [`crate::reply::state`].
+    pub state: Option<u32>,
+    /// Type and path of the image.
+    pub image: Option<(OsString, OsString)>,
+}
+
+/// Which rows are wanted; `None` wants all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Those of this tapdisk.
+    pub pid: Option<u32>,
+    /// Those of this minor.
+    pub minor: Option<i32>,
+    /// Those of this image type.
+    pub image_type: Option<OsString>,
+    /// Those of this image path.
+    pub path: Option<OsString>,
+}
+
+impl Filter {
+    /// Whether the row is wanted.
+    #[must_use]
+    pub fn wants(&self, row: &Row) -> bool {
+        let image = row.image.as_ref();
+        (self.pid.is_none() || self.pid == row.pid)
+            && (self.minor.is_none() || self.minor == row.minor)
+            && self.image_type.as_ref().is_none_or(|wanted| image.is_some_and(|it| it.0 == *wanted))
+            && self.path.as_ref().is_none_or(|wanted| image.is_some_and(|it| it.1 == *wanted))
+    }
+}
+
+/// Type and path in `<type>:<path>`.
+#[must_use]
+pub fn split_params(params: &OsStr) -> Option<(OsString, OsString)> {
+    let bytes = params.as_bytes();
+    let colon = bytes.iter().position(|&byte| byte == b':')?;
+    let part = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    Some((part(&bytes[..colon]), part(&bytes[colon + 1..])))
+}
+
+/// The outer join. `tapdisks` has, in order, each number with its VBDs as the tapdisk lists them
+/// (oldest first), or `None` where it did not say; `minors` are those that are reserved.
+#[must_use]
+pub fn merge(minors: &[Minor], tapdisks: &[(u32, Option<Vec<Entry>>)]) -> Vec<Row> {
+    let mut orphans: Vec<i32> = minors.iter().copied().map(i32::from).collect();
+    let mut rows = Vec::new();
+    for (pid, entries) in tapdisks {
+        let vbds = entries.as_deref().and_then(|entries| rows_of(*pid, entries));
+        let Some(vbds) = vbds.filter(|vbds| !vbds.is_empty()) else {
+            rows.push(Row { pid: Some(*pid), ..Row::default() });
+            continue;
+        };
+        orphans.retain(|orphan| vbds.iter().all(|vbd| vbd.minor != Some(*orphan)));
+        rows.extend(vbds);
+    }
+    rows.extend(orphans.into_iter().map(|minor| Row { minor: Some(minor), ..Row::default() }));
+    rows
+}
+
+/// A tapdisk's VBDs, newest first; `None` where one has parameters without a type, which makes
+/// the whole answer count for nothing, as in tap-ctl.
+fn rows_of(pid: u32, entries: &[Entry]) -> Option<Vec<Row>> {
+    let row = |entry: &Entry| {
+        let image = match entry.params.is_empty() {
+            true => None,
+            false => Some(split_params(&entry.params)?),
+        };
+        Some(Row { pid: Some(pid), minor: Some(entry.minor), state: Some(entry.state), image })
+    };
+    entries.iter().rev().map(row).collect()
+}
+
+/// Asks every tapdisk of the directory. One that is dead is left out; one that hangs shows its
+/// number alone, after `timeout`.
+///
+/// # Errors
+/// Where the directory cannot be read.
+pub fn list(dir: &ControlDir, timeout: Duration) -> Result<Vec<Row>> {
+    let minors = dir.reserved()?;
+    let tapdisks: Vec<_> =
+        dir.tapdisks()?.into_iter().filter_map(|pid| ask(dir, pid, timeout)).collect();
+    Ok(merge(&minors, &tapdisks))
+}
+
+/// Asks one tapdisk; nothing where there is none of that number.
+#[must_use]
+pub fn list_one(dir: &ControlDir, pid: u32, timeout: Duration) -> Vec<Row> {
+    merge(&[], ask(dir, pid, timeout).as_slice())
+}
+
+fn ask(dir: &ControlDir, pid: u32, timeout: Duration) -> Option<(u32, Option<Vec<Entry>>)> {
+    let client = Client::new(dir, pid).timeout(timeout);
+    match client.list() {
+        Ok(entries) => Some((pid, Some(entries))),
+        Err(error) if error.kind() == ErrorKind::Gone => None,
+        Err(_) => Some((pid, None)),
+    }
+}
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+mod tests;

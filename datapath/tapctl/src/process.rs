@@ -1,0 +1,215 @@
+//! Who a process is: its number, when it started, and what it runs.
+//!
+//! A number alone says nothing: it is given out again. The start time distinguishes all the
+//! holders of a number since the host started, and the executable guards against a record that
+//! belongs to another time. Used wherever a process is signalled, waited for or declared dead.
+//!
+//! Signals go through a pidfd, which means one process for as long as it is open. Kernels before
+//! 5.3 (XenServer 8 and XCP-ng 8 have 4.19) have none: there the identity is checked and the
+//! signal sent by number directly after. A wrong process could be hit only if ours ended *and* the
+//! kernel went through all other numbers within those microseconds.
+
+use std::{
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::{
+    event::PollFlags,
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    deadline::Deadline,
+    error::{Error, ErrorKind, Result},
+};
+
+/// Which field of /proc/<pid>/stat is the start time (proc_pid_stat(5)).
+const START_FIELD: usize = 22;
+
+/// The first field after the name in parentheses.
+const STATE_FIELD: usize = 3;
+
+/// A process, distinguished from every other one that has or had its number. One that execs
+/// another program becomes another process by this: identify it when it runs what it will run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since the host did.
+    pub start_ticks: u64,
+    /// The file that it runs; `None` where another user's process does not tell.
+    pub executable: Option<Executable>,
+}
+
+/// A program's file: an upgrade that renames a new one into its place does not change it for the
+/// processes that run the old one, as the path would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executable {
+    /// The device of its file system.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+}
+
+impl Executable {
+    /// The program of that path.
+    ///
+    /// # Errors
+    /// Those of stat(2).
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Identity {
+    /// The process that has this number now; `None` where there is none, or only what is left of
+    /// one until its parent looks.
+    ///
+    /// # Errors
+    /// Where /proc cannot be read.
+    pub fn of(pid: u32) -> Result<Option<Self>> {
+        let failed = |cause| Error::io("identify process", pid, cause);
+        // The number may change hands between the two files: the start time is read on both sides.
+        loop {
+            let Some(start_ticks) = start(pid).map_err(failed)? else { return Ok(None) };
+            let executable = Executable::of(&proc_path(pid, "exe")).ok();
+            if start(pid).map_err(failed)? == Some(start_ticks) {
+                return Ok(Some(Self { pid, start_ticks, executable }));
+            }
+        }
+    }
+
+    /// The calling process.
+    ///
+    /// # Errors
+    /// Where /proc cannot be read.
+    pub fn own() -> Result<Self> {
+        let pid = std::process::id();
+        Self::of(pid)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "identify process", pid))
+    }
+
+    /// Whether that very process still lives. Where /proc cannot be read it is taken to live.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        let Ok(now) = Self::of(self.pid) else { return true };
+        now.is_some_and(|now| {
+            let runs_another = matches!(
+                (self.executable, now.executable),
+                (Some(then), Some(now)) if then != now
+            );
+            now.start_ticks == self.start_ticks && !runs_another
+        })
+    }
+
+    /// The path of what it runs, for a reader; not what an identity is compared by.
+    #[must_use]
+    pub fn executable_path(&self) -> Option<PathBuf> {
+        let path = fs::read_link(proc_path(self.pid, "exe")).ok()?;
+        let bytes = path.as_os_str().as_bytes();
+        let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+        Some(PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
+    }
+
+    /// Sends it a signal, if it still lives.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where it does not; those of kill(2).
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let action = "signal process";
+        let gone = || Error::new(ErrorKind::NotFound, action, self.pid);
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
+        let sent = match pidfd_open(pid, PidfdFlags::empty()) {
+            // The identity is checked while the descriptor holds the process: in this order.
+            _ if !self.is_same() => return Err(gone()),
+            Ok(pidfd) => pidfd_send_signal(pidfd, signal),
+            Err(Errno::NOSYS) => kill_process(pid, signal),
+            Err(errno) => Err(errno),
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(Errno::SRCH) => Err(gone()),
+            Err(errno) => Err(Error::io(action, self.pid, errno)),
+        }
+    }
+
+    /// SIGKILL, if it still lives; nothing if it does not.
+    ///
+    /// # Errors
+    /// Those of kill(2).
+    pub fn kill(&self) -> Result<()> {
+        match self.signal(Signal::KILL) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Waits until it has ended; false where it has not within that time.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn wait(&self, timeout: Duration) -> Result<bool> {
+        let deadline = Deadline::after(timeout);
+        let failed = |cause: io::Error| Error::io("wait for process", self.pid, cause);
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            if !self.is_same() {
+                return Ok(true);
+            }
+            return deadline.wait(pidfd, PollFlags::IN).map_err(failed);
+        }
+        let mut pause = Duration::from_micros(500);
+        while self.is_same() {
+            if !deadline.pause(&mut pause) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Whether any process has this number now.
+#[must_use]
+pub fn exists(pid: u32) -> bool {
+    // What cannot be read is taken to be there: deciding otherwise would remove its files.
+    !matches!(start(pid), Ok(None))
+}
+
+fn proc_path(pid: u32, file: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{file}"))
+}
+
+/// When the process with this number started; `None` where there is none.
+fn start(pid: u32) -> io::Result<Option<u64>> {
+    match fs::read(proc_path(pid, "stat")) {
+        Ok(stat) => parse_start(&stat)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // The process ended between open and read.
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The start time in the contents of a stat file: `Some(None)` for a process that has ended,
+/// `None` where it is not valid. The name, second field, may hold anything, parentheses, spaces
+/// and line ends included: fields are counted from the last closing parenthesis.
+fn parse_start(stat: &[u8]) -> Option<Option<u64>> {
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return Some(None);
+    }
+    let start = fields.nth(START_FIELD - STATE_FIELD - 1)?;
+    Some(Some(start.parse().ok()?))
+}
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

@@ -1,0 +1,207 @@
+//! The server half: the listening socket of a tapdisk, and a bounded set of [`Conversation`]s.
+//!
+//! For a single-threaded epoll loop:
+//!
+//! * wait for [`Listener`] to be readable while [`Conversations::can_accept`]; else leave it out,
+//!   and look again at [`Conversations::next_deadline`];
+//! * [`Conversations::accept`] gives a key, to be registered with the conversation's descriptor;
+//!   go on at once with [`Conversation::ready`], since the request is mostly there already;
+//! * an event for a key: `get_mut(key)`, then [`Conversation::ready`]. Keys are used again, so an
+//!   event may be meant for the one before: `ready` takes no harm from that;
+//! * [`crate::Progress::Finished`]: [`Conversations::remove`] closes it, which takes it out of epoll.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, accept_with, bind, listen},
+};
+
+use crate::{
+    connection,
+    conversation::Conversation,
+    dir::ControlDir,
+    error::{Error, Result},
+};
+
+/// Connections that the kernel keeps for us (`TD_CTL_SOCK_BACKLOG`).
+const BACKLOG: i32 = 32;
+
+/// The most conversations at the same time.
+pub const CONVERSATIONS_MAX: usize = 64;
+
+/// A conversation that has been waiting for its client for so long gives way to a new one when
+/// there is no room left.
+pub const STALLED: Duration = Duration::from_secs(1);
+
+/// The control socket of a tapdisk. Dropping it removes its file.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Binds `ctl<pid>`. A file of that name is removed first: it can only be left over from a
+    /// dead process, as the number is the caller's own.
+    ///
+    /// # Errors
+    /// Those of bind(2); ENAMETOOLONG where clients could not name the socket.
+    pub fn bind(dir: &ControlDir, pid: u32) -> Result<Self> {
+        let path = dir.ctl(pid);
+        let failed = |cause: io::Error| Error::io("listen on", path.display(), cause);
+        let address = connection::address(&path).map_err(failed)?;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = connection::stream(flags).map_err(failed)?;
+        bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
+        // Nobody can connect before listen, so nobody got in with wider permissions.
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+        listen(&socket, BACKLOG).map_err(|errno| failed(errno.into()))?;
+        Ok(Self { socket, path })
+    }
+
+    /// The path of the socket: what a tapdisk prints when it is ready.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next connection; `None` where there is none.
+    ///
+    /// # Errors
+    /// Those of accept(2), EMFILE above all: a loop that is level-triggered has to leave the
+    /// listener out until a descriptor was closed.
+    pub fn accept(&self) -> io::Result<Option<Conversation>> {
+        loop {
+            match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(socket) => return Ok(Some(Conversation::new(socket))),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _gone_already = fs::remove_file(&self.path);
+    }
+}
+
+/// The conversations of a tapdisk, at most [`CONVERSATIONS_MAX`], each with a key.
+#[derive(Default)]
+pub struct Conversations {
+    slots: Vec<Option<Conversation>>,
+}
+
+impl Conversations {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is room for one more, be it that of a client that has stalled.
+    #[must_use]
+    pub fn can_accept(&self, now: Instant) -> bool {
+        self.vacant().is_some() || self.stalled(now).is_some()
+    }
+
+    /// Accepts a connection and gives its key; `None` where there is none, or no room.
+    ///
+    /// # Errors
+    /// See [`Listener::accept`].
+    pub fn accept(&mut self, listener: &Listener, now: Instant) -> io::Result<Option<usize>> {
+        let Some(key) = self.vacant().or_else(|| self.stalled(now)) else { return Ok(None) };
+        let Some(conversation) = listener.accept()? else { return Ok(None) };
+        if key == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[key] = Some(conversation);
+        Ok(Some(key))
+    }
+
+    /// The conversation of that key.
+    pub fn get_mut(&mut self, key: usize) -> Option<&mut Conversation> {
+        self.slots.get_mut(key)?.as_mut()
+    }
+
+    /// Takes it out; dropping it closes it.
+    pub fn remove(&mut self, key: usize) -> Option<Conversation> {
+        self.slots.get_mut(key)?.take()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops those whose client let its deadline pass, and says how many.
+    pub fn expire(&mut self, now: Instant) -> usize {
+        let before = self.len();
+        for slot in &mut self.slots {
+            let deadline = slot.as_ref().and_then(Conversation::deadline);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                *slot = None;
+            }
+        }
+        before - self.len()
+    }
+
+    /// When to call [`Self::expire`], or to accept again: `None` while nobody keeps us waiting.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let waiting = self.slots.iter().flatten();
+        if self.vacant().is_some() {
+            waiting.filter_map(Conversation::deadline).min()
+        } else {
+            waiting.filter_map(Conversation::waiting_since).min().map(|since| since + STALLED)
+        }
+    }
+
+    fn vacant(&self) -> Option<usize> {
+        let vacant = self.slots.iter().position(Option::is_none);
+        vacant.or_else(|| (self.slots.len() < CONVERSATIONS_MAX).then_some(self.slots.len()))
+    }
+
+    /// The one that has kept us waiting longest, if it is long.
+    fn stalled(&self, now: Instant) -> Option<usize> {
+        let waiting = self
+            .slots
+            .iter()
+            .enumerate()
+            .filter_map(|(key, slot)| Some((slot.as_ref()?.waiting_since()?, key)));
+        waiting.min().filter(|(since, _)| *since + STALLED <= now).map(|(_, key)| key)
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
