@@ -15,23 +15,34 @@ pub(crate) const PAGE_BYTES: u64 = CHUNK_BLOCKS * 4;
 /// The largest volume: what the index of a volume can name within a heap of 16 MiB. Bytes.
 pub const VOLUME_BYTES_MAX: u64 = 16 << 40;
 
-/// The number of a layer, as map and index entries carry it.
+/// What a map or index entry says, and the number of a layer, which is what it says mostly: this
+/// layer holds the block; its map has the page of the chunk.
 pub(crate) type Layer = u32;
 
 /// Map entry: the block was never written, in this volume or in what it came from. Reads as zeros.
 /// Index entry: so are all blocks of the chunk, and there is no page.
 pub(crate) const NEVER: Layer = 0;
 
-/// Map entry: the block was discarded or overwritten with zeros. Reads as zeros, but counts as an
-/// update when volumes are compared or composed. Index entry: so are all blocks of the chunk.
-pub(crate) const ZEROED: Layer = 1;
+/// Set in an entry that stands for zeros, beside the number of the layer that was the top when they
+/// were written: so that the entry differs from any that was there before the volume branched off,
+/// and counts as an update where volumes are compared or composed. In an index entry it speaks of
+/// all blocks of the chunk, and there is no page.
+const ZEROED: Layer = 1 << 31;
 
 /// The first number that names a layer.
-pub(crate) const LAYER_FIRST: Layer = 2;
+pub(crate) const LAYER_FIRST: Layer = 1;
 
-/// Whether a map entry names data.
+/// Numbers are below this.
+pub(crate) const LAYER_END: Layer = ZEROED;
+
+/// The entry of a block that was discarded or zeroed while `top` was written to.
+pub(crate) fn zeroed(top: Layer) -> Layer {
+    ZEROED | top
+}
+
+/// Whether an entry names a layer.
 pub(crate) fn is_data(entry: Layer) -> bool {
-    entry >= LAYER_FIRST
+    entry != NEVER && entry & ZEROED == 0
 }
 
 /// `bytes` rounded up to whole blocks; a volume has at least one. `None` on overflow.

@@ -22,6 +22,8 @@ pub enum Kind {
     VolumeMissing,
     /// The volume existed before the host restarted.
     VolumeLost,
+    /// The volume's data was destroyed; only what changed can be told.
+    NoData,
     /// The volume is active.
     VolumeInUse,
     /// The volume cannot be written.
@@ -78,7 +80,9 @@ impl Error {
             (Kind::ReadOnly, _) => Errno::PERM,
             (Kind::BadSize | Kind::BadArgument, _) => Errno::INVAL,
             (Kind::VolumeInUse, _) => Errno::BUSY,
-            (Kind::VolumeMissing | Kind::VolumeLost | Kind::SrMissing, _) => Errno::NOENT,
+            (Kind::VolumeMissing | Kind::VolumeLost | Kind::NoData | Kind::SrMissing, _) => {
+                Errno::NOENT
+            }
             (_, Some(source)) => Errno::from_io_error(source).unwrap_or(Errno::IO),
             (_, None) => Errno::IO,
         }

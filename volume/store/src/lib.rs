@@ -18,6 +18,7 @@ mod error;
 mod host;
 mod memory;
 mod sr;
+mod uri;
 mod volume;
 
 pub use block::{BLOCK_BYTES, CHUNK_BYTES, VOLUME_BYTES_MAX};
@@ -26,4 +27,5 @@ pub use error::{Error, Kind, Result};
 pub use host::{Host, Name};
 pub use memory::Memory;
 pub use sr::{Attachment, Layout, Serving, Sr, SrStat, Summary};
-pub use volume::{NewVolume, Volume};
+pub use uri::VolumeUri;
+pub use volume::{ChangedBlocks, GRANULE_BYTES, Inactive, Live, NewVolume, Switch, Volume};

@@ -1,8 +1,10 @@
 //! Discards and zeroes: the map first, then the memory.
 
+use std::ops::Range;
+
 use super::Disk;
 use crate::{
-    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, ZEROED, is_data},
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, is_data, zeroed},
     error::{Kind, Result},
 };
 
@@ -65,7 +67,7 @@ impl Disk {
             let (layer, _) = self.run(block, block + 1)?;
             if is_data(layer) {
                 self.write_zero_bytes(at, stop)?;
-            } else if self.history && layer == NEVER {
+            } else if layer != zeroed(self.top) {
                 self.erase(block, block + 1)?;
             }
             at = stop;
@@ -84,18 +86,12 @@ impl Disk {
 
     /// Lets go of the blocks from `first` up to `last`.
     fn erase(&mut self, first: u64, last: u64) -> Result<()> {
-        let value = if self.history { ZEROED } else { NEVER };
-        let blocks = self.size.div_ceil(BLOCK_BYTES);
         let mut named: Vec<Run> = Vec::new();
         let mut at = first;
         while at < last {
-            let chunk = at / CHUNK_BLOCKS;
-            let border = ((chunk + 1) * CHUNK_BLOCKS).min(blocks);
-            let stop = border.min(last);
-            let is_whole = at == chunk * CHUNK_BLOCKS && stop == border;
-            let chunk = usize::try_from(chunk).expect("64-bit host");
+            let stop = (at / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
             let before = named.len();
-            let done = self.erase_in_chunk(chunk, at, stop, is_whole, value, &mut named);
+            let done = self.erase_in_chunk(at..stop.min(last), &mut named);
             if done.is_err() {
                 // The map still names what was found in this chunk.
                 named.truncate(before);
@@ -107,30 +103,28 @@ impl Disk {
         self.release(&named)
     }
 
-    fn erase_in_chunk(
-        &mut self,
-        chunk: usize,
-        first: u64,
-        last: u64,
-        is_whole: bool,
-        value: Layer,
-        named: &mut Vec<Run>,
-    ) -> Result<()> {
+    /// Lets go of blocks of one chunk. A chunk in which the disk ends always keeps its page: what
+    /// lies beyond was never written, should the disk grow.
+    fn erase_in_chunk(&mut self, blocks: Range<u64>, named: &mut Vec<Run>) -> Result<()> {
+        let value = zeroed(self.top);
+        let chunk = usize::try_from(blocks.start / CHUNK_BLOCKS).expect("64-bit host");
         if self.map.chunk(chunk) == value {
             return Ok(());
         }
-        let mut at = first;
-        while at < last {
-            let (layer, stop) = self.run(at, last)?;
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let (layer, stop) = self.run(at, blocks.end)?;
             if layer == self.top || self.sole.contains(&layer) {
                 named.push((layer, at, stop - at));
             }
             at = stop;
         }
-        if is_whole {
+        let count = blocks.end - blocks.start;
+        if count == CHUNK_BLOCKS {
             return self.map.set_chunk(&self.layers, chunk, value);
         }
-        self.map.set(&mut self.layers, first, last - first, value).map_err(|(_, error)| error)?;
+        let set = self.map.set(&mut self.layers, blocks.start, count, value);
+        set.map_err(|(_, error)| error)?;
         self.map.compact(&self.layers, chunk)
     }
 

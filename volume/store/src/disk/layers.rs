@@ -108,6 +108,21 @@ impl Layers {
         self.top.as_ref().ok_or_else(|| Error::new(Kind::ReadOnly, "the disk is read-only"))
     }
 
+    /// Where frozen layers are found; a loaded file has none.
+    pub(super) fn layout(&self) -> Option<&Layout> {
+        self.layout.as_ref()
+    }
+
+    /// Writes to another top from now on; what is mapped of the old one stays mapped.
+    pub(super) fn freeze(&mut self, top: Top) {
+        if let Some(old) = self.top.replace(top) {
+            self.maps.insert(old.layer, old.words);
+            for (number, window) in old.windows.into_iter().enumerate() {
+                self.windows.extend(window.map(|window| ((old.layer, number), window)));
+            }
+        }
+    }
+
     /// Extends the top to a volume of `size` bytes.
     pub(super) fn grow(&mut self, size: u64) -> Result<()> {
         if let Some(Top { layer, data, map, .. }) = self.top.take() {

@@ -59,7 +59,6 @@ impl Disk {
         let mut disk = Self {
             size,
             top: LAYER_FIRST,
-            history: false,
             map: BlockMap::new(vec![NEVER; chunks(size)], None),
             layers: Layers::new(None, Some(top), true),
             sole: HashSet::new(),

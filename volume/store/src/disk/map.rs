@@ -16,6 +16,7 @@ use super::layers::{Layers, Top, punch};
 use crate::{
     block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     error::{Context, Error, Result},
+    volume::write_index,
 };
 
 /// What disks leave free on the file system of the metadata, so that structure can still change.
@@ -39,6 +40,11 @@ impl BlockMap {
     /// Has chunks that were never written at the end.
     pub(super) fn grow(&mut self, chunks: usize) {
         self.index.resize(chunks, NEVER);
+    }
+
+    /// Writes the index as it is into an empty file.
+    pub(super) fn save(&self, file: &File) -> io::Result<()> {
+        write_index(file, &self.index)
     }
 
     /// What the index says of a chunk.

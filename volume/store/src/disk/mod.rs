@@ -43,8 +43,6 @@ pub struct Disk {
     size: u64,
     /// The layer that is written to; 0: the disk is read-only.
     top: Layer,
-    /// Whether discarded blocks count as updates.
-    history: bool,
     map: BlockMap,
     layers: Layers,
     /// Frozen layers that only this volume needs: what is overwritten there is freed.

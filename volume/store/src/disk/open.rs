@@ -13,11 +13,11 @@ use super::{
     map::BlockMap,
 };
 use crate::{
-    block::chunks,
+    block::{Layer, chunks},
     error::{Context, Error, Kind, Result},
     host::Name,
     sr::{self, Layout, Serving, files, lock::Lock},
-    volume::{self, Record},
+    volume::{self, Record, Switch},
 };
 
 /// How long opening waits for an operation on the volume that is just finishing.
@@ -88,11 +88,10 @@ impl Disk {
             .open(&index_path)
             .while_doing(|| format!("opening {}", index_path.display()))?;
         let write = !open.read_only;
-        let top = write.then(|| open_top(&layout, &record)).transpose()?;
+        let top = write.then(|| open_top(&layout, record.top, record.size)).transpose()?;
         Ok(Self {
             size: record.size,
             top: if write { record.top } else { 0 },
-            history: record.history,
             map: BlockMap::new(index, write.then_some(index_file)),
             budget: sr::budget(&layout)?,
             layers: Layers::new(Some(layout), top, write),
@@ -117,13 +116,40 @@ impl Disk {
         self.size = size;
         Ok(())
     }
+
+    /// Writes the index as it is now to `switch.index`, and writes to another top from then on.
+    ///
+    /// # Errors
+    /// Then nothing has changed.
+    pub fn switch(&mut self, switch: &Switch) -> Result<()> {
+        self.writable()?;
+        let Some(layout) = self.layers.layout().cloned() else {
+            return Err(Error::new(Kind::BadArgument, "a loaded file has no snapshots"));
+        };
+        let path = &switch.index;
+        let top = open_top(&layout, switch.top, self.size)?;
+        OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|file| self.map.save(&file))
+            .while_doing(|| format!("writing {}", path.display()))?;
+        self.layers.freeze(top);
+        self.top = switch.top;
+        self.set_sole(&switch.sole);
+        Ok(())
+    }
+
+    /// From now on, frees what it overwrites in these layers.
+    pub fn set_sole(&mut self, sole: &[u32]) {
+        self.sole = sole.iter().copied().collect();
+    }
 }
 
-fn open_top(layout: &Layout, record: &Record) -> Result<Top> {
-    let open = |path: fn(&Layout, u32) -> std::path::PathBuf| {
-        open_layer(Some(layout), record.top, path, true)
+fn open_top(layout: &Layout, layer: Layer, size: u64) -> Result<Top> {
+    let open = |path: fn(&Layout, Layer) -> std::path::PathBuf| {
+        open_layer(Some(layout), layer, path, true)
     };
-    Top::new(record.top, open(Layout::layer)?, open(Layout::map)?, record.size, true)
+    Top::new(layer, open(Layout::layer)?, open(Layout::map)?, size, true)
 }
 
 /// Writes into the lock file who holds it.

@@ -18,6 +18,7 @@ use crate::{
     error::{Context, Error, Kind, Result},
     host::{Host, Name},
     memory::Memory,
+    volume::Inactive,
 };
 
 /// The process that serves a volume, as it says itself in the file that it keeps locked. The lock
@@ -95,7 +96,7 @@ impl Host {
         let sr = Sr { host: self.clone(), layout: Layout::new(&self.sr_root, &uuid), uuid };
         // Promises are made one at a time, or two SRs could be promised the same memory.
         let _promises = Lock::sr(self, &Name::parse("promises")?)?;
-        let _lock = Lock::sr(self, &sr.uuid)?;
+        let lock = Lock::sr(self, &sr.uuid)?;
         match Record::read(&sr.layout)? {
             Some(record) if record.attached => {}
             Some(mut record) => {
@@ -105,7 +106,8 @@ impl Host {
             None => self.make(&sr, wanted)?,
         }
         files::restore_ballast(&sr.layout);
-        sr.tidy()?;
+        // What cannot be collected, check explains; the SR is attached all the same.
+        let _garbage = sr.collect_locked(&lock, &mut Inactive);
         Ok(sr)
     }
 

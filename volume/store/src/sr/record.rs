@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{files, layout::Layout};
 use crate::{
-    block::LAYER_FIRST,
+    block::{LAYER_END, LAYER_FIRST},
     error::{Context, Error, Kind, Result},
     host::Name,
 };
@@ -70,26 +70,31 @@ pub struct Attachment {
 
 /// Takes `count` numbers for layers or indexes; the first of them. Held: the SR's lock.
 pub(crate) fn take_numbers(layout: &Layout, count: u32) -> Result<u32> {
-    let path = layout.numbers();
-    let text = fs::read_to_string(&path).while_doing(|| format!("reading {}", path.display()))?;
-    let first: u32 = text.trim().parse().map_err(|_| {
-        Error::new(
-            Kind::Corrupt,
-            format!("{} says {text:?}, not the next number of a layer", path.display()),
-        )
-    })?;
-    let next = first.checked_add(count).ok_or_else(|| {
+    let first = next_number(layout)?;
+    let next = first.checked_add(count).filter(|&next| next <= LAYER_END).ok_or_else(|| {
         Error::new(
             Kind::NoSpace,
             "this SR has used up its layer numbers, which are never used twice: copy its disks \
              into a new SR",
         )
     })?;
-    files::replace(layout, &path, next.to_string().as_bytes())?;
+    files::replace(layout, &layout.numbers(), next.to_string().as_bytes())?;
     Ok(first)
 }
 
 /// Makes the counter of a new SR.
 pub(crate) fn start_numbers(layout: &Layout) -> Result<()> {
     files::replace(layout, &layout.numbers(), LAYER_FIRST.to_string().as_bytes())
+}
+
+/// The number that is given out next.
+pub(crate) fn next_number(layout: &Layout) -> Result<u32> {
+    let path = layout.numbers();
+    let text = fs::read_to_string(&path).while_doing(|| format!("reading {}", path.display()))?;
+    text.trim().parse().map_err(|_| {
+        Error::new(
+            Kind::Corrupt,
+            format!("{} says {text:?}, not the next number of a layer", path.display()),
+        )
+    })
 }

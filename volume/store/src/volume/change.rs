@@ -46,6 +46,14 @@ impl Sr {
         })
     }
 
+    /// Says whether changed block tracking is on. It always is: this is what callers want to hear.
+    ///
+    /// # Errors
+    /// As [`Sr::set_volume_name`].
+    pub fn set_cbt_enabled(&self, key: &str, enabled: bool) -> Result<()> {
+        self.update_volume(key, |record| record.cbt_enabled = enabled)
+    }
+
     fn update_volume(&self, key: &str, change: impl FnOnce(&mut Record)) -> Result<()> {
         let key = Name::parse(key)?;
         let _lock = self.lock()?;

@@ -1,29 +1,25 @@
-//! Destroying a volume, and tidying up what interrupted operations left.
+//! Destroying a volume, its data, or what it reads.
 
-use std::{collections::HashSet, fs, time::Duration};
+use std::time::Duration;
 
-use super::{
-    Record,
-    free::{Garbage, remove_stepwise},
-    view::View,
-};
+use super::{Live, Record, free::Garbage, view::View};
 use crate::{
-    block::Layer,
-    budget::Budget,
-    error::{Context, Error, Kind, Result},
+    block::{BLOCK_BYTES, Layer},
+    error::{Error, Kind, Result},
     host::Name,
-    sr::{self, Sr, files, layout::parse_number, lock::Lock},
+    sr::{self, Sr, files, lock::Lock},
 };
 
 /// How long a volume may be held by a process that is about to let go of it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Sr {
-    /// Destroys a volume. One that is not there is destroyed already.
+    /// Destroys a volume. One that is not there is destroyed already. `live` is told what other
+    /// volumes may free by themselves from then on.
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`]; [`Kind::VolumeInUse`] while it is served.
-    pub fn destroy_volume(&self, key: &str) -> Result<()> {
+    pub fn destroy_volume(&self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
         let lock = self.lock()?;
         self.sr_attached()?;
@@ -34,20 +30,73 @@ impl Sr {
             record => record?,
         };
         let served = self.hold(&key, "destroyed")?;
-        let view = View::of(&self.layout, &record)?;
-        let family: Vec<Record> = self.family(&record)?;
-        let survivors =
-            family.iter().map(|other| View::of(&self.layout, other)).collect::<Result<Vec<_>>>()?;
-        let top = Some(record.top).filter(|&top| top != 0);
-        let garbage = Garbage::of(&self.layout, &view, top, &survivors)?;
-        files::remove(&self.layout.volume(&key))?;
-        files::remove(&self.layout.serving(&key))?;
-        files::remove(&self.layout.datapath(&key))?;
-        files::remove(&self.layout.index(record.index))?;
-        drop((served, lock));
+        let gone = View::all_of(&self.layout, &record)?;
+        self.remove_record(&record)?;
+        drop(served);
+        self.release(lock, &record, gone, record.own_top(), live)
+    }
+
+    /// Destroys the data of a volume and keeps its map, by which changed blocks can still be told.
+    ///
+    /// # Errors
+    /// As [`Sr::destroy_volume`], and where there is no such volume.
+    pub fn data_destroy(&self, key: &str, live: &mut dyn Live) -> Result<()> {
+        let key = Name::parse(key)?;
+        let lock = self.lock()?;
+        self.sr_attached()?;
+        let mut record = self.volume_record(&key)?;
+        if !record.has_data {
+            return Ok(());
+        }
+        let served = self.hold(&key, "relieved of its data")?;
+        let gone = vec![View::of(&self.layout, &record)?];
+        record.has_data = false;
+        record.top = 0;
+        record.leaving.clear();
+        record.sole.clear();
+        record.write(&self.layout)?;
+        drop(served);
+        self.release(lock, &record, gone, None, live)
+    }
+
+    /// Frees what `gone` named and nobody else does, after the record of `record` was removed or
+    /// changed. The layer `whole` was its top.
+    pub(crate) fn release(
+        &self,
+        lock: Lock,
+        record: &Record,
+        gone: Vec<View>,
+        whole: Option<Layer>,
+        live: &mut dyn Live,
+    ) -> Result<()> {
+        let mut family = record.relatives(self.volume_records()?);
+        // First they free by themselves what they let go of; only then may their maps be read, or
+        // a block could be missed by both.
+        self.share_out(&mut family, live)?;
+        let mut survivors = Vec::new();
+        for other in &family {
+            survivors.extend(View::all_of(&self.layout, other)?);
+        }
+        let garbage = Garbage::of(&self.layout, &gone, whole, &survivors)?;
+        drop(lock);
+        // What nobody names will never be named again.
         let tops: Vec<Layer> = family.iter().flat_map(Record::owned).collect();
         let freed = garbage.free(&self.layout, &tops)?;
         self.give_back(freed)
+    }
+
+    /// Removes a volume's record, which commits, and what only it can have named.
+    pub(crate) fn remove_record(&self, record: &Record) -> Result<()> {
+        let key = Name::parse(&record.key)?;
+        files::remove(&self.layout.volume(&key))?;
+        files::remove(&self.layout.serving(&key))?;
+        files::remove(&self.layout.datapath(&key))?;
+        // Its views were read before: the index files are not needed to find what it named.
+        record
+            .base
+            .into_iter()
+            .chain([record.index])
+            .try_for_each(|number| files::remove(&self.layout.index(number)))
     }
 
     /// Keeps a volume from being served, for as long as the result lives.
@@ -65,46 +114,21 @@ impl Sr {
         })
     }
 
+    /// Keeps a volume from being served, if nobody serves it at this moment.
+    pub(crate) fn hold_now(&self, key: &Name) -> Result<Lock> {
+        Lock::wait(&self.layout.serving(key), Duration::ZERO)?
+            .ok_or_else(|| Error::new(Kind::VolumeInUse, format!("volume {key} is active")))
+    }
+
     /// The other volumes that may share something with this one.
     pub(crate) fn family(&self, record: &Record) -> Result<Vec<Record>> {
         let mut records = self.volume_records()?;
-        records.retain(|other| other.family == record.family && other.key != record.key);
+        records.retain(|other| other.is_related(record) && other.key != record.key);
         Ok(records)
     }
 
     pub(crate) fn give_back(&self, bytes: u64) -> Result<()> {
-        let mut budget: Budget = sr::budget(&self.layout)?;
-        budget.give(bytes / crate::block::BLOCK_BYTES);
+        sr::budget(&self.layout)?.give(bytes / BLOCK_BYTES);
         Ok(())
-    }
-
-    /// Removes files that no volume names: what a killed operation left. Held: the SR's lock.
-    pub(crate) fn tidy(&self) -> Result<()> {
-        for name in sr::names(&self.layout.tmp())? {
-            files::remove(&self.layout.tmp().join(name.as_str()))?;
-        }
-        let records = self.volume_records()?;
-        let mut named: HashSet<u32> = HashSet::new();
-        for record in &records {
-            named.extend([record.index].into_iter().chain(record.base).chain(record.owned()));
-            named.extend(&record.sole);
-            // A layer whose page a volume names, and a layer that a page names.
-            let view = View::of(&self.layout, record)?;
-            named.extend(super::view::layers(&self.layout, &view)?);
-        }
-        for directory in [self.layout.indexes(), self.layout.maps(), self.layout.data()] {
-            let entries = fs::read_dir(&directory)
-                .while_doing(|| format!("reading {}", directory.display()))?;
-            for entry in entries.flatten() {
-                let number = entry.file_name().to_str().and_then(parse_number);
-                if number.is_some_and(|number| !named.contains(&number)) {
-                    remove_stepwise(&entry.path())?;
-                }
-            }
-        }
-        let idle = records.iter().all(|record| {
-            Name::parse(&record.key).is_ok_and(|key| matches!(self.serving(&key), Ok(None)))
-        });
-        if idle { sr::recount(&self.layout) } else { Ok(()) }
     }
 }

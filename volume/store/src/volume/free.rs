@@ -6,7 +6,7 @@
 //! without it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::{self, OpenOptions},
     io::ErrorKind,
     path::Path,
@@ -37,29 +37,32 @@ pub(crate) struct Garbage {
 }
 
 impl Garbage {
-    /// What `gone` named and none of the `survivors` of its family does. `top` is the layer that
-    /// it owned, if any.
+    /// What the `gone` views named and none of the `survivors` of their family does; nobody else can
+    /// have named the layer `whole`.
     pub(crate) fn of(
         layout: &Layout,
-        gone: &View,
-        top: Option<Layer>,
+        gone: &[View],
+        whole: Option<Layer>,
         survivors: &[View],
     ) -> Result<Self> {
-        let mut garbage = Self { whole: top.into_iter().collect(), ..Self::default() };
-        if survivors.is_empty() && gone.index.iter().all(|&layer| Some(layer) == top || layer < 2) {
-            return Ok(garbage);
-        }
-        for chunk in 0..gone.index.len() {
-            let named = gone.at(chunk);
-            if !is_data(named) {
-                continue;
-            }
-            if survivors.iter().any(|view| view.has_data && view.at(chunk) == named) {
-                continue;
-            }
-            garbage.chunk(layout, gone, chunk, survivors)?;
-            if !survivors.iter().any(|view| view.at(chunk) == named) && Some(named) != top {
-                push(&mut garbage.pages, named, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
+        let mut garbage = Self { whole: whole.into_iter().collect(), ..Self::default() };
+        let mut pages = Pages::new(layout);
+        let mut seen = HashSet::new();
+        for view in gone {
+            for (chunk, named) in view.pages() {
+                let stays = |needs_data: bool| {
+                    let mut needing = survivors.iter().filter(|other| {
+                        other.at(chunk) == named && (other.has_data || !needs_data)
+                    });
+                    needing.next().is_some()
+                };
+                if view.has_data && !stays(true) {
+                    garbage.chunk(&mut pages, view, chunk, survivors)?;
+                }
+                if !garbage.whole.contains(&named) && !stays(false) && seen.insert((chunk, named)) {
+                    push(&mut garbage.pages, named, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
+                }
+                pages.forget();
             }
         }
         Ok(garbage)
@@ -67,17 +70,15 @@ impl Garbage {
 
     fn chunk(
         &mut self,
-        layout: &Layout,
+        pages: &mut Pages<'_>,
         gone: &View,
         chunk: usize,
         survivors: &[View],
     ) -> Result<()> {
-        if !gone.has_data {
+        let page = pages.get(gone.at(chunk), chunk)?;
+        if page.iter().all(|entry| !is_data(*entry) || self.whole.contains(entry)) {
             return Ok(());
         }
-        // Chunk by chunk, a cache of pages would only grow.
-        let mut pages = Pages::new(layout);
-        let page = pages.get(gone.at(chunk), chunk)?;
         let mut named: Vec<Layer> = survivors
             .iter()
             .filter(|view| view.has_data)

@@ -1,16 +1,32 @@
 //! Volumes: what one is, and everything that is done to one while nobody looks into its bytes.
 
 mod change;
+mod check;
+mod collect;
+mod compare;
+mod compose;
+mod copy;
 mod create;
 mod destroy;
 mod free;
+mod live;
 mod record;
+mod revert;
+mod snapshot;
+mod sole;
 mod view;
 
 use std::{collections::BTreeMap, fs};
 
-pub use self::create::NewVolume;
-pub(crate) use self::{record::Record, view::read_index};
+pub use self::{
+    compare::{ChangedBlocks, GRANULE_BYTES},
+    create::NewVolume,
+    live::{Inactive, Live, Switch},
+};
+pub(crate) use self::{
+    record::Record,
+    view::{read_index, write_index},
+};
 use crate::{
     error::{Error, Kind, Result},
     host::Name,
@@ -105,7 +121,7 @@ impl Sr {
     fn describe(&self, record: Record) -> Volume {
         let bytes =
             |layer| fs::metadata(self.layout.layer(layer)).map_or(0, |found| sr::allocated(&found));
-        let own = Some(record.top).filter(|&top| top != 0);
+        let own = record.own_top();
         Volume {
             utilisation: own.into_iter().chain(record.sole.iter().copied()).map(bytes).sum(),
             read_write: record.read_write(),

@@ -22,18 +22,16 @@ pub(crate) struct Record {
     pub(crate) sharable: bool,
     /// The layer that the volume owns and writes to; 0: none, it is a snapshot.
     pub(crate) top: Layer,
-    /// The layer that it owned before, while its tapdisk may not have let go of it yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) leaving: Option<Layer>,
+    /// Layers that it owned before, while its tapdisk may not have let go of them yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) leaving: Vec<Layer>,
     /// The number of its index.
     pub(crate) index: u32,
     /// The index that it started from, which compose compares with; `None`: it started empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) base: Option<u32>,
-    /// Volumes of different families share nothing.
-    pub(crate) family: u32,
-    /// Whether something lies, or once lay, below its top: then a discarded block is an update.
-    pub(crate) history: bool,
+    /// Volumes without a common family share nothing. One that was composed has two.
+    pub(crate) families: Vec<u32>,
     /// Frozen layers that no other volume's data needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sole: Vec<Layer>,
@@ -53,13 +51,54 @@ impl Record {
         self.top != NEVER
     }
 
+    /// Whether the two may share layers.
+    pub(crate) fn is_related(&self, other: &Self) -> bool {
+        shares(&self.families, &other.families)
+    }
+
+    /// Those of `records` that may share layers with this one, or with one that does, and so on:
+    /// all that has to be looked at to say what one of them alone needs.
+    pub(crate) fn relatives(&self, records: Vec<Self>) -> Vec<Self> {
+        let mut families = self.families.clone();
+        loop {
+            let before = families.len();
+            for record in &records {
+                if shares(&record.families, &families) {
+                    families.extend(&record.families);
+                }
+            }
+            families.sort_unstable();
+            families.dedup();
+            if families.len() == before {
+                let related = |record: &Self| shares(&record.families, &families);
+                return records.into_iter().filter(related).collect();
+            }
+        }
+    }
+
+    /// Belongs from now on to the families of `other` too.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.families.extend(&other.families);
+        self.families.sort_unstable();
+        self.families.dedup();
+    }
+
     /// The layers that only it may write to.
-    pub(crate) fn owned(&self) -> impl Iterator<Item = Layer> + use<> {
-        Some(self.top).filter(|&top| top != NEVER).into_iter().chain(self.leaving)
+    pub(crate) fn owned(&self) -> impl Iterator<Item = Layer> {
+        self.own_top().into_iter().chain(self.leaving.iter().copied())
+    }
+
+    /// The layer that it writes to.
+    pub(crate) fn own_top(&self) -> Option<Layer> {
+        Some(self.top).filter(|&top| top != NEVER)
     }
 
     /// Commits.
     pub(crate) fn write(&self, layout: &Layout) -> Result<()> {
         files::replace_json(layout, &layout.volume(&Name::parse(&self.key)?), self)
     }
+}
+
+fn shares(some: &[u32], others: &[u32]) -> bool {
+    some.iter().any(|family| others.contains(family))
 }

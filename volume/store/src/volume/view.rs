@@ -2,8 +2,9 @@
 //! reads, so that holes stay holes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs::{self, File},
+    io,
     os::unix::fs::FileExt,
     rc::Rc,
 };
@@ -22,10 +23,22 @@ pub(crate) type Page = [Layer; CHUNK_BLOCKS as usize];
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) index: Vec<Layer>,
+    /// Whether what its pages name is needed; else only the pages are.
     pub(crate) has_data: bool,
 }
 
 impl View {
+    /// What a volume reads, and what it started from.
+    pub(crate) fn all_of(layout: &Layout, record: &Record) -> Result<Vec<Self>> {
+        let mut views = vec![Self::of(layout, record)?];
+        if let Some(base) = record.base {
+            let index = read_index(layout, base, record.size)?;
+            views.push(Self { index, has_data: false });
+        }
+        Ok(views)
+    }
+
+    /// What a volume reads.
     pub(crate) fn of(layout: &Layout, record: &Record) -> Result<Self> {
         let index = read_index(layout, record.index, record.size)?;
         Ok(Self { index, has_data: record.has_data })
@@ -34,6 +47,11 @@ impl View {
     /// The layer whose map has the page of a chunk, or what all its entries are.
     pub(crate) fn at(&self, chunk: usize) -> Layer {
         self.index.get(chunk).copied().unwrap_or_default()
+    }
+
+    /// The chunks that have pages, and the layers whose maps have them.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, Layer)> {
+        self.index.iter().copied().enumerate().filter(|&(_, layer)| is_data(layer))
     }
 }
 
@@ -44,6 +62,18 @@ pub(crate) fn read_index(layout: &Layout, number: u32, size: u64) -> Result<Vec<
     let mut index: Vec<Layer> = words(&bytes).collect();
     index.resize(chunks(size), 0);
     Ok(index)
+}
+
+/// Writes an index into an empty file; pages of it that say nothing stay holes.
+pub(crate) fn write_index(file: &File, index: &[Layer]) -> io::Result<()> {
+    file.set_len(index.len() as u64 * 4)?;
+    for (page, entries) in index.chunks(CHUNK_BLOCKS as usize).enumerate() {
+        if entries.iter().any(|&entry| entry != 0) {
+            let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
+            file.write_all_at(&bytes, page as u64 * PAGE_BYTES)?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
@@ -83,18 +113,15 @@ impl<'a> Pages<'a> {
         self.pages.insert((layer, chunk), Rc::clone(&page));
         Ok(page)
     }
-}
 
-/// Every layer that a volume's index or pages name.
-pub(crate) fn layers(layout: &Layout, view: &View) -> Result<HashSet<Layer>> {
-    let mut named = HashSet::new();
-    for chunk in 0..view.index.len() {
-        let layer = view.at(chunk);
-        if is_data(layer) {
-            named.insert(layer);
-            let page = Pages::new(layout).get(layer, chunk)?;
-            named.extend(page.iter().copied().filter(|&entry| is_data(entry)));
-        }
+    /// The entries of a chunk of a view.
+    pub(crate) fn entries(&mut self, view: &View, chunk: usize) -> Result<Rc<Page>> {
+        let named = view.at(chunk);
+        if is_data(named) { self.get(named, chunk) } else { Ok(Rc::new([named; _])) }
     }
-    Ok(named)
+
+    /// Forgets what was read, where a caller goes through chunks one by one.
+    pub(crate) fn forget(&mut self) {
+        self.pages.clear();
+    }
 }

@@ -1,7 +1,7 @@
 //! The life of an SR and of its volumes, as a plugin leads it.
 
 use crate::common::{Fixture, attachment, content, host};
-use store::{Host, Kind, Name, NewVolume};
+use store::{Host, Inactive, Kind, Name, NewVolume};
 
 const MIB: u64 = 1 << 20;
 
@@ -36,9 +36,9 @@ fn a_volume_lost_in_a_reboot_is_told_from_one_that_never_was() {
     assert!(error.to_string().contains("xe sr-scan"), "{error}");
 
     let deleted = fixture.create(4096);
-    sr.destroy_volume(&deleted).unwrap();
+    sr.destroy_volume(&deleted, &mut Inactive).unwrap();
     assert_eq!(sr.volume(&deleted).unwrap_err().kind(), Kind::VolumeMissing);
-    sr.destroy_volume(&deleted).unwrap();
+    sr.destroy_volume(&deleted, &mut Inactive).unwrap();
 }
 
 #[test]
@@ -55,7 +55,10 @@ fn an_active_disk_keeps_its_volume_and_its_sr() {
     let fixture = Fixture::new(64 * MIB);
     let key = fixture.create(8 << 20);
     let disk = fixture.open(&key, false).unwrap();
-    assert_eq!(fixture.sr.destroy_volume(&key).unwrap_err().kind(), Kind::VolumeInUse);
+    assert_eq!(
+        fixture.sr.destroy_volume(&key, &mut Inactive).unwrap_err().kind(),
+        Kind::VolumeInUse
+    );
     assert_eq!(fixture.sr.detach().unwrap_err().kind(), Kind::SrInUse);
     assert_eq!(fixture.host.destroy(fixture.sr.uuid()).unwrap_err().kind(), Kind::SrInUse);
     let serving = fixture.sr.serving(&Name::parse(&key).unwrap()).unwrap().unwrap();
@@ -103,7 +106,7 @@ fn an_sr_filled_to_the_last_block_says_so_and_deleting_helps() {
     disk.discard(0, 4096).unwrap();
     other.write(8 << 20, &[3]).unwrap();
     drop(disk);
-    fixture.sr.destroy_volume(&first).unwrap();
+    fixture.sr.destroy_volume(&first, &mut Inactive).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().used, 2 * MIB + 4096);
     other.write(9 << 20, &vec![5; 5 << 20]).unwrap();
     assert_eq!(content(&mut other)[8 << 20], 3);

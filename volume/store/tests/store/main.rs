@@ -3,3 +3,4 @@
 mod common;
 mod life;
 mod model;
+mod tree;

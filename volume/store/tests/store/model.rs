@@ -119,7 +119,7 @@ impl World {
             Op::Destroy { volume } => {
                 let Some(key) = pick(&self.volumes, volume) else { return };
                 self.volumes.remove(&key);
-                self.fixture.sr.destroy_volume(&key).unwrap();
+                self.fixture.sr.destroy_volume(&key, &mut store::Inactive).unwrap();
             }
         }
     }

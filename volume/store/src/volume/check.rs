@@ -1,0 +1,167 @@
+//! Proving that an SR is sound: what its invariants say, looked up in its files.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    Record,
+    collect::{for_allocated, for_numbers},
+    view::{Pages, View},
+};
+use crate::{
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, VOLUME_BYTES_MAX, is_data},
+    error::Result,
+    sr::{Sr, record::next_number},
+};
+
+/// The allocated ranges of the files of a directory, by number; in units of the file.
+type Allocated = HashMap<u32, HashSet<u64>>;
+
+impl Sr {
+    /// Every way in which the SR contradicts itself, in words; none if it is sound. What is served
+    /// meanwhile may be told wrongly: its map is read while it changes.
+    ///
+    /// # Errors
+    /// Where the SR is not attached, or its files cannot be read at all.
+    pub fn check(&self) -> Result<Vec<String>> {
+        let _lock = self.lock()?;
+        self.sr_attached()?;
+        let mut found = Vec::new();
+        let records = self.volume_records()?;
+        let data = allocated(&self.layout.data(), BLOCK_BYTES)?;
+        let maps = allocated(&self.layout.maps(), PAGE_BYTES)?;
+        self.check_numbers(&records, &mut found)?;
+        check_owners(&records, &mut found);
+        let mut named_by: HashMap<Layer, HashSet<&str>> = HashMap::new();
+        for record in &records {
+            if record.size == 0 || record.size % BLOCK_BYTES != 0 || record.size > VOLUME_BYTES_MAX
+            {
+                found.push(format!("volume {} has a size of {}", record.key, record.size));
+                continue;
+            }
+            for owned in record.own_top().into_iter().filter(|layer| !data.contains_key(layer)) {
+                found.push(format!(
+                    "volume {} owns layer {owned:08x}, which is missing",
+                    record.key
+                ));
+            }
+            let views = match View::all_of(&self.layout, record) {
+                Ok(views) => views,
+                Err(error) => {
+                    found.push(format!("volume {}: {error}", record.key));
+                    continue;
+                }
+            };
+            for view in &views {
+                self.check_view(record, view, &data, &maps, &mut found, &mut named_by)?;
+            }
+        }
+        check_soles(&records, &named_by, &mut found);
+        Ok(found)
+    }
+
+    fn check_numbers(&self, records: &[Record], found: &mut Vec<String>) -> Result<()> {
+        let next = next_number(&self.layout)?;
+        for directory in [self.layout.data(), self.layout.maps(), self.layout.indexes()] {
+            for_numbers(&directory, |number, path| {
+                if number >= next {
+                    found.push(format!(
+                        "{} has a number that was never given out (next: {next})",
+                        path.display()
+                    ));
+                }
+                Ok(())
+            })?;
+        }
+        let mut keys = HashSet::new();
+        found.extend(
+            records
+                .iter()
+                .filter(|record| !keys.insert(&record.index))
+                .map(|record| format!("volume {} shares its index with another", record.key)),
+        );
+        Ok(())
+    }
+
+    fn check_view<'a>(
+        &self,
+        record: &'a Record,
+        view: &View,
+        data: &Allocated,
+        maps: &Allocated,
+        found: &mut Vec<String>,
+        named_by: &mut HashMap<Layer, HashSet<&'a str>>,
+    ) -> Result<()> {
+        let key = &record.key;
+        let mut pages = Pages::new(&self.layout);
+        for (chunk, layer) in view.pages() {
+            if !maps.get(&layer).is_some_and(|pages| pages.contains(&(chunk as u64))) {
+                found.push(format!(
+                    "volume {key}: the map of layer {layer:08x} has no page for chunk {chunk}"
+                ));
+                continue;
+            }
+            if !view.has_data {
+                continue;
+            }
+            let page = pages.get(layer, chunk)?;
+            pages.forget();
+            for (position, &entry) in page.iter().enumerate().filter(|(_, it)| is_data(**it)) {
+                let block = chunk as u64 * CHUNK_BLOCKS + position as u64;
+                named_by.entry(entry).or_default().insert(key);
+                if !data.get(&entry).is_some_and(|blocks| blocks.contains(&block)) {
+                    found.push(format!("volume {key}: block {block} is not in layer {entry:08x}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_owners(records: &[Record], found: &mut Vec<String>) {
+    let mut owners: HashMap<Layer, &str> = HashMap::new();
+    for record in records {
+        if let Some(layer) = record.own_top()
+            && let Some(other) = owners.insert(layer, &record.key)
+        {
+            found.push(format!(
+                "layer {layer:08x} has two owners, volumes {other} and {}",
+                record.key
+            ));
+        }
+    }
+}
+
+fn check_soles(
+    records: &[Record],
+    named_by: &HashMap<Layer, HashSet<&str>>,
+    found: &mut Vec<String>,
+) {
+    for record in records {
+        for (layer, users) in named_by {
+            let other = users.iter().find(|&&user| user != record.key);
+            if let Some(other) = other.filter(|_| record.own_top() == Some(*layer)) {
+                found.push(format!(
+                    "layer {layer:08x} belongs to volume {}, but volume {other} names it",
+                    record.key
+                ));
+            }
+            if let Some(other) = other.filter(|_| record.sole.contains(layer)) {
+                found.push(format!(
+                    "layer {layer:08x} counts as sole to volume {}, but volume {other} names it",
+                    record.key
+                ));
+            }
+        }
+    }
+}
+
+fn allocated(directory: &std::path::Path, unit: u64) -> Result<Allocated> {
+    let mut found = Allocated::new();
+    for_numbers(directory, |number, path| {
+        let mut units = HashSet::new();
+        for_allocated(path, |start, end| units.extend(start / unit..end.div_ceil(unit)))?;
+        found.insert(number, units);
+        Ok(())
+    })?;
+    Ok(found)
+}

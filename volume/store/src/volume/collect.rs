@@ -1,0 +1,197 @@
+//! Collecting garbage: whatever no record, index or map names is freed. Nothing is copied, and
+//! nothing that can be read changes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+};
+
+use rustix::{
+    fs::{SeekFrom, seek},
+    io::Errno,
+};
+
+use super::{
+    Live, Record,
+    free::{punch, remove_stepwise},
+    view::{Pages, View},
+};
+use crate::{
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
+    error::{Context, Error, Result},
+    host::Name,
+    sr::{self, Layout, Sr, files, layout::parse_number, lock::Lock},
+};
+
+/// A bit for each block of a chunk.
+type Bits = [u64; (CHUNK_BLOCKS / 64) as usize];
+
+/// What volumes need of an SR.
+#[derive(Debug, Default)]
+struct Needed {
+    indexes: HashSet<u32>,
+    pages: HashSet<(Layer, u64)>,
+    blocks: HashMap<(Layer, u64), Bits>,
+    layers: HashSet<Layer>,
+}
+
+impl Sr {
+    /// Frees everything that no volume needs: what operations left that were killed, and blocks
+    /// that volumes let go of while others still shared their layer. The bytes of data freed.
+    ///
+    /// # Errors
+    /// Where a map cannot be read: nothing is freed then.
+    pub fn collect(&self, live: &mut dyn Live) -> Result<u64> {
+        let lock = self.lock()?;
+        self.sr_attached()?;
+        self.collect_locked(&lock, live)
+    }
+
+    pub(crate) fn collect_locked(&self, _lock: &Lock, live: &mut dyn Live) -> Result<u64> {
+        for name in sr::names(&self.layout.tmp())? {
+            files::remove(&self.layout.tmp().join(name.as_str()))?;
+        }
+        let mut records = self.volume_records()?;
+        self.share_out(&mut records, live)?;
+        let mut idle = Vec::new();
+        for record in &mut records {
+            // What nobody serves is held here, so that its top can be looked at too.
+            let key = Name::parse(&record.key)?;
+            if let Ok(held) = self.hold_now(&key) {
+                idle.push((record.top, held));
+                if !record.leaving.is_empty() {
+                    record.leaving.clear();
+                    record.write(&self.layout)?;
+                }
+            }
+        }
+        let needed = Needed::of(&self.layout, &records)?;
+        let busy: HashSet<Layer> = records
+            .iter()
+            .flat_map(Record::owned)
+            .filter(|layer| !idle.iter().any(|(top, _)| top == layer))
+            .collect();
+        let owned: HashSet<Layer> = records.iter().flat_map(Record::owned).collect();
+        let mut freed = 0;
+        for_numbers(&self.layout.data(), |layer, path| {
+            if busy.contains(&layer) {
+                return Ok(());
+            }
+            if owned.contains(&layer) || needed.layers.contains(&layer) {
+                freed += sweep(path, BLOCK_BYTES, |block| needed.block(layer, block))?;
+            } else {
+                freed += remove_stepwise(path)?;
+            }
+            Ok(())
+        })?;
+        for_numbers(&self.layout.maps(), |layer, path| {
+            if busy.contains(&layer) {
+                return Ok(());
+            }
+            let has_pages = needed.pages.iter().any(|&(named, _)| named == layer);
+            if owned.contains(&layer) || has_pages {
+                sweep(path, PAGE_BYTES, |chunk| needed.pages.contains(&(layer, chunk))).map(drop)
+            } else {
+                remove_stepwise(path).map(drop)
+            }
+        })?;
+        for_numbers(&self.layout.indexes(), |number, path| {
+            if needed.indexes.contains(&number) { Ok(()) } else { files::remove(path) }
+        })?;
+        if idle.len() == records.len() {
+            sr::recount(&self.layout)?
+        } else {
+            self.give_back(freed)?
+        }
+        Ok(freed)
+    }
+}
+
+impl Needed {
+    fn of(layout: &Layout, records: &[Record]) -> Result<Self> {
+        let mut needed = Self::default();
+        let mut pages = Pages::new(layout);
+        let mut seen = HashSet::new();
+        for record in records {
+            needed.indexes.extend(record.base.into_iter().chain([record.index]));
+            for view in View::all_of(layout, record)? {
+                for (chunk, layer) in view.pages() {
+                    let place = (layer, chunk as u64);
+                    needed.pages.insert(place);
+                    if view.has_data && seen.insert(place) {
+                        needed.add(chunk as u64, pages.get(layer, chunk)?.as_slice());
+                        pages.forget();
+                    }
+                }
+            }
+        }
+        Ok(needed)
+    }
+
+    fn add(&mut self, chunk: u64, page: &[Layer]) {
+        for (position, &layer) in page.iter().enumerate().filter(|(_, layer)| is_data(**layer)) {
+            let bits = self.blocks.entry((layer, chunk)).or_default();
+            bits[position / 64] |= 1 << (position % 64);
+            self.layers.insert(layer);
+        }
+    }
+
+    fn block(&self, layer: Layer, block: u64) -> bool {
+        let position = block % CHUNK_BLOCKS;
+        let bits = self.blocks.get(&(layer, block / CHUNK_BLOCKS));
+        bits.is_some_and(|bits| {
+            bits[usize::try_from(position / 64).expect("in a chunk")] & 1 << (position % 64) != 0
+        })
+    }
+}
+
+/// Punches the allocated units of a file that are not needed. The bytes freed.
+fn sweep(path: &std::path::Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<u64> {
+    let mut garbage: Vec<(u64, u64)> = Vec::new();
+    for_allocated(path, |start, end| {
+        for number in start / unit..end.div_ceil(unit) {
+            if needed(number) {
+                continue;
+            }
+            match garbage.last_mut() {
+                Some((from, length)) if *from + *length == number * unit => *length += unit,
+                _ => garbage.push((number * unit, unit)),
+            }
+        }
+    })?;
+    if !garbage.is_empty() {
+        punch(path, &garbage)?;
+    }
+    Ok(garbage.iter().map(|(_, length)| length).sum())
+}
+
+/// Calls `each` with the ranges of a file that are allocated: start and end, bytes.
+pub(crate) fn for_allocated(path: &std::path::Path, mut each: impl FnMut(u64, u64)) -> Result<()> {
+    let doing = || format!("looking for data in {}", path.display());
+    let file = File::open(path).while_doing(doing)?;
+    let mut at = 0;
+    loop {
+        let start = match seek(&file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(Error::io(doing(), error.into())),
+        };
+        at = seek(&file, SeekFrom::Hole(start)).while_doing(doing)?;
+        each(start, at);
+    }
+}
+
+/// Calls `each` with the files of a directory that are named by numbers.
+pub(crate) fn for_numbers(
+    directory: &std::path::Path,
+    mut each: impl FnMut(u32, &std::path::Path) -> Result<()>,
+) -> Result<()> {
+    let entries =
+        fs::read_dir(directory).while_doing(|| format!("reading {}", directory.display()))?;
+    for entry in entries.flatten() {
+        if let Some(number) = entry.file_name().to_str().and_then(parse_number) {
+            each(number, &entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Composing: what a child changed since it began, over what its parent holds.
+
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+};
+
+use super::{
+    Live, Record,
+    view::{Pages, View, read_index, write_index},
+};
+use crate::{
+    block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, chunks, is_data},
+    error::{Context, Error, Kind, Result},
+    host::Name,
+    sr::{Sr, files, record::take_numbers},
+};
+
+impl Sr {
+    /// Lets `child` read its own updates over the contents of `parent`, under its own identity, and
+    /// destroys `parent`. What counts as an update is what differs from the map that the child
+    /// started from.
+    ///
+    /// # Errors
+    /// Those of [`Sr::volume`] for both; [`Kind::VolumeInUse`] where one of them is served;
+    /// [`Kind::ReadOnly`] where the child is a snapshot.
+    pub fn compose(&self, child: &str, parent: &str, live: &mut dyn Live) -> Result<()> {
+        let (child, parent) = (Name::parse(child)?, Name::parse(parent)?);
+        let lock = self.lock()?;
+        self.sr_attached()?;
+        if child == parent {
+            return Err(Error::new(
+                Kind::BadArgument,
+                format!("volume {child} cannot be composed with itself"),
+            ));
+        }
+        let mut record = self.volume_record(&child)?;
+        let mut below = self.volume_record(&parent)?;
+        record.require_data()?;
+        below.require_data()?;
+        if !record.read_write() {
+            return Err(Error::new(
+                Kind::ReadOnly,
+                format!("volume {child} is a snapshot: nothing can be composed into it"),
+            ));
+        }
+        let held = (self.hold(&child, "composed")?, self.hold(&parent, "composed")?);
+        let first = take_numbers(&self.layout, 3)?;
+        let (top, index, parent_top) = (first, first + 1, first + 2);
+        let size = record.size.max(below.size);
+        self.make_layer(top, size)?;
+        self.write_composed(&record, &below, top, index, size)?;
+        // The child will name the parent's top: from here on nobody may write to it.
+        if below.read_write() {
+            self.make_layer(parent_top, below.size)?;
+            below.top = parent_top;
+        }
+        below.leaving.clear();
+        below.sole.clear();
+        record.join(&below);
+        below.write(&self.layout)?;
+        let mut gone = View::all_of(&self.layout, &record)?;
+        gone.extend(View::all_of(&self.layout, &below)?);
+        let old_index = record.index;
+        record.size = size;
+        record.top = top;
+        record.index = index;
+        record.leaving.clear();
+        record.sole.clear();
+        record.write(&self.layout)?;
+        files::remove(&self.layout.index(old_index))?;
+        self.remove_record(&below)?;
+        drop(held);
+        self.release(lock, &record, gone, below.own_top(), live)
+    }
+
+    fn write_composed(
+        &self,
+        child: &Record,
+        parent: &Record,
+        top: Layer,
+        number: u32,
+        size: u64,
+    ) -> Result<()> {
+        let mut pages = Pages::new(&self.layout);
+        let (over, under) = (View::of(&self.layout, child)?, View::of(&self.layout, parent)?);
+        let start = match child.base {
+            Some(base) => read_index(&self.layout, base, child.size)?,
+            None => vec![NEVER; chunks(child.size)],
+        };
+        let start = View { index: start, has_data: false };
+        let map_path = self.layout.map(top);
+        let doing = || format!("writing {}", map_path.display());
+        let map = OpenOptions::new().write(true).open(&map_path).while_doing(doing)?;
+        let mut index = vec![NEVER; chunks(size)];
+        for (chunk, named) in index.iter_mut().enumerate() {
+            let (own, from, parent) = (over.at(chunk), start.at(chunk), under.at(chunk));
+            if own == from || own == parent {
+                *named = parent;
+                continue;
+            }
+            let (over, from, under) = (
+                pages.entries(&over, chunk)?,
+                pages.entries(&start, chunk)?,
+                pages.entries(&under, chunk)?,
+            );
+            let mut bytes = [0; PAGE_BYTES as usize];
+            let mut merged = Vec::with_capacity(CHUNK_BLOCKS as usize);
+            for ((&over, &from), &under) in over.iter().zip(from.iter()).zip(under.iter()) {
+                merged.push(if over == from { under } else { over });
+            }
+            pages.forget();
+            if !is_data(merged[0]) && merged.iter().all(|&entry| entry == merged[0]) {
+                *named = merged[0];
+                continue;
+            }
+            for (entry, merged) in bytes.chunks_exact_mut(4).zip(merged) {
+                entry.copy_from_slice(&merged.to_ne_bytes());
+            }
+            map.write_all_at(&bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
+            *named = top;
+        }
+        let path = self.layout.index(number);
+        files::with_ballast(&self.layout, || write_index(&File::create(&path)?, &index))
+            .while_doing(|| format!("writing {}", path.display()))
+    }
+}

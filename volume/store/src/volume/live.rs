@@ -1,0 +1,56 @@
+//! The disk that is being served while its volume changes.
+
+use std::path::PathBuf;
+
+use crate::{
+    block::Layer,
+    error::{Error, Kind, Result},
+    host::Name,
+    sr::Serving,
+};
+
+/// What the process that serves a volume has to do between two requests: write its index to
+/// `index`, write to `top` from then on, and free what it overwrites in no layer but `sole`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The number of the layer that the volume owns from then on.
+    pub top: Layer,
+    /// The file that takes the index as it is at that moment.
+    pub index: PathBuf,
+    /// Frozen layers that nobody else needs.
+    pub sole: Vec<Layer>,
+}
+
+/// How a store reaches the processes that serve its volumes. Each call has a deadline, and has
+/// either taken effect when it returns `Ok`, or may take effect later.
+pub trait Live {
+    /// Has the volume switched. An error of [`Kind::Unresponsive`] leaves open whether it will be
+    /// obeyed yet; any other says that it was refused.
+    ///
+    /// # Errors
+    /// As said.
+    fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()>;
+
+    /// Tells a larger sole set.
+    ///
+    /// # Errors
+    /// Where the process cannot be reached; it then frees less than it could.
+    fn sole(&mut self, key: &Name, serving: &Serving, sole: &[Layer]) -> Result<()>;
+}
+
+/// For callers that change nothing that is served: an active volume is refused.
+#[derive(Debug)]
+pub struct Inactive;
+
+impl Live for Inactive {
+    fn switch(&mut self, key: &Name, serving: &Serving, _: &Switch) -> Result<()> {
+        Err(Error::new(
+            Kind::VolumeInUse,
+            format!("volume {key} is active (served by process {})", serving.pid),
+        ))
+    }
+
+    fn sole(&mut self, _: &Name, _: &Serving, _: &[Layer]) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,63 @@
+//! Reverting: a volume reads again what a snapshot kept, under its own identity.
+
+use std::fs::File;
+
+use super::{
+    Live,
+    view::{View, read_index, write_index},
+};
+use crate::{
+    error::{Context, Error, Kind, Result},
+    host::Name,
+    sr::{Sr, files, record::take_numbers},
+};
+
+impl Sr {
+    /// Lets volume `key` read what `snapshot` reads.
+    ///
+    /// # Errors
+    /// Those of [`Sr::volume`] for both; [`Kind::VolumeInUse`] where the volume is served;
+    /// [`Kind::BadArgument`] where `snapshot` is no snapshot.
+    pub fn revert(&self, snapshot: &str, key: &str, live: &mut dyn Live) -> Result<()> {
+        let (snapshot, key) = (Name::parse(snapshot)?, Name::parse(key)?);
+        let lock = self.lock()?;
+        self.sr_attached()?;
+        let mut from = self.volume_record(&snapshot)?;
+        let mut record = self.volume_record(&key)?;
+        from.require_data()?;
+        if from.read_write() || snapshot == key {
+            return Err(Error::new(
+                Kind::BadArgument,
+                format!(
+                    "volume {snapshot} is not a snapshot: volume {key} cannot be reverted to it"
+                ),
+            ));
+        }
+        let held = self.hold(&key, "reverted")?;
+        let gone = View::all_of(&self.layout, &record)?;
+        let (old_index, old_top) = (record.index, record.own_top());
+        let (top, index) = {
+            let first = take_numbers(&self.layout, 2)?;
+            (first, first + 1)
+        };
+        self.make_layer(top, from.size)?;
+        let entries = read_index(&self.layout, from.index, from.size)?;
+        let path = self.layout.index(index);
+        files::with_ballast(&self.layout, || write_index(&File::create(&path)?, &entries))
+            .while_doing(|| format!("writing {}", path.display()))?;
+        // What the snapshot alone needed is shared from now on.
+        from.sole.clear();
+        from.write(&self.layout)?;
+        record.size = from.size;
+        record.top = top;
+        record.leaving.clear();
+        record.index = index;
+        record.has_data = true;
+        record.sole.clear();
+        record.join(&from);
+        record.write(&self.layout)?;
+        files::remove(&self.layout.index(old_index))?;
+        drop(held);
+        self.release(lock, &record, gone, old_top, live)
+    }
+}

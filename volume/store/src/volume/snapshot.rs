@@ -1,0 +1,213 @@
+//! Snapshots and clones: an index is copied, the top is frozen, and nothing else moves.
+//!
+//! Order, for a kill at any moment: the new top exists; the volume's record names it and the one
+//! it leaves; the volume is switched to it; the new volume's record is renamed into place, which
+//! commits. Before that there is one frozen layer more than needed, and nothing else.
+
+use std::fs::{self, File};
+
+use super::{
+    Record, Volume,
+    create::new_key,
+    live::{Live, Switch},
+    view::write_index,
+};
+use crate::{
+    block::{Layer, NEVER},
+    error::{Context, Error, Kind, Result},
+    host::Name,
+    sr::{Serving, Sr, allocated, files, lock::Lock, record::take_numbers},
+    volume::read_index,
+};
+
+/// What a new volume over an existing one's data is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// Read-only, keeping whether changed block tracking is on.
+    Snapshot { hidden: bool },
+    /// Writable.
+    Clone { hidden: bool },
+}
+
+/// Who may write to a volume while its structure changes.
+#[derive(Debug)]
+enum Held {
+    /// Nobody, as long as this lives.
+    Idle { _lock: Lock },
+    /// A process that has to be told.
+    Served(Serving),
+}
+
+impl Sr {
+    /// Makes a read-only volume that keeps what the volume reads now.
+    ///
+    /// # Errors
+    /// Those of [`Sr::volume`]; [`Kind::NoSpace`] without room for the map;
+    /// [`Kind::Unresponsive`] where the process that serves the volume does not answer.
+    pub fn snapshot(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+        self.branch(key, Over::Snapshot { hidden: false }, live)
+    }
+
+    /// A snapshot that nobody is to see: what is copied from.
+    pub(crate) fn snapshot_hidden(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+        self.branch(key, Over::Snapshot { hidden: true }, live)
+    }
+
+    /// Makes a writable volume that reads what the volume reads now.
+    ///
+    /// # Errors
+    /// As [`Sr::snapshot`].
+    pub fn clone_volume(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+        self.branch(key, Over::Clone { hidden: false }, live)
+    }
+
+    /// A clone that only a datapath knows of: the contents of a non-persistent disk.
+    ///
+    /// # Errors
+    /// As [`Sr::snapshot`].
+    pub fn clone_hidden(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+        self.branch(key, Over::Clone { hidden: true }, live)
+    }
+
+    fn branch(&self, key: &str, over: Over, live: &mut dyn Live) -> Result<Volume> {
+        let key = Name::parse(key)?;
+        let lock = self.lock()?;
+        let generation = self.record()?.generation;
+        let mut origin = self.volume_record(&key)?;
+        origin.require_data()?;
+        let held = self.hold_or_served(&key)?;
+        let (Over::Snapshot { hidden } | Over::Clone { hidden }) = over;
+        let is_clone = matches!(over, Over::Clone { .. });
+        let first = take_numbers(&self.layout, 4)?;
+        let (index, base, own_top, new_top) = (first, first + 1, first + 2, first + 3);
+        let mut branch = Record {
+            key: new_key(&generation),
+            top: if is_clone { own_top } else { NEVER },
+            leaving: Vec::new(),
+            index,
+            base: is_clone.then_some(base),
+            sole: Vec::new(),
+            cbt_enabled: origin.cbt_enabled && !is_clone,
+            hidden,
+            keys: [].into(),
+            ..origin.clone()
+        };
+        let made = self.freeze(&mut origin, held, index, new_top, live).and_then(|size| {
+            // A disk that is served may have grown since its record was read.
+            branch.size = size;
+            if is_clone {
+                self.copy_index(index, base, branch.size)?;
+                self.make_layer(own_top, branch.size)?;
+            }
+            branch.write(&self.layout)
+        });
+        if let Err(error) = made {
+            // What was made for the branch is named by nobody.
+            for path in [self.layout.index(index), self.layout.index(base)] {
+                files::remove(&path)?;
+            }
+            return Err(error);
+        }
+        origin.leaving.clear();
+        origin.write(&self.layout)?;
+        drop(lock);
+        Ok(self.describe(branch))
+    }
+
+    /// Copies the index of a volume as it is at one moment, from which on the volume writes to
+    /// `new_top`. The size at that moment.
+    fn freeze(
+        &self,
+        origin: &mut Record,
+        held: Held,
+        index: u32,
+        new_top: Layer,
+        live: &mut dyn Live,
+    ) -> Result<u64> {
+        if !origin.read_write() {
+            // Whatever it was the only one to need, is shared now.
+            origin.sole.clear();
+            origin.write(&self.layout)?;
+            self.copy_index(origin.index, index, origin.size)?;
+            return Ok(origin.size);
+        }
+        self.make_layer(new_top, origin.size)?;
+        let before = origin.clone();
+        if matches!(held, Held::Idle { .. }) {
+            origin.leaving.clear();
+        }
+        origin.leaving.push(origin.top);
+        origin.top = new_top;
+        origin.sole.clear();
+        origin.write(&self.layout)?;
+        let done = match &held {
+            Held::Idle { .. } => self.copy_index(origin.index, index, origin.size),
+            Held::Served(serving) => {
+                let switch =
+                    Switch { top: new_top, index: self.layout.index(index), sole: Vec::new() };
+                make_empty(&switch.index)
+                    .and_then(|()| live.switch(&Name::parse(&origin.key)?, serving, &switch))
+            }
+        };
+        match done {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::Unresponsive => return Err(error),
+            Err(error) => {
+                // Refused: the volume still writes where it did.
+                before.write(&self.layout)?;
+                files::remove(&self.layout.layer(new_top))?;
+                files::remove(&self.layout.map(new_top))?;
+                *origin = before;
+                return Err(error);
+            }
+        }
+        for layer in &origin.leaving {
+            self.remove_empty_layer(*layer)?;
+        }
+        Ok(origin.size)
+    }
+
+    /// A layer in which nothing lies is named by nobody once it is frozen.
+    fn remove_empty_layer(&self, layer: Layer) -> Result<()> {
+        let (data, map) = (self.layout.layer(layer), self.layout.map(layer));
+        let is_empty = |path| fs::metadata(path).is_ok_and(|found| allocated(&found) == 0);
+        if is_empty(&data) && is_empty(&map) {
+            files::remove(&data)?;
+            files::remove(&map)?;
+        }
+        Ok(())
+    }
+
+    fn copy_index(&self, from: u32, to: u32, size: u64) -> Result<()> {
+        let index = read_index(&self.layout, from, size)?;
+        let path = self.layout.index(to);
+        files::with_ballast(&self.layout, || write_index(&File::create(&path)?, &index))
+            .while_doing(|| format!("writing {}", path.display()))
+    }
+
+    fn hold_or_served(&self, key: &Name) -> Result<Held> {
+        match self.hold(key, "changed") {
+            Ok(lock) => Ok(Held::Idle { _lock: lock }),
+            Err(error) => match self.serving(key)? {
+                Some(serving) => Ok(Held::Served(serving)),
+                None => Err(error),
+            },
+        }
+    }
+}
+
+impl Record {
+    pub(crate) fn require_data(&self) -> Result<()> {
+        if self.has_data {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::NoData,
+            format!("the data of volume {} was destroyed; only what changed can be told", self.key),
+        ))
+    }
+}
+
+fn make_empty(path: &std::path::Path) -> Result<()> {
+    File::create(path).map(drop).while_doing(|| format!("creating {}", path.display()))
+}

@@ -1,0 +1,365 @@
+//! Trees of snapshots and clones against a plain model, while disks are being served.
+//!
+//! The model gives every touched block a stamp of its own. Two volumes share memory where they
+//! share a stamp that stands for data; a block has changed where stamps differ, and certainly has
+//! where contents do; compose takes a child's block where its stamp is not the one it began with.
+
+use std::collections::{BTreeMap, HashSet};
+
+use proptest::{prelude::*, test_runner::Config};
+use store::{Disk, Live, Name, Result, Serving, Switch};
+
+use crate::common::{Fixture, content};
+
+const BLOCK: usize = 4096;
+/// Two chunks and a bit.
+const BLOCKS: usize = 1024 * 2 + 50;
+const VOLUMES_MAX: usize = 24;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Create,
+    Write { volume: usize, block: usize, count: usize },
+    Discard { volume: usize, block: usize, count: usize },
+    Zero { volume: usize, block: usize, count: usize },
+    Resize { volume: usize, more: usize },
+    Snapshot { volume: usize },
+    Clone { volume: usize },
+    Revert { volume: usize, to: usize },
+    Compose { child: usize, parent: usize },
+    DataDestroy { volume: usize },
+    Destroy { volume: usize },
+    Compare { volume: usize, with: usize },
+    Serve { volume: usize, yes: bool },
+    Collect,
+    Reattach,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let volume = || 0..VOLUMES_MAX;
+    let range = || {
+        prop_oneof![
+            6 => (0..BLOCKS, 1..40_usize),
+            2 => (prop::sample::select(vec![0, 1000, 1020, 1024, 2040]), 1..1100_usize),
+            1 => Just((0, BLOCKS)),
+        ]
+    };
+    prop_oneof![
+        2 => Just(Op::Create),
+        24 => (volume(), range())
+            .prop_map(|(volume, (block, count))| Op::Write { volume, block, count }),
+        6 => (volume(), range())
+            .prop_map(|(volume, (block, count))| Op::Discard { volume, block, count }),
+        6 => (volume(), range())
+            .prop_map(|(volume, (block, count))| Op::Zero { volume, block, count }),
+        1 => (volume(), 1..1500_usize).prop_map(|(volume, more)| Op::Resize { volume, more }),
+        8 => volume().prop_map(|volume| Op::Snapshot { volume }),
+        6 => volume().prop_map(|volume| Op::Clone { volume }),
+        4 => (volume(), volume()).prop_map(|(volume, to)| Op::Revert { volume, to }),
+        3 => (volume(), volume()).prop_map(|(child, parent)| Op::Compose { child, parent }),
+        2 => volume().prop_map(|volume| Op::DataDestroy { volume }),
+        8 => volume().prop_map(|volume| Op::Destroy { volume }),
+        6 => (volume(), volume()).prop_map(|(volume, with)| Op::Compare { volume, with }),
+        8 => (volume(), any::<bool>()).prop_map(|(volume, yes)| Op::Serve { volume, yes }),
+        1 => Just(Op::Collect),
+        1 => Just(Op::Reattach),
+    ]
+}
+
+/// What one block is: when it was touched last, and what it reads as (0: zeros).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Block {
+    stamp: u32,
+    fill: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Model {
+    blocks: Vec<Block>,
+    base: Vec<Block>,
+    writable: bool,
+    has_data: bool,
+}
+
+#[derive(Default)]
+struct Disks(BTreeMap<String, Disk>);
+
+impl Live for Disks {
+    fn switch(&mut self, key: &Name, _: &Serving, switch: &Switch) -> Result<()> {
+        self.0.get_mut(key.as_str()).expect("served here").switch(switch)
+    }
+
+    fn sole(&mut self, key: &Name, _: &Serving, sole: &[u32]) -> Result<()> {
+        self.0.get_mut(key.as_str()).expect("served here").set_sole(sole);
+        Ok(())
+    }
+}
+
+struct World {
+    fixture: Fixture,
+    models: BTreeMap<String, Model>,
+    /// The keys in the order of their creation, which chance has no part in.
+    keys: Vec<String>,
+    disks: Disks,
+    stamp: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let (models, disks) = (BTreeMap::new(), Disks::default());
+        let mut world =
+            Self { fixture: Fixture::new(2 << 30), models, keys: Vec::new(), disks, stamp: 0 };
+        world.apply(&Op::Create);
+        world
+    }
+
+    fn add(&mut self, key: String, model: Model) {
+        self.keys.push(key.clone());
+        self.models.insert(key, model);
+    }
+
+    fn remove(&mut self, key: &str) -> Model {
+        self.keys.retain(|other| other != key);
+        self.models.remove(key).unwrap()
+    }
+
+    fn pick(&self, volume: usize) -> Option<String> {
+        let count = self.keys.len();
+        (count > 0).then(|| self.keys[volume % count].clone())
+    }
+
+    /// The disk of a writable volume, opened if nobody serves it, and what it should read as.
+    fn write(&mut self, volume: usize, act: impl FnOnce(&mut Disk, &mut Model, &mut u32)) {
+        let Some(key) = self.pick(volume).filter(|key| self.models[key].writable) else { return };
+        let was_served = self.disks.0.contains_key(&key);
+        let mut disk = match self.disks.0.remove(&key) {
+            Some(disk) => disk,
+            None => self.fixture.open(&key, false).unwrap(),
+        };
+        act(&mut disk, self.models.get_mut(&key).unwrap(), &mut self.stamp);
+        if was_served {
+            self.disks.0.insert(key, disk);
+        }
+    }
+
+    fn erase(&mut self, volume: usize, block: usize, count: usize, discard: bool) {
+        self.write(volume, |disk, model, stamp| {
+            let range = clamp(block, count, model.blocks.len());
+            let (offset, length) = ((block * BLOCK) as u64, (range.len() * BLOCK) as u64);
+            if discard {
+                disk.discard(offset, length).unwrap();
+            } else {
+                disk.write_zeroes(offset, length, false).unwrap();
+            }
+            for block in &mut model.blocks[range] {
+                *stamp += 1;
+                *block = Block { stamp: *stamp, fill: 0 };
+            }
+        });
+    }
+
+    fn branch(&mut self, volume: usize, writable: bool) {
+        let Some(key) = self.pick(volume) else { return };
+        if !self.models[&key].has_data || self.models.len() >= VOLUMES_MAX {
+            return;
+        }
+        let sr = &self.fixture.sr;
+        let made = if writable {
+            sr.clone_volume(&key, &mut self.disks)
+        } else {
+            sr.snapshot(&key, &mut self.disks)
+        };
+        let blocks = self.models[&key].blocks.clone();
+        let model = Model { base: blocks.clone(), blocks, writable, has_data: true };
+        self.add(made.unwrap().key.to_string(), model);
+    }
+
+    fn compose(&mut self, child: usize, parent: usize) {
+        let (Some(child), Some(parent)) = (self.pick(child), self.pick(parent)) else { return };
+        let [over, under] = [&self.models[&child], &self.models[&parent]];
+        if child == parent || !over.writable || !over.has_data || !under.has_data {
+            return;
+        }
+        self.disks.0.remove(&child);
+        self.disks.0.remove(&parent);
+        self.fixture.sr.compose(&child, &parent, &mut self.disks).unwrap();
+        let under = self.remove(&parent);
+        let over = self.models.get_mut(&child).unwrap();
+        over.blocks.resize(over.blocks.len().max(under.blocks.len()), Block::default());
+        for (at, block) in over.blocks.iter_mut().enumerate() {
+            if *block == over.base.get(at).copied().unwrap_or_default() {
+                *block = under.blocks.get(at).copied().unwrap_or_default();
+            }
+        }
+    }
+
+    fn compare(&self, volume: usize, with: usize) {
+        let (Some(new), Some(old)) = (self.pick(volume), self.pick(with)) else { return };
+        let changed = self.fixture.sr.changed_blocks(&old, &new, 0, -1).unwrap();
+        let (new, old) = (&self.models[&new].blocks, &self.models[&old].blocks);
+        for granule in 0..new.len().div_ceil(16) {
+            let blocks = granule * 16..((granule + 1) * 16).min(new.len());
+            let any = |differs: fn(Block, Block) -> bool| {
+                blocks.clone().any(|at| differs(new[at], old.get(at).copied().unwrap_or_default()))
+            };
+            let told = changed.bitmap[granule / 8] & (0x80 >> (granule % 8)) != 0;
+            assert!(
+                told || !any(|a, b| a.fill != b.fill),
+                "a change of granule {granule} is missed"
+            );
+            assert!(!told || any(|a, b| a.stamp != b.stamp), "granule {granule} was never touched");
+        }
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Create => {
+                if self.models.len() < VOLUMES_MAX {
+                    let key = self.fixture.create((BLOCKS * BLOCK) as i64);
+                    let blocks = vec![Block::default(); BLOCKS];
+                    let model = Model { base: Vec::new(), blocks, writable: true, has_data: true };
+                    self.add(key, model);
+                }
+            }
+            Op::Write { volume, block, count } => self.write(volume, |disk, model, stamp| {
+                let range = clamp(block, count, model.blocks.len());
+                let mut bytes = Vec::with_capacity(range.len() * BLOCK);
+                for block in &mut model.blocks[range] {
+                    *stamp += 1;
+                    *block = Block { stamp: *stamp, fill: *stamp };
+                    bytes.extend(fill(*stamp));
+                }
+                disk.write((block * BLOCK) as u64, &bytes).unwrap();
+            }),
+            Op::Discard { volume, block, count } => self.erase(volume, block, count, true),
+            Op::Zero { volume, block, count } => self.erase(volume, block, count, false),
+            Op::Resize { volume, more } => {
+                let Some(key) = self.pick(volume) else { return };
+                let model = self.models.get_mut(&key).unwrap();
+                if model.writable && model.blocks.len() < BLOCKS * 3 {
+                    let blocks = model.blocks.len() + more;
+                    let size = self.fixture.sr.resize(&key, (blocks * BLOCK) as i64).unwrap();
+                    if let Some(disk) = self.disks.0.get_mut(&key) {
+                        disk.resize(size).unwrap();
+                    }
+                    model.blocks.resize(blocks, Block::default());
+                }
+            }
+            Op::Snapshot { volume } => self.branch(volume, false),
+            Op::Clone { volume } => self.branch(volume, true),
+            Op::Revert { volume, to } => {
+                let (Some(key), Some(to)) = (self.pick(volume), self.pick(to)) else { return };
+                let from = self.models[&to].clone();
+                if key == to || from.writable || !from.has_data {
+                    return;
+                }
+                self.disks.0.remove(&key);
+                self.fixture.sr.revert(&to, &key, &mut self.disks).unwrap();
+                let model = self.models.get_mut(&key).unwrap();
+                *model = Model { writable: true, base: model.base.clone(), ..from };
+            }
+            Op::Compose { child, parent } => self.compose(child, parent),
+            Op::DataDestroy { volume } => {
+                let Some(key) = self.pick(volume) else { return };
+                self.disks.0.remove(&key);
+                self.fixture.sr.data_destroy(&key, &mut self.disks).unwrap();
+                let model = self.models.get_mut(&key).unwrap();
+                (model.has_data, model.writable) = (false, false);
+            }
+            Op::Destroy { volume } => {
+                let Some(key) = self.pick(volume) else { return };
+                self.disks.0.remove(&key);
+                self.fixture.sr.destroy_volume(&key, &mut self.disks).unwrap();
+                self.remove(&key);
+            }
+            Op::Compare { volume, with } => self.compare(volume, with),
+            Op::Serve { volume, yes } => {
+                let Some(key) = self.pick(volume).filter(|key| self.models[key].writable) else {
+                    return;
+                };
+                self.disks.0.remove(&key);
+                if yes {
+                    let disk = self.fixture.open(&key, false).unwrap();
+                    self.disks.0.insert(key, disk);
+                }
+            }
+            Op::Collect => drop(self.fixture.sr.collect(&mut self.disks).unwrap()),
+            Op::Reattach => {
+                self.disks.0.clear();
+                self.fixture.sr.detach().unwrap();
+                let host = &self.fixture.host;
+                host.attach(&crate::common::attachment(host, 2 << 30)).unwrap();
+            }
+        }
+    }
+
+    /// Contents are right at any time.
+    fn check_contents(&mut self) {
+        for (key, model) in self.models.iter().filter(|(_, model)| model.has_data) {
+            let mut opened;
+            let disk = match self.disks.0.get_mut(key) {
+                Some(disk) => disk,
+                None => {
+                    opened = self.fixture.open(key, true).unwrap();
+                    &mut opened
+                }
+            };
+            let got = content(disk);
+            assert_eq!(got.len(), model.blocks.len() * BLOCK);
+            for (at, (block, bytes)) in model.blocks.iter().zip(got.chunks(BLOCK)).enumerate() {
+                assert!(*bytes == fill(block.fill), "block {at} of {key} is not {}", block.fill);
+            }
+        }
+        let wrong = self.fixture.sr.check().unwrap();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    /// Once freeing has come to rest, memory is what can still be read, to the block.
+    fn check_memory(&mut self) {
+        self.fixture.sr.collect(&mut self.disks).unwrap();
+        // What a served disk's top holds beyond its map is looked at only when it is let go of.
+        self.disks.0.clear();
+        self.fixture.sr.collect(&mut self.disks).unwrap();
+        let mut readable = HashSet::new();
+        for model in self.models.values().filter(|model| model.has_data) {
+            let data = model.blocks.iter().enumerate().filter(|(_, block)| block.fill != 0);
+            readable.extend(data.map(|(at, block)| (at, block.stamp)));
+        }
+        let used = self.fixture.sr.stat().unwrap().used;
+        assert_eq!(used, (readable.len() * BLOCK) as u64, "memory in use");
+    }
+}
+
+fn fill(fill: u32) -> [u8; BLOCK] {
+    let mut bytes = [0; BLOCK];
+    bytes.chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&fill.to_ne_bytes()));
+    bytes
+}
+
+fn clamp(block: usize, count: usize, blocks: usize) -> std::ops::Range<usize> {
+    block.min(blocks)..(block + count).min(blocks)
+}
+
+/// `STORE_CASES` runs more cases than the default, for a long search.
+fn config() -> Config {
+    let cases = std::env::var("STORE_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
+    Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn any_tree_of_volumes_reads_as_the_model(ops in prop::collection::vec(op(), 1..250)) {
+        let mut world = World::new();
+        for (at, op) in ops.iter().enumerate() {
+            world.apply(op);
+            if at % 25 == 24 {
+                world.check_contents();
+            }
+        }
+        world.check_contents();
+        world.check_memory();
+        world.check_contents();
+    }
+}
