@@ -8,7 +8,7 @@
 //! place in its memory (`tapdisk_control_read_message` adds bytes to a pointer to messages).
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -247,12 +247,12 @@ impl Client {
         self.done(minor, Call::Resize { size_bytes })
     }
 
-    /// Ours: a new sole set, in a file. After the answer the old one is no longer in use.
+    /// Ours: a new sole set, in the record of the volume. After the answer the old one is no longer in use.
     ///
     /// # Errors
     /// See [`Self::pid`].
-    pub fn sole(&self, minor: Minor, set: &Path) -> Result<()> {
-        self.done(minor, Call::Sole(set.to_owned()))
+    pub fn sole(&self, minor: Minor) -> Result<()> {
+        self.done(minor, Call::Sole)
     }
 
     /// A request whose answer says nothing but that it is done.

@@ -77,9 +77,9 @@ fn every_call_there_and_back() {
     assert_eq!(client.identify().unwrap(), Some(Identification::ours("0.1.0")));
     let serving = client.serving(3).unwrap();
     assert_eq!((serving.path, serving.read_only), (Some("/v".into()), true));
-    client.switch(3, Switch { new_top: 9, change: "/c".into() }).unwrap();
+    client.switch(3, Switch { new_top: 9, index: "/c".into() }).unwrap();
     client.resize(3, 1 << 40).unwrap();
-    client.sole(3, Path::new("/s")).unwrap();
+    client.sole(3).unwrap();
     client.close(3).unwrap();
     client.force_shutdown(3).unwrap();
     client.detach(3).unwrap();

@@ -96,7 +96,7 @@ pub mod kind {
     pub const SERVING: u16 = OWN + 3;
     /// Ours: path as text, size in `first`, bit 0 of `second`: read-only.
     pub const SERVING_RSP: u16 = OWN + 4;
-    /// Ours: from now on write to layer `first`; `path` names a file with the rest of the change.
+    /// Ours: from now on write to layer `first`; `path` names the file that takes the index as it is.
     pub const SWITCH: u16 = OWN + 5;
     /// Ours: done.
     pub const SWITCH_RSP: u16 = OWN + 6;
@@ -104,7 +104,7 @@ pub mod kind {
     pub const RESIZE: u16 = OWN + 7;
     /// Ours: done.
     pub const RESIZE_RSP: u16 = OWN + 8;
-    /// Ours: `path` names a file with the new sole set.
+    /// Ours: the record of the volume says a new sole set.
     pub const SOLE: u16 = OWN + 9;
     /// Ours: done; the old set is no longer in use.
     pub const SOLE_RSP: u16 = OWN + 10;

@@ -113,8 +113,9 @@ pub struct Resume {
 pub struct Switch {
     /// The layer that is written to from now on.
     pub new_top: u32,
-    /// A file with the new index and the new sole set. The tapdisk has read it when it answers.
-    pub change: PathBuf,
+    /// The empty file that takes the volume's index as it is between the two requests. The tapdisk
+    /// has written it when it answers.
+    pub index: PathBuf,
 }
 
 /// What is asked for.
@@ -166,8 +167,8 @@ pub enum Call {
         /// In bytes.
         size_bytes: u64,
     },
-    /// Ours: a file with the new sole set, read before the answer.
-    Sole(PathBuf),
+    /// Ours: the record of the volume says a new sole set, read before the answer.
+    Sole,
 }
 
 /// One request.
@@ -236,10 +237,10 @@ impl Request {
             kind::SERVING => Call::Serving,
             kind::SWITCH => Call::Switch(Switch {
                 new_top: u32::try_from(raw.u64(at::OWN_FIRST)).map_err(|_| Malformed::Number)?,
-                change: path.into(),
+                index: path.into(),
             }),
             kind::RESIZE => Call::Resize { size_bytes: raw.u64(at::OWN_FIRST) },
-            kind::SOLE => Call::Sole(path.into()),
+            kind::SOLE => Call::Sole,
             other => return Err(Malformed::Kind(other)),
         };
         Ok(Self { minor: raw.cookie(), call })
@@ -274,10 +275,9 @@ impl Request {
             }
             Call::Switch(switch) => {
                 raw.put_u64(at::OWN_FIRST, switch.new_top.into());
-                put(&mut raw, at::OWN_PATH, switch.change.as_os_str(), "change")?;
+                put(&mut raw, at::OWN_PATH, switch.index.as_os_str(), "index")?;
             }
             Call::Resize { size_bytes } => raw.put_u64(at::OWN_FIRST, *size_bytes),
-            Call::Sole(path) => put(&mut raw, at::OWN_PATH, path.as_os_str(), "sole set")?,
             _ => {}
         }
         Ok(raw)
@@ -308,7 +308,7 @@ impl Call {
             Self::Serving => kind::SERVING,
             Self::Switch(_) => kind::SWITCH,
             Self::Resize { .. } => kind::RESIZE,
-            Self::Sole(_) => kind::SOLE,
+            Self::Sole => kind::SOLE,
         }
     }
 
@@ -345,7 +345,7 @@ impl Call {
             Self::Serving => "ask what is served by",
             Self::Switch(_) => "switch the top of",
             Self::Resize { .. } => "resize",
-            Self::Sole(_) => "change the sole set of",
+            Self::Sole => "change the sole set of",
         }
     }
 }

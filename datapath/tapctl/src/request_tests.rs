@@ -81,11 +81,11 @@ fn a_ring_as_tapback_sends_it() {
 
 #[test]
 fn our_own_keep_the_path_where_every_tapdisk_looks() {
-    let switch = Switch { new_top: 9, change: "/run/change".into() };
+    let switch = Switch { new_top: 9, index: "/run/index".into() };
     let expected = bytes(&[
         (0, &0x5205u16.to_ne_bytes()),
         (2, &4u16.to_ne_bytes()),
-        (20, b"/run/change"),
+        (20, b"/run/index"),
         (280, &9u64.to_ne_bytes()),
     ]);
     assert_eq!(encoded(4, Call::Switch(switch)), expected);
@@ -118,9 +118,9 @@ fn every_request_survives_the_way() {
         Call::Exit,
         Call::Identify,
         Call::Serving,
-        Call::Switch(Switch { new_top: u32::MAX, change: "/c".into() }),
+        Call::Switch(Switch { new_top: u32::MAX, index: "/c".into() }),
         Call::Resize { size_bytes: u64::MAX },
-        Call::Sole("/s".into()),
+        Call::Sole,
     ];
     for call in calls {
         let request = Request { minor: 0x3ffe, call };

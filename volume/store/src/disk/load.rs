@@ -57,6 +57,7 @@ impl Disk {
             |name| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from).while_doing(doing);
         let top = Top::new(LAYER_FIRST, memory("ram-disk")?, memory("ram-disk-map")?, size, true)?;
         let mut disk = Self {
+            key: None,
             size,
             top: LAYER_FIRST,
             map: BlockMap::new(vec![NEVER; chunks(size)], None),

@@ -24,6 +24,7 @@ use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
     budget::Budget,
     error::{Error, Kind, Result},
+    host::Name,
     sr::lock::Lock,
 };
 
@@ -39,6 +40,8 @@ pub enum Status {
 /// A volume, or a plain file loaded into memory, that this process serves.
 #[derive(Debug)]
 pub struct Disk {
+    /// The volume's key; a loaded file has none.
+    key: Option<Name>,
     /// Bytes; what lies beyond in the last block is never shown.
     size: u64,
     /// The layer that is written to; 0: the disk is read-only.

@@ -90,6 +90,7 @@ impl Disk {
         let write = !open.read_only;
         let top = write.then(|| open_top(&layout, record.top, record.size)).transpose()?;
         Ok(Self {
+            key: Some(key.clone()),
             size: record.size,
             top: if write { record.top } else { 0 },
             map: BlockMap::new(index, write.then_some(index_file)),
@@ -135,13 +136,25 @@ impl Disk {
             .while_doing(|| format!("writing {}", path.display()))?;
         self.layers.freeze(top);
         self.top = switch.top;
-        self.set_sole(&switch.sole);
+        self.sole.clear();
         Ok(())
     }
 
-    /// From now on, frees what it overwrites in these layers.
-    pub fn set_sole(&mut self, sole: &[u32]) {
-        self.sole = sole.iter().copied().collect();
+    /// Takes over the sole set that the volume's record says by now: what is overwritten in those
+    /// layers is freed.
+    ///
+    /// # Errors
+    /// Where the record cannot be read.
+    pub fn reload_sole(&mut self) -> Result<()> {
+        let Some((layout, key)) = self.layers.layout().zip(self.key.as_ref()) else {
+            return Ok(());
+        };
+        let record: Option<Record> = files::read_json(&layout.volume(key))?;
+        // A record that names another top is about a switch that is still to come.
+        if let Some(record) = record.filter(|record| record.top == self.top) {
+            self.sole = HashSet::from_iter(record.sole);
+        }
+        Ok(())
     }
 }
 

@@ -10,15 +10,14 @@ use crate::{
 };
 
 /// What the process that serves a volume has to do between two requests: write its index to
-/// `index`, write to `top` from then on, and free what it overwrites in no layer but `sole`.
+/// `index`, and write to `top` from then on. All other layers are shared at that moment, and no
+/// block of them is freed until a sole set is told again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Switch {
     /// The number of the layer that the volume owns from then on.
     pub top: Layer,
     /// The file that takes the index as it is at that moment.
     pub index: PathBuf,
-    /// Frozen layers that nobody else needs.
-    pub sole: Vec<Layer>,
 }
 
 /// How a store reaches the processes that serve its volumes. Each call has a deadline, and has
@@ -31,11 +30,12 @@ pub trait Live {
     /// As said.
     fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()>;
 
-    /// Tells a larger sole set.
+    /// Has the process take over the sole set that the volume's record says by now
+    /// ([`Disk::reload_sole`](crate::Disk::reload_sole)), which is larger than it was.
     ///
     /// # Errors
     /// Where the process cannot be reached; it then frees less than it could.
-    fn sole(&mut self, key: &Name, serving: &Serving, sole: &[Layer]) -> Result<()>;
+    fn sole(&mut self, key: &Name, serving: &Serving) -> Result<()>;
 }
 
 /// For callers that change nothing that is served: an active volume is refused.
@@ -50,7 +50,7 @@ impl Live for Inactive {
         ))
     }
 
-    fn sole(&mut self, _: &Name, _: &Serving, _: &[Layer]) -> Result<()> {
+    fn sole(&mut self, _: &Name, _: &Serving) -> Result<()> {
         Ok(())
     }
 }

@@ -143,8 +143,7 @@ impl Sr {
         let done = match &held {
             Held::Idle { .. } => self.copy_index(origin.index, index, origin.size),
             Held::Served(serving) => {
-                let switch =
-                    Switch { top: new_top, index: self.layout.index(index), sole: Vec::new() };
+                let switch = Switch { top: new_top, index: self.layout.index(index) };
                 make_empty(&switch.index)
                     .and_then(|()| live.switch(&Name::parse(&origin.key)?, serving, &switch))
             }

@@ -82,7 +82,7 @@ impl Sr {
             let key = Name::parse(&record.key)?;
             if let Some(serving) = self.serving(&key)?.filter(|_| record.leaving.is_empty()) {
                 // Not reached, it frees less than it could; a collection frees the rest.
-                let _untold = live.sole(&key, &serving, &record.sole);
+                let _untold = live.sole(&key, &serving);
             }
         }
         Ok(())

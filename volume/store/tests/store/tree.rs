@@ -89,9 +89,8 @@ impl Live for Disks {
         self.0.get_mut(key.as_str()).expect("served here").switch(switch)
     }
 
-    fn sole(&mut self, key: &Name, _: &Serving, sole: &[u32]) -> Result<()> {
-        self.0.get_mut(key.as_str()).expect("served here").set_sole(sole);
-        Ok(())
+    fn sole(&mut self, key: &Name, _: &Serving) -> Result<()> {
+        self.0.get_mut(key.as_str()).expect("served here").reload_sole()
     }
 }
 

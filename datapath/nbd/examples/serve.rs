@@ -1,0 +1,18 @@
+//! Serves a disk in memory on a socket, for measuring with foreign programs:
+//! `serve <socket> <MiB> [old]`.
+
+use std::{env, fs, io, os::unix::net::UnixListener, sync::atomic::AtomicBool};
+
+use nbd::memory::{Greeting, Memory, serve};
+
+fn main() -> io::Result<()> {
+    let usage = || io::Error::other("usage: serve <socket> <MiB> [old]");
+    let mut arguments = env::args().skip(1);
+    let path = arguments.next().ok_or_else(usage)?;
+    let mebibytes: u64 = arguments.next().and_then(|text| text.parse().ok()).ok_or_else(usage)?;
+    let greeting = if arguments.next().is_some() { Greeting::Old } else { Greeting::New };
+    let _not_there = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    serve(&listener, greeting, &mut Memory::new(mebibytes << 20)?, &AtomicBool::new(false))?;
+    Ok(())
+}

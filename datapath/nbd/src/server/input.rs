@@ -1,0 +1,287 @@
+//! What a client has sent and nobody has obeyed yet: one buffer, received into directly.
+//!
+//! Invariant: a message lies in one piece, and the kernel writes to where it is parsed. The
+//! buffer is small; it grows for a request that does not fit and is given back afterwards.
+
+use std::{
+    io::{self, Read},
+    os::unix::net::UnixStream,
+};
+
+/// Size of the buffer: room for a 256 KiB write, the unit of many copy tools, and what follows it.
+const BUFFER_BYTES: usize = 320 << 10;
+/// While a large payload arrives, how much of what follows it may be received with it: this is
+/// what may have to be moved to the front of the buffer afterwards.
+const READ_AHEAD_BYTES: usize = 16 << 10;
+/// A grown buffer up to this size is kept while large requests keep coming: touching fresh memory
+/// for each costs as much as the copy.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+/// How many times in a row a grown buffer may turn out not to be needed before it is given back.
+const UNNEEDED_MAX: u32 = 64;
+
+/// What one call of [`Input::receive`] got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// Bytes, and whether the socket had no more of them.
+    Bytes { count: usize, drained: bool },
+    /// Nothing at the moment.
+    Nothing,
+    /// Nothing ever again.
+    End,
+}
+
+/// The buffer. `start..end` of it is received and not consumed.
+#[derive(Debug)]
+pub(super) struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Length of the message that begins at `start`, as far as it is known.
+    wanted: usize,
+    /// Bytes still to be received only to be dropped.
+    skip: usize,
+    unneeded: u32,
+}
+
+impl Input {
+    pub(super) fn new() -> Self {
+        Self { buffer: vec![0; BUFFER_BYTES], start: 0, end: 0, wanted: 0, skip: 0, unneeded: 0 }
+    }
+
+    /// Whether the first `length` bytes are here; if not, they are waited for.
+    #[inline]
+    pub(super) fn has(&mut self, length: usize) -> bool {
+        let here = self.skip == 0 && self.end - self.start >= length;
+        if !here {
+            self.wanted = length;
+        }
+        here
+    }
+
+    /// The first `length` bytes. Only after [`has`](Self::has) said so.
+    #[inline]
+    pub(super) fn bytes(&self, length: usize) -> &[u8] {
+        &self.buffer[self.start..self.end][..length]
+    }
+
+    /// The first bytes as an array, if they are here.
+    #[inline]
+    pub(super) fn array<const LENGTH: usize>(&mut self) -> Option<[u8; LENGTH]> {
+        if !self.has(LENGTH) {
+            return None;
+        }
+        self.buffer[self.start..self.end].first_chunk().copied()
+    }
+
+    /// Lets go of the first `length` bytes.
+    #[inline]
+    pub(super) fn consume(&mut self, length: usize) {
+        debug_assert!(length <= self.end - self.start);
+        self.start += length;
+        self.wanted = 0;
+    }
+
+    /// Lets go of the next `length` bytes, of which some may not have arrived.
+    pub(super) fn skip(&mut self, length: usize) {
+        let here = length.min(self.end - self.start);
+        self.consume(here);
+        self.skip = length - here;
+    }
+
+    /// Whether a [`skip`](Self::skip) is not complete yet.
+    pub(super) fn skipping(&self) -> bool {
+        self.skip > 0
+    }
+
+    /// Whether something has arrived that was not consumed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end && self.skip == 0
+    }
+
+    /// Receives into the free tail of the buffer.
+    pub(super) fn receive(&mut self, mut socket: &UnixStream) -> io::Result<Received> {
+        let limit = self.make_room();
+        let room = &mut self.buffer[self.end..limit];
+        let count = loop {
+            match socket.read(room) {
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(Received::Nothing);
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        if count == 0 {
+            return Ok(Received::End);
+        }
+        let drained = count < room.len();
+        self.end += count;
+        if self.skip > 0 {
+            self.skip(self.skip);
+        }
+        Ok(Received::Bytes { count, drained })
+    }
+
+    /// Gives back what large requests have needed, as far as nothing lies in it.
+    pub(super) fn relax(&mut self) {
+        if self.start == self.end && self.buffer.len() > BUFFER_BYTES && self.wanted <= BUFFER_BYTES
+        {
+            *self = Self { wanted: self.wanted, skip: self.skip, ..Self::new() };
+        }
+    }
+
+    /// At the end of a turn: what one huge request has needed is not kept until the next one.
+    #[inline]
+    pub(super) fn rest(&mut self) {
+        if self.buffer.len() > KEPT_BYTES_MAX {
+            self.relax();
+        }
+    }
+
+    /// Frees the tail of the buffer so that the wanted message fits, and returns up to where to
+    /// receive.
+    fn make_room(&mut self) -> usize {
+        let unread = self.end - self.start;
+        self.give_back();
+        if unread == 0 {
+            self.start = 0;
+            self.end = 0;
+        }
+        let length = self.buffer.len();
+        if self.wanted > length {
+            // A size in whole pages leaves the allocator no reason to copy or to clear.
+            let larger = (self.wanted + READ_AHEAD_BYTES).next_multiple_of(4096);
+            let mut buffer = vec![0; larger];
+            buffer[..unread].copy_from_slice(&self.buffer[self.start..self.end]);
+            *self = Self { buffer, start: 0, end: unread, ..*self };
+        } else if self.start > 0
+            && (self.start + self.wanted > length
+                || self.end == length
+                || (length - self.end < READ_AHEAD_BYTES && unread < READ_AHEAD_BYTES))
+        {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.start = 0;
+            self.end = unread;
+        }
+        let length = self.buffer.len();
+        if self.wanted > length / 2 && self.wanted > READ_AHEAD_BYTES {
+            length.min(self.start + self.wanted + READ_AHEAD_BYTES)
+        } else {
+            length
+        }
+    }
+
+    /// Returns to the small buffer when the large one was for an exception.
+    fn give_back(&mut self) {
+        if self.buffer.len() == BUFFER_BYTES {
+            return;
+        }
+        if self.wanted > BUFFER_BYTES {
+            self.unneeded = 0;
+            return;
+        }
+        self.unneeded += 1;
+        if self.unneeded > UNNEEDED_MAX {
+            self.relax();
+        }
+    }
+
+    /// Bytes of memory held.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    }
+
+    fn fill(input: &mut Input, socket: &UnixStream, length: usize) {
+        while !input.has(length) {
+            let received = input.receive(socket).unwrap();
+            assert!(matches!(received, Received::Bytes { .. } | Received::Nothing), "{received:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_longer_than_the_buffer_arrives_in_one_piece_and_the_memory_is_given_back() {
+        let (ours, mut theirs) = pair();
+        let long: Vec<u8> = (0..5 << 20).map(|i: u32| (i % 251) as u8).collect();
+        let writer = std::thread::spawn({
+            let long = long.clone();
+            move || {
+                theirs.write_all(b"head").unwrap();
+                theirs.write_all(&long).unwrap();
+                theirs.write_all(b"tail").unwrap();
+                theirs
+            }
+        });
+        let mut input = Input::new();
+        fill(&mut input, &ours, 4);
+        assert_eq!(input.bytes(4), b"head");
+        input.consume(4);
+        fill(&mut input, &ours, long.len());
+        assert!(input.bytes(long.len()) == long);
+        assert!(input.capacity() > long.len());
+        input.consume(long.len());
+        fill(&mut input, &ours, 4);
+        assert_eq!(input.bytes(4), b"tail");
+        input.rest();
+        assert!(input.capacity() > long.len(), "not while something lies in it");
+        input.consume(4);
+        input.rest();
+        assert_eq!(input.capacity(), BUFFER_BYTES);
+        let _theirs = writer.join().unwrap();
+        assert_eq!(input.receive(&ours).unwrap(), Received::Nothing);
+    }
+
+    #[test]
+    fn a_grown_buffer_is_kept_while_it_is_needed_and_not_for_ever() {
+        let (ours, mut theirs) = pair();
+        let mut input = Input::new();
+        assert!(!input.has(1 << 20));
+        assert_eq!(input.receive(&ours).unwrap(), Received::Nothing);
+        input.rest();
+        assert!(input.capacity() > 1 << 20);
+        for _ in 0..=UNNEEDED_MAX {
+            input.consume(0);
+            theirs.write_all(b"x").unwrap();
+            fill(&mut input, &ours, 1);
+            input.consume(1);
+        }
+        assert_eq!(input.capacity(), BUFFER_BYTES);
+    }
+
+    #[test]
+    fn skipped_bytes_are_dropped_whether_they_are_here_or_not() {
+        let (ours, mut theirs) = pair();
+        let mut input = Input::new();
+        theirs.write_all(b"abcdef").unwrap();
+        fill(&mut input, &ours, 6);
+        input.skip(8);
+        assert!(input.skipping());
+        assert!(!input.has(1));
+        theirs.write_all(b"gh").unwrap();
+        theirs.write_all(b"next").unwrap();
+        fill(&mut input, &ours, 4);
+        assert!(!input.skipping());
+        assert_eq!(input.array(), Some(*b"next"));
+    }
+
+    #[test]
+    fn the_end_is_reported() {
+        let (ours, theirs) = pair();
+        drop(theirs);
+        assert_eq!(Input::new().receive(&ours).unwrap(), Received::End);
+    }
+}

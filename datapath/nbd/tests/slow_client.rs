@@ -1,0 +1,224 @@
+//! Clients that do not read: what they cost, and that what they get in the end is what they asked
+//! for, though it was overwritten and freed in the meantime.
+
+mod common;
+
+use std::io;
+
+use common::*;
+use nbd::{Export, Extent, Interest, Loans, Progress, StatusExtent, memory::Memory, wire::command};
+
+/// The most that may wait for a client that does not read: the bound on unsent replies, and one
+/// request of the largest size.
+const WAITING_BYTES_MAX: usize = (1 << 20) + (32 << 20) + 4096;
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i / 512 % 251 + 1) as u8).collect()
+}
+
+fn reads(count: u64, length: u32) -> Vec<u8> {
+    (0..count).flat_map(|i| request(command::READ, 0, i, i * u64::from(length), length)).collect()
+}
+
+/// The data of replies to reads of `length` bytes, heads checked and cut off.
+fn strip(bytes: &[u8], length: usize) -> Vec<u8> {
+    bytes
+        .chunks(16 + length)
+        .enumerate()
+        .flat_map(|(i, reply)| {
+            assert_eq!(reply[..16], simple_reply(i as u64, 0));
+            reply[16..].to_vec()
+        })
+        .collect()
+}
+
+#[test]
+fn a_client_that_never_reads_is_not_read_from_and_costs_bounded_memory_and_no_turns() {
+    for length in [4096, 1 << 20, 32 << 20] {
+        let mut rig = Rig::started(false);
+        let data = pattern(SIZE as usize / 2);
+        for (i, part) in data.chunks(16 << 20).enumerate() {
+            rig.exchange(&write_request(0, i as u64 * (16 << 20), part));
+        }
+        // As many requests as the socket takes.
+        let asked = request(command::READ, 0, 0, 0, length);
+        let mut sent = 0;
+        loop {
+            rig.drive();
+            if !std::io::Write::write(&mut &rig.client, &asked).is_ok_and(|count| count == 28) {
+                break;
+            }
+            sent += 1;
+        }
+        assert!(sent > 100, "{sent}");
+        let unsent = rig.connection.unsent_bytes();
+        assert!((1 << 20..WAITING_BYTES_MAX).contains(&unsent), "{unsent} bytes wait");
+        let interest = rig.connection.interest();
+        assert_eq!(interest, Interest { readable: false, writable: true });
+        let progress = rig.connection.ready(&mut rig.export, &mut rig.stats);
+        assert!(matches!(progress, Progress::Idle), "{progress:?}");
+        assert!(rig.stats.reads < 1000, "{} reads obeyed", rig.stats.reads);
+    }
+}
+
+/// Replies that wait keep their content, whether they were copied at the end of the turn or are
+/// lent and recalled by whoever changes the disk.
+#[test]
+fn replies_that_wait_show_the_disk_as_it_was_when_the_request_was_obeyed() {
+    for lending in [false, true] {
+        for (count, length) in [(2048, 4096), (128, 65536), (16, 512 << 10), (1, 16 << 20)] {
+            let loans = Loans::new();
+            let mut slow = if lending { Rig::lending(&loans) } else { Rig::new() };
+            slow.start(false);
+            let data = pattern(count as usize * length);
+            for (i, part) in data.chunks(1 << 20).enumerate() {
+                slow.exchange(&write_request(0, (i as u64) << 20, part));
+            }
+            slow.send(&reads(count, length as u32));
+            slow.drive();
+            assert!(slow.connection.unsent_bytes() > 0);
+            let obeyed = slow.stats.reads as usize;
+
+            // Another client of the same disk overwrites one half and frees the other.
+            let mut other = Rig::lending(&loans);
+            other.start(false);
+            std::mem::swap(&mut slow.export, &mut other.export);
+            let half = data.len() / 2;
+            for at in (0..half).step_by(1 << 20) {
+                let part = vec![255; (1 << 20).min(half - at)];
+                assert_eq!(other.exchange(&write_request(9, at as u64, &part)), simple_reply(9, 0));
+            }
+            let trim = request(command::TRIM, 0, 9, half as u64, half as u32);
+            assert_eq!(other.exchange(&trim), simple_reply(9, 0));
+            std::mem::swap(&mut slow.export, &mut other.export);
+
+            let mut got = slow.take();
+            got.extend(slow.exchange(b""));
+            let got = strip(&got, length);
+            assert_eq!(got.len(), data.len());
+            let (old, new) = got.split_at(obeyed * length);
+            assert!(old == &data[..old.len()], "lending {lending} {count} x {length}");
+            // Those obeyed afterwards show what the other client has made of it.
+            assert!(new.iter().all(|byte| *byte == 255 || *byte == 0));
+        }
+    }
+}
+
+#[test]
+fn a_read_before_a_write_of_the_same_blocks_in_one_go_shows_the_old_ones() {
+    for structured in [false, true] {
+        let mut rig = Rig::started(structured);
+        rig.exchange(&write_request(0, 0, &[1; 65536]));
+        let head = if structured { 28 } else { 16 };
+        let asked = [
+            request(command::READ, 0, 1, 0, 65536),
+            write_request(2, 0, &[2; 4096]),
+            request(command::READ, 0, 3, 0, 65536),
+            request(command::TRIM, 0, 4, 4096, 61440),
+        ]
+        .concat();
+        let got = rig.exchange(&asked);
+        assert_eq!(got.len(), 2 * (head + 65536) + 2 * 16);
+        assert!(got[head..head + 65536].iter().all(|byte| *byte == 1));
+        let second = &got[head + 65536 + 16 + head..][..65536];
+        assert!(second[..4096].iter().all(|byte| *byte == 2));
+        assert!(second[4096..].iter().all(|byte| *byte == 1));
+    }
+}
+
+/// A store that copies a block on write and frees the old one, all of it.
+struct Moving(Memory);
+
+impl Export for Moving {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read(&mut self, offset: u64, length: u32, into: &mut Vec<Extent>) -> io::Result<()> {
+        self.0.read(offset, length, into)
+    }
+
+    fn write(&mut self, offset: u64, _: &[u8]) -> io::Result<()> {
+        self.0.write(offset / 4096 * 4096, &[0; 4096])
+    }
+
+    fn write_zeroes(&mut self, offset: u64, _: u64, _: bool) -> io::Result<()> {
+        self.write(offset, &[])
+    }
+
+    fn trim(&mut self, offset: u64, _: u64) -> io::Result<()> {
+        self.write(offset, &[])
+    }
+
+    fn status(&mut self, _: u64, _: u64, _: &mut Vec<StatusExtent>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_change_of_one_byte_recalls_its_whole_block() {
+    for (code, length) in [(command::TRIM, 1), (command::WRITE_ZEROES, 7)] {
+        let mut rig = Rig::started(false);
+        rig.exchange(&write_request(0, 0, &[5; 8192]));
+        let mut export = Moving(std::mem::replace(&mut rig.export, Memory::new(4096).unwrap()));
+        let asked = [
+            request(command::READ, 0, 1, 4196, 512),
+            request(code, 0, 2, 8000, length),
+            request(command::READ, 0, 3, 4196, 512),
+        ];
+        rig.send(&asked.concat());
+        let progress = rig.connection.ready(&mut export, &mut rig.stats);
+        assert!(matches!(progress, Progress::Worked), "{progress:?}");
+        let (head, done) = (simple_reply(1, 0), simple_reply(2, 0));
+        let expected = [head, vec![5; 512], done, simple_reply(3, 0), vec![0; 512]].concat();
+        assert!(rig.take() == expected);
+    }
+}
+
+/// One client's flood must not keep the others waiting.
+#[test]
+fn a_turn_ends_after_a_bounded_amount_of_work() {
+    let mut rig = Rig::started(false);
+    let flood: Vec<u8> =
+        (0..1000).flat_map(|i| request(command::TRIM, 0, i, 0, 32 << 20)).collect();
+    rig.send(&flood);
+    let mut turns = 0;
+    while let Progress::More = rig.connection.ready(&mut rig.export, &mut rig.stats) {
+        turns += 1;
+        assert!(rig.stats.discards <= 9 * turns, "{} in {turns} turns", rig.stats.discards);
+    }
+    assert!(turns >= 100, "{turns} turns");
+    assert_eq!(rig.take().len(), 1000 * 16);
+}
+
+#[test]
+fn a_paused_disk_sends_what_it_has_promised_and_obeys_nothing() {
+    let mut rig = Rig::started(false);
+    rig.exchange(&write_request(0, 0, &pattern(4 << 20)));
+    rig.send(&reads(4, 1 << 20));
+    rig.drive();
+    let obeyed = rig.stats.reads;
+    let mut got = Vec::new();
+    while rig.connection.unsent_bytes() > 0 {
+        got.extend(rig.take());
+        let progress = rig.connection.drain();
+        assert!(matches!(progress, Progress::Worked | Progress::Idle), "{progress:?}");
+    }
+    got.extend(rig.take());
+    assert_eq!(rig.stats.reads, obeyed);
+    assert_eq!(got.len(), obeyed as usize * ((1 << 20) + 16));
+    got.extend(rig.exchange(b""));
+    assert!(strip(&got, 1 << 20) == pattern(4 << 20));
+}
+
+/// A client may send many requests before it reads the first reply.
+#[test]
+fn ten_thousand_writes_before_the_first_reply_is_read_do_not_block() {
+    let mut rig = Rig::started(false);
+    for i in 0..10_000u64 {
+        rig.send(&write_request(i, 4096 * (i % 1000), &[i as u8; 100]));
+    }
+    let got = rig.exchange(b"");
+    let expected: Vec<u8> = (0..10_000).flat_map(|i| simple_reply(i, 0)).collect();
+    assert!(got == expected);
+}

@@ -1,0 +1,325 @@
+//! Every command, with simple and with structured replies, as sent by our own client to the plain
+//! loop, and byte for byte where the layout of the reply matters.
+
+mod common;
+
+use std::{
+    os::unix::net::UnixListener,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use common::*;
+use nbd::{
+    End, Errno, Stats, StatusExtent,
+    client::{Client, Error, Wish},
+    memory::{Greeting, Memory, serve},
+    wire::{self, chunk, command, command_flag as flag, transmission_flag},
+};
+
+/// Runs `test` with a client of a server in another thread. Returns what was served.
+fn with_client(structured: bool, read_only: bool, test: impl FnOnce(&mut Client)) -> Stats {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut export = Memory::new(SIZE).unwrap();
+            export.read_only = read_only;
+            serve(&listener, Greeting::New, &mut export, &stop).unwrap()
+        });
+        // Also when the test panics, so that the scope can end.
+        let _stopped = Stop(&stop);
+        let wish = Wish { name: b"any", structured, allocation: structured };
+        let mut client = Client::connect(&path, &wish).unwrap();
+        test(&mut client);
+        client.disconnect().unwrap();
+        drop(_stopped);
+        server.join().unwrap()
+    })
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[track_caller]
+fn refused<T>(result: nbd::client::Result<T>, expected: Errno) {
+    match result {
+        Err(Error::Refused(errno, _)) => assert_eq!(errno, expected),
+        Err(error) => panic!("{error:?}"),
+        Ok(_) => panic!("not refused"),
+    }
+}
+
+#[test]
+fn what_is_written_is_read_with_every_kind_of_reply() {
+    for structured in [false, true] {
+        let stats = with_client(structured, false, |client| {
+            assert_eq!(client.size(), SIZE);
+            assert_eq!(client.flags() & transmission_flag::SEND_DF != 0, structured);
+            let data: Vec<u8> = (0..100_000u32).map(|i| (i % 253) as u8).collect();
+            client.write(1234, &data).unwrap();
+            client.write_with(flag::FUA, 300_000, b"durable").unwrap();
+            client.flush().unwrap();
+            assert!(client.read(1234, 100_000).unwrap() == data);
+            let all = client.read(0, 400_000).unwrap();
+            assert!(all[..1234].iter().all(|byte| *byte == 0));
+            assert!(all[1234..101_234] == data);
+            assert_eq!(&all[300_000..300_007], b"durable");
+            client.write_zeroes(1234, 50_000, false).unwrap();
+            client.write_zeroes(60_000, 100, true).unwrap();
+            client.command(flag::FAST_ZERO | flag::FUA, command::WRITE_ZEROES, 0, 10).unwrap();
+            client.trim(8192, 8192).unwrap();
+            client.command(0, command::CACHE, 0, 1 << 20).unwrap();
+            let all = client.read(0, 400_000).unwrap();
+            assert!(all[..51_234].iter().all(|byte| *byte == 0));
+            assert!(all[60_100..101_234] == data[60_100 - 1234..]);
+            assert_eq!(client.read(0, 0).unwrap(), b"");
+            client.write(0, b"").unwrap();
+        });
+        assert_eq!((stats.reads, stats.writes, stats.discards), (3, 2, 4));
+        assert_eq!(stats.write_sectors, 196 + 1);
+        assert_eq!(stats.flushes, 3);
+        assert_eq!((stats.read_fails, stats.write_fails, stats.other_fails), (0, 0, 0));
+    }
+}
+
+#[test]
+fn requests_outside_the_disk_or_the_rules_are_refused_and_the_connection_goes_on() {
+    for structured in [false, true] {
+        let stats = with_client(structured, false, |client| {
+            refused(client.read(SIZE - 1, 2), Errno::EINVAL);
+            refused(client.read(u64::MAX, 1), Errno::EINVAL);
+            refused(client.write(SIZE - 1, b"xx"), Errno::ENOSPC);
+            refused(client.write_zeroes(SIZE, 1, false), Errno::ENOSPC);
+            refused(client.trim(SIZE, 1), Errno::EINVAL);
+            refused(client.read(0, (32 << 20) + 1), Errno::EINVAL);
+            refused(client.write(0, &vec![1; (32 << 20) + 1]), Errno::EINVAL);
+            refused(client.command(0, 4711, 0, 0), Errno::EINVAL);
+            refused(client.command(0, command::FLUSH, 0, 1), Errno::EINVAL);
+            refused(client.command(flag::DF, command::TRIM, 0, 1), Errno::EINVAL);
+            if !structured {
+                refused(client.command(0, command::BLOCK_STATUS, 0, 1), Errno::EINVAL);
+            }
+            assert_eq!(client.read(0, 1).unwrap(), [0]);
+        });
+        assert_eq!((stats.read_fails, stats.write_fails), (3, 2));
+    }
+}
+
+#[test]
+fn a_read_only_disk_refuses_every_change_and_drops_its_payload() {
+    for structured in [false, true] {
+        with_client(structured, true, |client| {
+            refused(client.write(0, &[1; 1 << 20]), Errno::EPERM);
+            refused(client.write_zeroes(0, 4096, false), Errno::EPERM);
+            refused(client.trim(0, 4096), Errno::EPERM);
+            client.flush().unwrap();
+            assert!(client.read(0, 1 << 20).unwrap().iter().all(|byte| *byte == 0));
+        });
+    }
+}
+
+#[test]
+fn the_largest_requests_are_served() {
+    with_client(true, false, |client| {
+        let data: Vec<u8> = (0..32u32 << 20).map(|i| (i / 4096 % 251) as u8).collect();
+        client.write(4096, &data).unwrap();
+        assert!(client.read(4096, 32 << 20).unwrap() == data);
+        assert!(
+            client.read_with(flag::DF, 0, 32 << 20).unwrap()[4096..] == data[..(32 << 20) - 4096]
+        );
+    });
+}
+
+#[test]
+fn the_status_of_a_disk_is_told_in_one_or_in_many_extents() {
+    with_client(true, false, |client| {
+        client.write(8192, &[1; 4096]).unwrap();
+        let hole = |length| StatusExtent { length, hole: true, zero: true };
+        let data = |length| StatusExtent { length, hole: false, zero: false };
+        let status = client.status(0, 32768, false).unwrap();
+        assert_eq!(status, [hole(8192), data(4096), hole(20480)]);
+        assert_eq!(client.status(100, 5000, true).unwrap(), [hole(5000)]);
+        assert_eq!(client.status(9000, 1 << 20, true).unwrap(), [data(3288)]);
+        refused(client.status(0, 0, false), Errno::EINVAL);
+        refused(client.status(SIZE - 1, 2, false), Errno::EINVAL);
+    });
+}
+
+#[test]
+fn a_read_over_holes_comes_in_chunks_and_in_one_if_that_is_demanded() {
+    let mut rig = Rig::started(true);
+    rig.exchange(&write_request(1, 4096, &[7; 4096]));
+    let data = |flags, offset: u64, length| {
+        let kind = chunk::OFFSET_DATA;
+        wire::DataChunk { magic: wire::CHUNK_MAGIC, flags, kind, cookie: 2, length, offset }
+            .to_bytes()
+            .to_vec()
+    };
+    let hole = |flags, offset: u64, zeroes| {
+        let kind = chunk::OFFSET_HOLE;
+        let (magic, cookie, length) = (wire::CHUNK_MAGIC, 2, 12);
+        wire::HoleChunk { magic, flags, kind, cookie, length, offset, zeroes }.to_bytes().to_vec()
+    };
+    let got = rig.exchange(&request(command::READ, 0, 2, 0, 16384));
+    let expected =
+        [hole(0, 0, 4096), data(0, 4096, 4104), vec![7; 4096], hole(1, 8192, 8192)].concat();
+    assert!(got == expected);
+    let got = rig.exchange(&request(command::READ, flag::DF, 2, 0, 16384));
+    let expected = [data(1, 0, 16392), vec![0; 4096], vec![7; 4096], vec![0; 8192]].concat();
+    assert!(got == expected);
+    let got = rig.exchange(&request(command::READ, flag::DF, 2, 65536, 4096));
+    assert!(got == hole(1, 65536, 4096));
+    let got = rig.exchange(&request(command::READ, 0, 2, 4096, 4096));
+    assert!(got == [data(1, 4096, 4104), vec![7; 4096]].concat());
+    let got = rig.exchange(&request(command::READ, 0, 2, 0, 0));
+    let none = wire::Chunk::from_bytes(got.first_chunk().unwrap());
+    assert_eq!((none.kind, none.flags, none.length, got.len()), (chunk::NONE, 1, 0, 20));
+}
+
+#[test]
+fn errors_of_the_export_reach_the_client_with_their_text() {
+    let mut rig = Rig::started(true);
+    rig.export.fail_next = Some(std::io::Error::new(std::io::ErrorKind::StorageFull, "full up"));
+    let got = rig.exchange(&write_request(1, 0, &[7; 4096]));
+    let head = wire::Chunk::from_bytes(got.first_chunk().unwrap());
+    assert_eq!((head.kind, head.flags), (chunk::ERROR, 1));
+    assert_eq!(got[20..], [&[0, 0, 0, 28, 0, 7], b"full up".as_slice()].concat());
+
+    let unsupported = || Some(std::io::Error::from(std::io::ErrorKind::Unsupported));
+    let mut rig = Rig::started(false);
+    for (flags, expected) in [(0, Errno::EINVAL), (flag::FAST_ZERO, Errno::ENOTSUP)] {
+        rig.export.fail_next = unsupported();
+        let got = rig.exchange(&request(command::WRITE_ZEROES, flags, 1, 0, 4096));
+        assert_eq!(got, simple_reply(1, expected.code()));
+    }
+    rig.export.fail_next = Some(std::io::Error::other("broken"));
+    let got = rig.exchange(&request(command::READ, 0, 1, 0, 4096));
+    assert_eq!(got, simple_reply(1, Errno::EIO.code()));
+    assert_eq!((rig.stats.read_fails, rig.stats.other_fails), (1, 2));
+}
+
+#[test]
+fn a_thousand_requests_in_one_go_are_answered_in_order() {
+    let mut rig = Rig::started(false);
+    let mut requests = Vec::new();
+    let mut expected = Vec::new();
+    for i in 0..1000u64 {
+        let data = [i as u8; 64];
+        requests.extend(write_request(2 * i, 100 * i, &data));
+        requests.extend(request(command::READ, 0, 2 * i + 1, 100 * i, 64));
+        expected.extend(simple_reply(2 * i, 0));
+        expected.extend(simple_reply(2 * i + 1, 0));
+        expected.extend(data);
+    }
+    assert!(rig.exchange(&requests) == expected);
+    assert_eq!((rig.stats.reads, rig.stats.writes), (1000, 1000));
+    assert_eq!(rig.connection.outstanding(), 0);
+}
+
+/// The client dies at every point of a write: nothing of it is applied until all of it is here.
+#[test]
+fn a_write_that_is_cut_off_changes_nothing() {
+    let data: Vec<u8> = vec![9; 10_000];
+    let whole = write_request(1, 4096, &data);
+    for length in [1, 27, 28, 29, 5000, whole.len() - 1] {
+        let mut rig = Rig::started(true);
+        rig.send(&whole[..length]);
+        rig.client.shutdown(std::net::Shutdown::Both).unwrap();
+        rig.drive();
+        assert!(matches!(rig.end, Some(End::Truncated)), "{length}: {:?}", rig.end);
+        assert_eq!(rig.export.changes, 0);
+    }
+    let mut rig = Rig::started(true);
+    rig.send(&whole);
+    rig.client.shutdown(std::net::Shutdown::Write).unwrap();
+    rig.drive();
+    assert!(matches!(rig.end, Some(End::Gone)));
+    assert_eq!(rig.take(), simple_reply(1, 0), "a half-closed client still gets its reply");
+    assert!(contents(&mut rig.export, 4096, 10_000) == data);
+}
+
+#[test]
+fn a_request_without_its_magic_ends_the_session_after_the_replies_before_it() {
+    let mut rig = Rig::started(false);
+    let mut bytes = request(command::FLUSH, 0, 1, 0, 0);
+    bytes.extend([0; 28]);
+    assert_eq!(rig.exchange(&bytes), simple_reply(1, 0));
+    assert!(matches!(rig.end, Some(End::Violation(_))));
+
+    let mut rig = Rig::started(false);
+    rig.exchange(&request(command::WRITE, 0, 1, 0, u32::MAX));
+    assert!(matches!(rig.end, Some(End::Violation(_))));
+}
+
+#[test]
+fn a_disk_that_is_closed_answers_what_comes_and_applies_none_of_it() {
+    let mut rig = Rig::started(false);
+    rig.connection.shutdown();
+    let bytes = [write_request(1, 0, &[1; 100]), request(command::READ, 0, 2, 0, 100)].concat();
+    let code = Errno::ESHUTDOWN.code();
+    assert_eq!(rig.exchange(&bytes), [simple_reply(1, code), simple_reply(2, code)].concat());
+    assert!(matches!(rig.end, Some(End::Shutdown)));
+    assert_eq!(rig.export.changes, 0);
+}
+
+/// Requests from a model's hand: random commands against a plain array, with several in flight.
+#[test]
+fn random_requests_agree_with_a_plain_array() {
+    const MODEL: u64 = 1 << 20;
+    for (seed, structured) in [(1, false), (2, true), (3, false), (4, true)] {
+        let mut random = Random(seed);
+        let mut model = vec![0u8; MODEL as usize];
+        with_client(structured, false, |client| {
+            for _ in 0..200 {
+                let mut reads = Vec::new();
+                for _ in 0..1 + random.below(8) {
+                    let offset = random.below(MODEL);
+                    let length = 1 + random.below((MODEL - offset).min(40_000));
+                    let range = offset as usize..(offset + length) as usize;
+                    match random.below(4) {
+                        0 => {
+                            let data = vec![random.next() as u8; length as usize];
+                            model[range].copy_from_slice(&data);
+                            let cookie = client
+                                .submit(0, command::WRITE, offset, length as u32, &data)
+                                .unwrap();
+                            reads.push((cookie, offset, None));
+                        }
+                        1 => {
+                            model[range].fill(0);
+                            let code = command::WRITE_ZEROES;
+                            let flags = random.below(2) as u16 * flag::NO_HOLE;
+                            let cookie =
+                                client.submit(flags, code, offset, length as u32, &[]).unwrap();
+                            reads.push((cookie, offset, None));
+                        }
+                        _ => {
+                            let cookie = client
+                                .submit(0, command::READ, offset, length as u32, &[])
+                                .unwrap();
+                            reads.push((cookie, offset, Some(model[range].to_vec())));
+                        }
+                    }
+                }
+                for (cookie, offset, expected) in reads {
+                    match expected {
+                        None => client.finish(cookie).unwrap(),
+                        Some(expected) => {
+                            let length = expected.len() as u32;
+                            let got = client.finish_read(cookie, offset, length).unwrap();
+                            assert!(got == expected, "seed {seed} at {offset}");
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
