@@ -1,0 +1,36 @@
+//! The process that is started: it starts the one that stays, hands on what that one announces,
+//! and exits, as a tapdisk does (`control/tap-ctl-spawn.c` of blktap).
+
+use std::{
+    io::{self, Read, Write},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// Starts the process that stays and prints the path of its control socket.
+pub(crate) fn run() -> Result<()> {
+    sys::close_inherited_on_exec().context("looking for inherited descriptors")?;
+    let program = std::env::current_exe().context("looking for this program")?;
+    let mut child = Command::new(&program)
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {}", program.display()))?;
+    let mut announced = String::new();
+    let mut output = child.stdout.take().context("the child has no output")?;
+    output.read_to_string(&mut announced).context("waiting for the tapdisk to start")?;
+    if !announced.ends_with('\n') {
+        let status = child.wait().context("waiting for the tapdisk")?;
+        bail!("the tapdisk ended before it was ready: {status}");
+    }
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(announced.as_bytes()).and_then(|()| stdout.flush()).context("announcing")
+}
+
+/// Tells an error to whoever started this process.
+pub(crate) fn complain(error: &anyhow::Error) {
+    // There is nobody else to tell.
+    let _unheard = writeln!(io::stderr(), "tapdisk-ram: {error:#}");
+}

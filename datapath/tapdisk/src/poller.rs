@@ -1,0 +1,111 @@
+//! What the loop waits for, by epoll(7): level-triggered, a key for each descriptor.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::{
+    event::{Timespec, epoll},
+    io::Errno,
+};
+
+/// Events taken at a time.
+const EVENTS_MAX: usize = 64;
+
+/// Whose descriptor is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// A signal has come.
+    Signal,
+    /// Somebody wants to speak to the process.
+    Control,
+    /// A conversation goes on: its key.
+    Conversation(usize),
+    /// Somebody wants to use a disk: the VBD's place.
+    Export(usize),
+    /// A client of a disk: its place.
+    Client(usize),
+}
+
+impl Key {
+    fn pack(self) -> u64 {
+        let (kind, place) = match self {
+            Self::Signal => (0, 0),
+            Self::Control => (1, 0),
+            Self::Conversation(place) => (2, place),
+            Self::Export(place) => (3, place),
+            Self::Client(place) => (4, place),
+        };
+        kind << 32 | place as u64
+    }
+
+    fn unpack(packed: u64) -> Self {
+        let place = usize::try_from(packed & u64::from(u32::MAX)).expect("32 bits");
+        match packed >> 32 {
+            0 => Self::Signal,
+            1 => Self::Control,
+            2 => Self::Conversation(place),
+            3 => Self::Export(place),
+            _ => Self::Client(place),
+        }
+    }
+}
+
+/// The set of descriptors that are waited for.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    ready: Vec<Key>,
+}
+
+impl Poller {
+    pub(crate) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { epoll, ready: Vec::with_capacity(EVENTS_MAX) })
+    }
+
+    /// Waits for a descriptor from now on, until it is closed.
+    pub(crate) fn add(&self, fd: impl AsFd, key: Key, read: bool, write: bool) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(key.pack());
+        Ok(epoll::add(&self.epoll, fd, data, flags(read, write))?)
+    }
+
+    /// Waits for something else of it.
+    pub(crate) fn change(
+        &self,
+        fd: impl AsFd,
+        key: Key,
+        read: bool,
+        write: bool,
+    ) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(key.pack());
+        Ok(epoll::modify(&self.epoll, fd, data, flags(read, write))?)
+    }
+
+    /// What is ready, at the latest after `timeout` (`None`: whenever).
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<&[Key]> {
+        let timeout = timeout.map(|timeout| {
+            Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 })
+        });
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_MAX];
+        self.ready.clear();
+        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok((events, _)) => {
+                self.ready.extend(events.iter().map(|event| Key::unpack(event.data.u64())));
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(&self.ready)
+    }
+}
+
+fn flags(read: bool, write: bool) -> epoll::EventFlags {
+    let mut flags = epoll::EventFlags::empty();
+    flags.set(epoll::EventFlags::IN, read);
+    flags.set(epoll::EventFlags::OUT, write);
+    flags
+}
