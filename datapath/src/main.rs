@@ -1,2 +1,48 @@
-//! datapath-plugin
-fn main() {}
+//! The datapath plugin: how domains get at the bytes of a volume. One short-lived process for each
+//! call of Datapath.* and Plugin.*, called by xapi-storage-script or by a person.
+//!
+//! This file is wiring. A method is one file below `methods/`; what the methods share is
+//! [`disk`] (one volume, locked for one call), [`state`] (what is remembered of it), [`tapdisk`]
+//! (the process that serves it), [`link`] (the path by which clients find that process) and
+//! [`errors`].
+//!
+//! Invariant: calls for one volume come one after the other, and each may be killed at any point
+//! and repeated. So what is remembered never claims less than what exists: a number is written
+//! down before it is used, and forgotten after it is given back.
+
+mod disk;
+mod errors;
+mod link;
+mod methods;
+mod state;
+mod tapdisk;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use plugin::{Edges, Registry};
+use schemas::{datapath as d, plugin as p};
+
+use crate::methods::{datapath, plugin as query};
+
+fn main() -> ExitCode {
+    ExitCode::from(plugin::run(Edges::process(), &registry()))
+}
+
+/// What this plugin implements. Each method becomes an installed link.
+fn registry() -> Registry {
+    Registry::new(
+        "datapath-plugin",
+        env!("CARGO_PKG_VERSION"),
+        "Datapath of disks in the host's memory",
+    )
+    .method::<p::Query>(query::query::run)
+    .method::<d::Open>(datapath::open::run)
+    .method::<d::Attach>(datapath::attach::run)
+    .method::<d::Activate>(datapath::activate::run)
+    .method::<d::ActivateReadonly>(datapath::activate_readonly::run)
+    .method::<d::Deactivate>(datapath::deactivate::run)
+    .method::<d::Detach>(datapath::detach::run)
+    .method::<d::Close>(datapath::close::run)
+}

@@ -1,1 +1,15 @@
-//! Test harness.
+//! What the end-to-end tests, the demonstration and the benchmark stand on: a private host with the
+//! plugins installed, called exactly as xapi-storage-script calls them.
+//!
+//! * [`Xapi`]: executes the method files: same argv, same stdin, same reading of stdout; every
+//!   answer is checked against its schema.
+//! * [`Disk`]: a disk that is plugged as xapi plugs it, Volume.stat before each step.
+//! * [`tools`]: programs that others wrote, which judge ours.
+
+pub mod disk;
+pub mod programs;
+pub mod tools;
+mod xapi;
+
+pub use disk::Disk;
+pub use xapi::{Failure, Side, Xapi};

@@ -1,0 +1,50 @@
+# make run    installs into a private directory and shows the main job, end to end
+# make test   all tests, with the foreign programs that judge them
+# make install [DESTDIR=...] [TARGET=x86_64-unknown-linux-musl]   make uninstall
+# make lint   formatting and clippy
+
+CARGO ?= cargo
+TARGET ?=
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+
+built = $(CARGO_TARGET_DIR)/$(if $(TARGET),$(TARGET)/)release
+cargo_build = $(CARGO) build --locked --release $(if $(TARGET),--target $(TARGET))
+PROGRAMS = volume-plugin datapath-plugin tapdisk-ram
+
+.PHONY: all build run test lint install uninstall clean
+
+all: build
+
+build:
+	$(cargo_build) $(foreach program,$(PROGRAMS),-p $(program))
+
+run:
+	tests/tools.sh run
+	$(cargo_build) $(foreach program,$(PROGRAMS),-p $(program)) -p end-to-end
+	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
+	tests/install.sh install $(built) "$$directory" && \
+	$(built)/demo "$$directory/usr/libexec/xapi-storage-script"
+
+# nextest where it is installed; cargo's own runner does as well.
+test:
+	tests/tools.sh test
+	$(CARGO) build --locked --workspace --all-targets
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --locked --workspace --no-fail-fast; \
+	else \
+		$(CARGO) test --locked --workspace --no-fail-fast; \
+	fi
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+install: build
+	tests/install.sh install $(built) "$(DESTDIR)"
+
+uninstall:
+	tests/install.sh uninstall $(built) "$(DESTDIR)"
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,169 @@
+//! One volume for the length of one call: locked, with what is remembered of it, and what the
+//! methods have in common. The process that serves it is handled in [`crate::tapdisk`].
+
+use std::path::PathBuf;
+
+use plugin::Context;
+use schemas::{Error, Failure};
+use store::{Host, Inactive, Kind, Layout, Name, Sr, VolumeUri};
+use tapctl::{CONTROL_DIR, ControlDir};
+
+use crate::{
+    errors,
+    link::Link,
+    state::{Mode, Record, State},
+};
+
+/// Names the control directory, to this program and to a tapdisk.
+pub(crate) const CONTROL_DIR_VARIABLE: &str = "XAPI_RAM_CONTROL_DIR";
+
+/// A volume, for the length of one call.
+pub(crate) struct Disk<'a> {
+    pub(crate) ctx: &'a Context<'a>,
+    pub(crate) uri: VolumeUri,
+    pub(crate) control: ControlDir,
+    pub(crate) link: Link,
+    pub(crate) state: State,
+    pub(crate) layout: Layout,
+    host: Host,
+    record: Record,
+}
+
+impl<'a> Disk<'a> {
+    /// Takes the volume's lock and reads what is remembered. The volume need not exist.
+    pub(crate) fn lock(ctx: &'a Context<'a>, uri: &str) -> Result<Self, Error> {
+        let uri: VolumeUri = uri.parse().map_err(errors::store)?;
+        let control = control_dir(ctx)?;
+        let host = Host::from_env(|name| ctx.env.get(name)?.into_string().ok());
+        let layout = Layout::new(&host.sr_root, &uri.sr);
+        let record = Record::lock(layout.datapath(&uri.key))?;
+        let state = record.read()?;
+        let link = Link::new(&control, &uri);
+        let mut disk = Self { ctx, uri, control, link, state, layout, host, record };
+        disk.recover();
+        Ok(disk)
+    }
+
+    /// Remembers what is known by now.
+    pub(crate) fn save(&self) -> Result<(), Error> {
+        self.record.write(&self.state)
+    }
+
+    /// The SR, where it is attached.
+    pub(crate) fn sr(&self) -> Result<Sr, Error> {
+        let sr = Sr::open(&self.host, self.uri.sr.as_str()).map_err(errors::store)?;
+        if !self.record.is_locked() {
+            // There was no SR when this call began: nothing could be remembered of what it does.
+            let message = format!("SR {} is just being attached: repeat the call", self.uri.sr);
+            return Err(Error::new(Failure::Eagain, message));
+        }
+        Ok(sr)
+    }
+
+    /// Checks that there is such a volume, in an SR that is attached.
+    pub(crate) fn require_volume(&self) -> Result<(), Error> {
+        self.sr()?.volume(self.uri.key.as_str()).map(drop).map_err(errors::store)
+    }
+
+    /// Lets a domain use the volume, which is served from then on.
+    pub(crate) fn activate(&mut self, domain: String, mode: Mode) -> Result<(), Error> {
+        self.link.uri()?;
+        self.require_volume()?;
+        if let Some((other, held)) = self.state.conflict(&domain, mode) {
+            let message = format!(
+                "volume {} cannot be activated {mode}: it is active {held} for domain {other:?}, \
+                 and the two exclude each other; deactivate it there first",
+                self.uri.key
+            );
+            return Err(Error::new(Failure::VdiInUse, message));
+        }
+        let path = self.path_to_serve(mode)?;
+        self.start()?;
+        let served = self.serve(&path, mode);
+        if served.is_err() && self.state.domains.is_empty() {
+            // Nobody would ever stop it. The first error is the one to tell.
+            if let Err(error) = self.stop().and_then(|()| self.save()) {
+                self.ctx.log.warning(error.chain());
+            }
+        }
+        served?;
+        self.state.domains.insert(domain, mode.into());
+        self.save()
+    }
+
+    /// Serves the volume again for the domains that have activated it, where there are any.
+    pub(crate) fn serve_active(&mut self) -> Result<(), Error> {
+        let Some(mode) = self.state.mode() else { return Ok(()) };
+        let path = self.path_to_serve(mode)?;
+        self.serve(&path, mode)
+    }
+
+    /// What a tapdisk has to open: the volume, or the clone that takes its place.
+    fn path_to_serve(&mut self, mode: Mode) -> Result<PathBuf, Error> {
+        let sr = self.sr()?;
+        if !self.state.persistent && self.state.clone.is_none() {
+            // A call was killed before it had made one.
+            self.make_clone()?;
+        }
+        let clone = self.state.clone.as_deref().filter(|_| !self.state.persistent);
+        let key = clone.unwrap_or(self.uri.key.as_str());
+        let volume = sr.volume(key).map_err(errors::store)?;
+        if !volume.has_data {
+            return Err(Error::new(
+                Failure::VdiUnavailable,
+                format!(
+                    "the data of volume {key} was destroyed, only what changed can be told: it \
+                     cannot be activated"
+                ),
+            ));
+        }
+        if mode == Mode::ReadWrite && !volume.read_write {
+            return Err(Error::new(
+                Failure::VdiType,
+                format!(
+                    "volume {key} is a snapshot and cannot be written: clone it, or activate it \
+                     read-only"
+                ),
+            ));
+        }
+        Ok(self.layout.volume(&volume.key))
+    }
+
+    /// Makes the anonymous clone that takes the writes of a non-persistent disk.
+    pub(crate) fn make_clone(&mut self) -> Result<(), Error> {
+        // Nobody serves the volume through this plugin now, so nobody is there to be told.
+        let made = self.sr()?.clone_hidden(self.uri.key.as_str(), &mut Inactive);
+        self.state.clone = Some(made.map_err(errors::store)?.key.to_string());
+        self.save()
+    }
+
+    /// Throws the clone away, which nobody serves. Where the SR is not attached it is kept: it goes
+    /// with the SR, or at the next chance.
+    pub(crate) fn drop_clone(&mut self) -> Result<(), Error> {
+        let Some(clone) = self.state.clone.clone() else { return Ok(()) };
+        let destroyed = Sr::open(&self.host, self.uri.sr.as_str())
+            .and_then(|sr| sr.destroy_volume(&clone, &mut Inactive));
+        match destroyed {
+            Ok(()) => self.state.clone = None,
+            Err(error) if matches!(error.kind(), Kind::SrNotAttached | Kind::SrMissing) => {
+                self.ctx.log.warning(format_args!("the clone {clone} is kept: {error}"));
+                return Ok(());
+            }
+            Err(error) => return Err(errors::store(error)),
+        }
+        self.save()
+    }
+
+    /// The key of what `path` names, for messages.
+    pub(crate) fn key_of(path: &std::path::Path) -> Option<Name> {
+        Name::parse(path.file_name()?.to_str()?).ok()
+    }
+}
+
+/// The control directory that the environment names, as an absolute path: links point into it.
+fn control_dir(ctx: &Context<'_>) -> Result<ControlDir, Error> {
+    let named = ctx.env.get(CONTROL_DIR_VARIABLE).unwrap_or_else(|| CONTROL_DIR.into());
+    std::path::absolute(&named).map(ControlDir::new).map_err(|error| {
+        errors::io(format!("finding the control directory {}", named.display()), error)
+    })
+}

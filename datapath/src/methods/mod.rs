@@ -1,0 +1,4 @@
+//! The methods, one file each, in a directory for each interface.
+
+pub(crate) mod datapath;
+pub(crate) mod plugin;

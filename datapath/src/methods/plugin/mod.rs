@@ -1,0 +1,3 @@
+//! The interface `Plugin`.
+
+pub(crate) mod query;

@@ -1,0 +1,184 @@
+//! The other side as a process of its own: a tapdisk that attaches minors, opens volumes and holds
+//! their locks as a real one does, through tapctl's server half and the store, and serves no byte.
+//!
+//! It writes what it is asked into `asked`, refuses what a file `refuse-<request>` names, and does
+//! not end while there is a file `stay`, all in the control directory. It ends when that is gone.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Write,
+    os::{fd::AsFd, unix::net::UnixListener},
+    process,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use store::{Disk, Kind, Open};
+use tapctl::{
+    Call, ControlDir, Conversation, ErrorKind, Failure, Flags, Identification, Image, Interest,
+    Listener, Minor, MinorLock, Progress, Reply, Request, Serving,
+};
+
+/// How long it waits for anything before it looks around.
+const TURN: Duration = Duration::from_millis(100);
+
+/// A minor, and what is open on it.
+struct Vbd {
+    _lock: MinorLock,
+    image: Option<(Disk, Serving)>,
+}
+
+struct Fake {
+    dir: ControlDir,
+    vbds: BTreeMap<Minor, Vbd>,
+    ends: bool,
+}
+
+/// Not a test: what `fake-tapdisk.sh` runs.
+#[test]
+fn become_a_tapdisk() {
+    if env::var_os("FAKE_TAPDISK").is_none() {
+        return;
+    }
+    let dir = ControlDir::new(env::var_os("XAPI_RAM_CONTROL_DIR").unwrap());
+    let listener = Listener::bind(&dir, process::id()).unwrap();
+    writeln!(std::io::stdout(), "{}", listener.path().display()).unwrap();
+    let mut fake = Fake { dir, vbds: BTreeMap::new(), ends: false };
+    while fake.dir.path().exists() && !fake.ends {
+        wait(&listener, PollFlags::IN);
+        while let Some(conversation) = listener.accept().unwrap() {
+            fake.converse(conversation);
+        }
+    }
+    drop(listener);
+    process::exit(0);
+}
+
+fn wait(descriptor: impl AsFd, events: PollFlags) {
+    let timeout = Timespec::try_from(TURN).unwrap();
+    poll(&mut [PollFd::new(&descriptor, events)], Some(&timeout)).unwrap();
+}
+
+impl Fake {
+    fn converse(&mut self, mut conversation: Conversation) {
+        loop {
+            let progress = match conversation.ready() {
+                Progress::Asked(request) => {
+                    let reply = self.obey(&request);
+                    conversation.answer(&reply)
+                }
+                progress => progress,
+            };
+            match (progress, conversation.interest()) {
+                (Progress::Finished, _) => return,
+                (_, Interest::Write) => wait(&conversation, PollFlags::OUT),
+                _ => wait(&conversation, PollFlags::IN),
+            }
+        }
+    }
+
+    fn obey(&mut self, request: &Request) -> Reply {
+        let name = request.call.name().split_whitespace().next().unwrap_or_default();
+        let file = |name: &str| self.dir.path().join(name);
+        let mut asked = fs::File::options().create(true).append(true).open(file("asked")).unwrap();
+        writeln!(asked, "{name}").unwrap();
+        if file(&format!("refuse-{name}")).exists() {
+            return Failure::new(Errno::IO, "as it was told").into();
+        }
+        match &request.call {
+            Call::Identify => Reply::Identity(Identification::ours("fake")),
+            Call::Attach => self.attach(request.minor),
+            Call::List => Reply::List(
+                self.vbds
+                    .keys()
+                    .map(|&minor| tapctl::Entry {
+                        minor: minor.into(),
+                        state: tapctl::reply::state::CLOSED,
+                        params: "".into(),
+                    })
+                    .collect(),
+            ),
+            Call::Exit => {
+                self.ends = true;
+                Reply::Done
+            }
+            call => match self.vbds.get_mut(&request.minor) {
+                None => Errno::NODEV.into(),
+                Some(vbd) => match call {
+                    Call::Open(open) => vbd.open(&self.dir, request.minor, open),
+                    Call::Close => vbd.close(&self.dir, request.minor),
+                    Call::Serving => vbd.serving(),
+                    Call::Detach => self.detach(request.minor),
+                    _ => Errno::INVAL.into(),
+                },
+            },
+        }
+    }
+
+    fn attach(&mut self, minor: Minor) -> Reply {
+        if self.vbds.contains_key(&minor) {
+            return Errno::EXIST.into();
+        }
+        match MinorLock::take(&self.dir, minor) {
+            Ok(lock) => {
+                self.vbds.insert(minor, Vbd { _lock: lock, image: None });
+                Reply::Done
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Errno::PERM.into(),
+            Err(error) => Failure::new(Errno::IO, error.to_string()).into(),
+        }
+    }
+
+    fn detach(&mut self, minor: Minor) -> Reply {
+        if self.vbds[&minor].image.is_some() {
+            return Errno::BUSY.into();
+        }
+        self.vbds.remove(&minor);
+        self.ends = self.vbds.is_empty() && !self.dir.path().join("stay").exists();
+        Reply::Done
+    }
+}
+
+impl Vbd {
+    fn open(&mut self, dir: &ControlDir, minor: Minor, open: &tapctl::Open) -> Reply {
+        if self.image.is_some() {
+            return Failure::new(Errno::ALREADY, "open already").into();
+        }
+        let path = open.params.to_str().unwrap().strip_prefix("ram:").unwrap();
+        let read_only = open.flags.has(Flags::READ_ONLY);
+        let control_dir = dir.path().to_str().unwrap().to_owned();
+        let serving = store::Serving { pid: process::id(), control_dir, minor: minor.into() };
+        let disk = match Disk::open(path.as_ref(), &Open { read_only, serving }) {
+            Ok(disk) => disk,
+            Err(error) => {
+                let errno = match error.kind() {
+                    Kind::VolumeInUse => Errno::BUSY,
+                    _ => error.errno(),
+                };
+                return Failure::new(errno, error.to_string()).into();
+            }
+        };
+        // Bound and left: a client would find nobody, but a link has something to point to.
+        drop(UnixListener::bind(dir.nbd(process::id(), minor)).unwrap());
+        let size_bytes = disk.size();
+        let serving = Serving { path: Some(path.into()), read_only, size_bytes };
+        self.image = Some((disk, serving));
+        Reply::Image(Image { sectors: size_bytes / 512, sector_size: 512, info: 0 })
+    }
+
+    fn close(&mut self, dir: &ControlDir, minor: Minor) -> Reply {
+        if self.image.take().is_some() {
+            fs::remove_file(dir.nbd(process::id(), minor)).unwrap();
+        }
+        Reply::Done
+    }
+
+    fn serving(&self) -> Reply {
+        let nothing = Serving { path: None, read_only: false, size_bytes: 0 };
+        Reply::Serving(self.image.as_ref().map_or(nothing, |(_, serving)| serving.clone()))
+    }
+}

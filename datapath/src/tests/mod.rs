@@ -1,0 +1,217 @@
+//! The real dispatcher and the real methods over a real store, with a tapdisk process that is real
+//! in everything but the bytes of the disk (see `fake`).
+
+mod fake;
+mod lifecycle;
+mod nonpersistent;
+mod recovery;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use plugin::{Edges, Env, syslog};
+use serde_json::{Value, json};
+use store::{Attachment, Host, Inactive, Name, NewVolume, Sr};
+use tapctl::{Client, ControlDir, Identity, Minor};
+use tempfile::TempDir;
+
+use crate::state::State;
+
+const SR: &str = "0f0e0d0c-0000-4000-8000-000000000001";
+const FAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/fake-tapdisk.sh");
+
+/// An SR, a volume in it and a control directory; all of it vanishes, with the tapdisks.
+struct Fixture {
+    host: Host,
+    sr: Sr,
+    key: String,
+    control: ControlDir,
+    program: String,
+    root: TempDir,
+}
+
+/// Why a call failed.
+#[derive(Debug)]
+struct Failed {
+    code: String,
+    message: String,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        // A short path: sockets have 107 bytes for theirs.
+        let root = TempDir::with_prefix_in("dp-", "/dev/shm").unwrap();
+        let host = Host {
+            sr_root: root.path().join("s"),
+            lock_dir: root.path().join("s/.lock"),
+            may_mount: false,
+            uuid: "this-host".into(),
+        };
+        let sr = host
+            .attach(&Attachment {
+                uuid: Name::parse(SR).unwrap(),
+                name: "scratch".into(),
+                description: "".into(),
+                size: 16 << 20,
+                host: host.uuid.clone(),
+            })
+            .unwrap();
+        let new = NewVolume { name: "disk", description: "", size: 1 << 20, sharable: false };
+        let key = sr.create_volume(&new).unwrap().key.to_string();
+        let control = ControlDir::new(root.path().join("c"));
+        Self { host, sr, key, control, program: FAKE.into(), root }
+    }
+
+    fn uri(&self) -> String {
+        format!("ram://{SR}/{}", self.key)
+    }
+
+    fn call(&self, method: &str, mut request: Value) -> Result<Value, Failed> {
+        request["dbg"] = "test".into();
+        let request = request.to_string();
+        let (mut input, mut stdout, mut stderr) = (request.as_bytes(), Vec::new(), Vec::new());
+        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let edges = Edges {
+            argv: vec![format!("/x/datapath/ram/{method}").into(), "--json".into()],
+            stdin: Box::new(&mut input),
+            stdout: Box::new(&mut stdout),
+            stderr: Box::new(&mut stderr),
+            env: Env::fixed([
+                ("XAPI_RAM_SR_ROOT", path(self.host.sr_root.clone())),
+                ("XAPI_RAM_MOUNT", "never".into()),
+                ("XAPI_RAM_CONTROL_DIR", path(self.control.path().into())),
+                ("XAPI_RAM_TAPDISK", self.program.clone()),
+                (syslog::SOCKET_VARIABLE, "/nonexistent/log".into()),
+            ]),
+        };
+        let status = plugin::run(edges, &crate::registry());
+        let answer: Value = serde_json::from_slice(&stdout).unwrap();
+        match status {
+            0 => Ok(answer),
+            _ => Err(Failed {
+                code: answer["code"].as_str().unwrap().into(),
+                message: answer["params"][1].as_str().unwrap().into(),
+            }),
+        }
+    }
+
+    /// `Datapath.<method>` for a domain.
+    fn run(&self, method: &str, domain: &str) -> Result<Value, Failed> {
+        let request = json!({ "uri": self.uri(), "domain": domain });
+        self.call(&format!("Datapath.{method}"), request)
+    }
+
+    /// The same, where it has to work.
+    #[track_caller]
+    fn ok(&self, method: &str, domain: &str) {
+        if let Err(error) = self.run(method, domain) {
+            panic!("{method} {domain}: {error:?}");
+        }
+    }
+
+    fn open(&self, persistent: bool) -> Result<Value, Failed> {
+        self.call("Datapath.open", json!({ "uri": self.uri(), "persistent": persistent }))
+    }
+
+    fn close(&self) -> Result<Value, Failed> {
+        self.call("Datapath.close", json!({ "uri": self.uri() }))
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.sr.layout().datapath(&Name::parse(&self.key).unwrap())
+    }
+
+    fn state(&self) -> State {
+        match fs::read(self.state_path()) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
+            Err(_) => State::default(),
+        }
+    }
+
+    fn write_state(&self, state: &State) {
+        fs::write(self.state_path(), serde_json::to_vec(state).unwrap()).unwrap();
+    }
+
+    /// The tapdisk that is remembered.
+    fn tapdisk(&self) -> (Identity, Minor) {
+        let tapdisk = self.state().tapdisk.unwrap();
+        (tapdisk.identity.unwrap(), tapdisk.minor)
+    }
+
+    /// What the remembered tapdisk serves, by its own word.
+    fn serving(&self) -> Option<(String, bool)> {
+        let (identity, minor) = self.tapdisk();
+        let serving = Client::new(&self.control, identity.pid).serving(minor).unwrap();
+        let key = serving.path?.file_name().unwrap().to_str().unwrap().to_owned();
+        Some((key, serving.read_only))
+    }
+
+    /// Ends a tapdisk as nobody should.
+    fn kill(&self) -> Identity {
+        let (identity, _) = self.tapdisk();
+        identity.kill().unwrap();
+        assert!(identity.wait(Duration::from_secs(10)).unwrap());
+        identity
+    }
+
+    fn snapshot(&self) -> String {
+        self.sr.snapshot(&self.key, &mut Inactive).unwrap().key.to_string()
+    }
+
+    fn link(&self) -> PathBuf {
+        self.control.path().join("nbd").join(SR).join(&self.key)
+    }
+
+    fn link_target(&self) -> PathBuf {
+        fs::read_link(self.link()).unwrap()
+    }
+
+    fn asked(&self) -> Vec<String> {
+        let asked = fs::read_to_string(self.control.path().join("asked")).unwrap_or_default();
+        asked.lines().map(str::to_owned).collect()
+    }
+
+    /// Has the tapdisks behave as the file says (see `fake`).
+    fn tell(&self, file: &str) {
+        fs::create_dir_all(self.control.path()).unwrap();
+        fs::write(self.control.path().join(file), "").unwrap();
+    }
+
+    /// That no process, reservation, link or record is left.
+    #[track_caller]
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.control.tapdisks().unwrap(), [0; 0]);
+        assert_eq!(self.control.reserved().unwrap(), [0; 0]);
+        assert!(!self.link().parent().unwrap().exists());
+        let left = |directory: &std::path::Path| -> Vec<_> {
+            let entries = fs::read_dir(directory).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        };
+        let sockets = left(self.control.path());
+        assert!(!sockets.iter().any(|name| name.contains('.')), "{sockets:?}");
+        assert_eq!(left(self.state_path().parent().unwrap()), [""; 0]);
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        // They would end by themselves when their directory is gone, but for those that hang.
+        let own = Identity::own().unwrap().executable;
+        for pid in self.control.tapdisks().unwrap_or_default() {
+            if let Ok(Some(identity)) = Identity::of(pid)
+                && identity.executable == own
+            {
+                let _ended_already = identity.kill();
+            }
+        }
+        assert!(self.root.path().starts_with("/dev/shm"));
+    }
+}
+
+#[track_caller]
+fn refused(result: Result<Value, Failed>, number: u16, says: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(error.code, format!("SR_BACKEND_FAILURE_{number}"), "{error:?}");
+    for part in says {
+        assert!(error.message.contains(part), "{part:?} in {error:?}");
+    }
+}

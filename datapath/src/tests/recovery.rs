@@ -1,0 +1,163 @@
+//! After deaths: of the tapdisk, of a call at the points between its steps, of the volume and the SR.
+
+use super::*;
+use crate::state::{Hold, Tapdisk};
+
+#[test]
+fn a_tapdisk_that_dies_between_attach_and_activate_is_replaced_under_the_same_link() {
+    let it = Fixture::new();
+    let before = it.run("attach", "1").unwrap();
+    let (_, minor) = it.tapdisk();
+    let dead = it.kill();
+    it.ok("activate", "1");
+    let (identity, same_minor) = it.tapdisk();
+    assert_ne!(identity.pid, dead.pid);
+    assert_eq!(same_minor, minor);
+    assert_eq!(it.link_target(), it.control.nbd(identity.pid, minor));
+    assert_eq!(it.control.tapdisks().unwrap(), [identity.pid], "the dead one left nothing");
+    assert_eq!(it.run("attach", "1").unwrap(), before);
+    it.ok("detach", "1");
+    it.assert_nothing_left();
+}
+
+#[test]
+fn an_active_disk_is_served_again_in_its_mode_by_whoever_comes_next() {
+    for (method, read_only) in [("activate", false), ("activate_readonly", true)] {
+        let it = Fixture::new();
+        it.ok(method, "1");
+        it.kill();
+        it.ok("attach", "2");
+        assert_eq!(it.serving(), Some((it.key.clone(), read_only)));
+        it.kill();
+        it.ok(method, "2");
+        assert_eq!(it.serving(), Some((it.key.clone(), read_only)));
+        it.ok("detach", "1");
+        it.ok("detach", "2");
+        it.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_dead_tapdisk_is_no_obstacle_on_the_way_down() {
+    let it = Fixture::new();
+    it.ok("activate", "1");
+    let dead = it.kill();
+    it.ok("deactivate", "1");
+    it.ok("detach", "1");
+    assert!(!it.control.ctl(dead.pid).exists());
+    it.assert_nothing_left();
+}
+
+#[test]
+fn a_minor_that_was_freed_or_taken_meanwhile_is_not_used() {
+    let it = Fixture::new();
+    it.ok("attach", "1");
+    let (_, minor) = it.tapdisk();
+    it.kill();
+    let taken = tapctl::MinorLock::take(&it.control, minor).unwrap();
+    it.ok("activate", "1");
+    let (_, other) = it.tapdisk();
+    assert_ne!(other, minor);
+    it.ok("detach", "1");
+    drop(taken);
+    assert_eq!(it.control.reserved().unwrap(), [minor], "whose it is, is not ours to say");
+}
+
+#[test]
+fn a_call_that_was_killed_at_any_step_of_starting_is_made_up_for() {
+    let it = Fixture::new();
+    // Before the process was started.
+    let minor = tapctl::minor::allocate(&it.control, Duration::from_secs(1)).unwrap();
+    let tapdisk = Some(Tapdisk { minor, identity: None });
+    it.write_state(&State { tapdisk, ..State::default() });
+    it.ok("attach", "1");
+    assert_eq!(it.tapdisk().1, minor);
+    it.ok("detach", "1");
+    it.assert_nothing_left();
+    // After it was started, before it had its minor.
+    let minor = tapctl::minor::allocate(&it.control, Duration::from_secs(1)).unwrap();
+    let spawn = tapctl::Spawn::new(&it.control, FAKE);
+    let spawned = spawn.variable("XAPI_RAM_CONTROL_DIR", it.control.path()).start().unwrap();
+    let tapdisk = Some(Tapdisk { minor, identity: Some(spawned.identity.clone()) });
+    for method in ["attach", "detach"] {
+        it.write_state(&State { tapdisk: tapdisk.clone(), ..State::default() });
+        it.ok(method, "1");
+        if method == "attach" {
+            assert_eq!(it.tapdisk(), (spawned.identity.clone(), minor));
+            assert_eq!(it.link_target(), it.control.nbd(spawned.pid, minor));
+        }
+    }
+    it.assert_nothing_left();
+}
+
+#[test]
+fn an_activation_that_was_opened_and_not_remembered_is_taken_over_or_ended() {
+    for method in ["activate", "activate_readonly", "deactivate", "detach"] {
+        let it = Fixture::new();
+        it.ok("activate", "1");
+        let mut state = it.state();
+        state.domains.insert("1".into(), Hold::Attached);
+        it.write_state(&state);
+        it.ok(method, "1");
+        match method {
+            "activate" => assert_eq!(it.serving(), Some((it.key.clone(), false))),
+            "activate_readonly" => assert_eq!(it.serving(), Some((it.key.clone(), true))),
+            "deactivate" => assert_eq!(it.serving(), None),
+            _ => {}
+        }
+        it.ok("detach", "1");
+        it.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_detach_that_was_killed_half_way_is_repeated() {
+    let it = Fixture::new();
+    it.ok("attach", "1");
+    let (identity, minor) = it.tapdisk();
+    tapctl::Client::new(&it.control, identity.pid).detach(minor).unwrap();
+    assert!(identity.wait(Duration::from_secs(10)).unwrap());
+    it.ok("detach", "1");
+    it.assert_nothing_left();
+}
+
+#[test]
+fn an_attached_disk_that_was_destroyed_is_detached_all_the_same() {
+    let it = Fixture::new();
+    it.ok("attach", "1");
+    let (identity, _) = it.tapdisk();
+    it.sr.destroy_volume(&it.key, &mut Inactive).unwrap();
+    it.ok("deactivate", "1");
+    it.ok("detach", "1");
+    assert!(!identity.is_same());
+    it.assert_nothing_left();
+}
+
+#[test]
+fn an_attached_disk_whose_sr_was_destroyed_is_detached_all_the_same() {
+    let it = Fixture::new();
+    it.ok("attach", "1");
+    let (identity, _) = it.tapdisk();
+    it.host.destroy(&Name::parse(SR).unwrap()).unwrap();
+    for method in ["deactivate", "detach", "detach"] {
+        it.ok(method, "1");
+    }
+    it.close().unwrap();
+    assert!(!identity.is_same());
+    it.assert_nothing_left();
+}
+
+#[test]
+fn a_link_to_somebody_elses_tapdisk_is_not_believed() {
+    let it = Fixture::new();
+    it.ok("activate", "1");
+    let (identity, minor) = it.tapdisk();
+    let mut other = Fixture::new();
+    other.control = it.control.clone();
+    std::fs::create_dir_all(other.link().parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(it.control.nbd(identity.pid, minor), other.link()).unwrap();
+    other.ok("detach", "1");
+    assert!(it.serving().is_some(), "it serves another volume");
+    assert!(!other.link().exists());
+    it.ok("detach", "1");
+}

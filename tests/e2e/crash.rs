@@ -1,0 +1,154 @@
+//! Whatever is killed: nothing that was acknowledged is lost, and the SR stays usable.
+
+use std::{fs, process::Stdio, thread, time::Duration};
+
+use end_to_end::{Disk, Side, Xapi, tools};
+use nbd::client::{Client, Wish};
+use serde_json::json;
+
+use crate::MIB;
+
+const BLOCK: u64 = 4096;
+
+#[test]
+fn a_killed_tapdisk_loses_no_acknowledged_write() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("128MiB");
+    let key = xapi.create_vdi(&sr, 32 * MIB);
+    let mut acknowledged: Vec<u64> = vec![0; usize::try_from(32 * MIB / BLOCK).unwrap()];
+    let mut sequence = 0;
+    for round in 0..5 {
+        let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
+        let tapdisk = disk.tapdisk();
+        let killer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(40 + 13 * round));
+            tapdisk.kill().unwrap();
+            assert!(tapdisk.wait(Duration::from_secs(5)).unwrap());
+        });
+        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        loop {
+            sequence += 1;
+            let block = sequence * 7919 % acknowledged.len() as u64;
+            let bytes = sequence.to_ne_bytes().repeat(512);
+            if client.write(block * BLOCK, &bytes).is_err() {
+                break;
+            }
+            acknowledged[usize::try_from(block).unwrap()] = sequence;
+        }
+        killer.join().unwrap();
+        // xapi goes on from where it was: no detach, no second attach.
+        disk.step("Datapath.activate").unwrap();
+        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        for (block, wanted) in acknowledged.iter_mut().enumerate() {
+            let got = client.read(block as u64 * BLOCK, 4096).unwrap();
+            let got = u64::from_ne_bytes(got[..8].try_into().unwrap());
+            // The write that was under way may have been done, unacknowledged.
+            assert!(got == *wanted || got == sequence, "block {block}: {got} for {wanted}");
+            *wanted = got;
+        }
+    }
+    let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
+    disk.unplug();
+    assert_eq!(xapi.control_dir().tapdisks().unwrap(), Vec::<u32>::new(), "no socket is left");
+    let checked = xapi.maintain(&["check", &sr]);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn a_plugin_call_killed_at_any_moment_leaves_a_usable_sr() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let kept = xapi.create_vdi(&sr, MIB);
+    let calls = |key: &str| {
+        [
+            (
+                "Volume.create",
+                json!({
+                    "sr": sr, "name": "", "description": "", "size": 4 * MIB, "sharable": false,
+                }),
+            ),
+            ("Volume.set", json!({ "sr": sr, "key": key, "k": "k", "v": "v" })),
+            ("Volume.snapshot", json!({ "sr": sr, "key": key })),
+            ("Volume.clone", json!({ "sr": sr, "key": key })),
+            ("Volume.resize", json!({ "sr": sr, "key": key, "new_size": 8 * MIB })),
+            ("Volume.destroy", json!({ "sr": sr, "key": key })),
+        ]
+    };
+    for round in 0..120_u64 {
+        let victim = xapi.create_vdi(&sr, MIB);
+        let calls = calls(&victim);
+        let (method, params) = &calls[usize::try_from(round).unwrap() % calls.len()];
+        let mut params = params.clone();
+        params["dbg"] = json!("x");
+        let mut child = xapi.method(Side::Volume, method).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, params.to_string().as_bytes()).unwrap();
+        drop(stdin);
+        thread::sleep(Duration::from_micros(round * 37 % 2500));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The next call neither waits nor fails.
+        xapi.stat(&sr, &kept).unwrap();
+        for volume in xapi.volume("SR.ls", json!({ "sr": sr })).unwrap().as_array().unwrap() {
+            if volume["key"] != json!(kept) {
+                xapi.volume("Volume.destroy", json!({ "sr": sr, "key": volume["key"] })).unwrap();
+            }
+        }
+        let checked = xapi.maintain(&["check", &sr]);
+        assert!(checked.status.success(), "after {method}: {checked:?}");
+    }
+    let done = xapi.maintain(&["gc", &sr]);
+    assert!(done.status.success(), "{done:?}");
+    for directory in ["data", "meta/map", "meta/index", "meta/volume"] {
+        let left = fs::read_dir(xapi.sr_dir(&sr).join(directory)).unwrap().count();
+        assert_eq!(left, 1, "only the volume that was kept has files in {directory}");
+    }
+}
+
+/// xapi-storage-script's unit has KillMode=control-group: a restart of the toolstack kills
+/// everything in its group.
+#[test]
+fn a_disk_outlives_the_control_group_of_its_caller() {
+    let Some(group) = new_group() else {
+        let text = "SKIPPED: this machine lets nobody make control groups\n";
+        let _unseen = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+        return;
+    };
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let uri = xapi.stat(&sr, &key).unwrap()["uri"][0].clone();
+    for method in ["Datapath.attach", "Datapath.activate"] {
+        let program = xapi.method(Side::Datapath, method).get_program().to_owned();
+        let mut inside = xapi.command("/bin/sh".as_ref());
+        inside.args(["-c", "echo 0 > \"$1/cgroup.procs\" && exec \"$2\" --json", "sh"]);
+        inside.arg(&group).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = inside.spawn().unwrap();
+        let params = json!({ "dbg": "x", "uri": uri, "domain": "5" }).to_string();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), params.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{method}: {output:?}");
+    }
+    let left = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+    assert_eq!(left, "", "the tapdisk is in nobody's group but its own");
+    fs::remove_dir(&group).unwrap();
+    let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
+    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    client.write(0, b"still here").unwrap();
+    disk.unplug();
+}
+
+/// A control group of our own in a hierarchy that systemd would use.
+fn new_group() -> Option<std::path::PathBuf> {
+    let name = format!("xapi-ram-test-{}", std::process::id());
+    ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .iter()
+        .map(|root| std::path::Path::new(root).join(&name))
+        .find(|group| {
+            let made = fs::create_dir(group).is_ok() && group.join("cgroup.procs").exists();
+            let enter = "echo 0 > \"$1/cgroup.procs\"";
+            made && tools::attempt("sh", &["-c", enter, "sh", &group.to_string_lossy()])
+                .status
+                .success()
+        })
+}

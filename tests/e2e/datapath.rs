@@ -1,0 +1,200 @@
+//! The datapath: several domains, several modes, every step repeatable, every tapdisk replaceable.
+
+use end_to_end::{Disk, Xapi};
+use nbd::client::{Client, Wish};
+use serde_json::json;
+
+use crate::MIB;
+
+fn connect(disk: &Disk<'_>) -> Client {
+    Client::connect(&disk.socket, &Wish::default()).unwrap()
+}
+
+#[test]
+fn every_step_may_be_repeated() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let again = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
+    assert_eq!(disk.backend, again.backend, "what xapi remembers stays true");
+    assert_eq!(disk.tapdisk(), again.tapdisk());
+    connect(&disk).write(0, b"once").unwrap();
+    for method in
+        ["Datapath.deactivate", "Datapath.deactivate", "Datapath.detach", "Datapath.detach"]
+    {
+        disk.step(method).unwrap();
+    }
+    // Also for a volume, and for an SR, that does not exist any more.
+    xapi.volume("Volume.destroy", json!({ "sr": sr, "key": key })).unwrap();
+    disk.step("Datapath.deactivate").unwrap();
+    xapi.volume("SR.destroy", json!({ "sr": sr })).unwrap();
+    disk.step("Datapath.detach").unwrap();
+    xapi.datapath("Datapath.close", json!({ "uri": disk.uri })).unwrap();
+}
+
+#[test]
+fn two_domains_share_one_tapdisk() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let one = xapi.plug(&sr, &key, "u0_vbd_0_x_xvda");
+    let two = xapi.plug(&sr, &key, "u0 any/string \u{e4}");
+    assert_eq!(one.tapdisk(), two.tapdisk());
+    connect(&one).write(0, b"shared").unwrap();
+    one.step("Datapath.deactivate").unwrap();
+    one.step("Datapath.detach").unwrap();
+    assert_eq!(connect(&two).read(0, 6).unwrap(), b"shared");
+    let tapdisk = two.tapdisk();
+    two.unplug();
+    assert!(!tapdisk.is_same(), "the last detach ends the process");
+}
+
+#[test]
+fn read_only_beside_read_write_is_refused_both_ways() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let plug =
+        |domain: &str, read_only| Disk::attach_and_activate(&xapi, &sr, &key, domain, read_only);
+    let (one, two) = (plug("1", true).unwrap(), plug("2", true).unwrap());
+    let refused = plug("3", false).unwrap_err();
+    assert_eq!(refused.code, "SR_BACKEND_FAILURE_24", "{refused}");
+    one.step("Datapath.deactivate").unwrap();
+    two.step("Datapath.deactivate").unwrap();
+    plug("3", false).unwrap();
+    let refused = plug("1", true).unwrap_err();
+    assert_eq!(refused.code, "SR_BACKEND_FAILURE_24", "{refused}");
+}
+
+#[test]
+fn an_active_volume_is_not_destroyed_and_its_sr_not_detached() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let volume = json!({ "sr": sr, "key": key });
+    let refused = xapi.volume("Volume.destroy", volume.clone()).unwrap_err();
+    assert_eq!(refused.code, "SR_BACKEND_FAILURE_24", "{refused}");
+    let refused = xapi.volume("SR.detach", json!({ "sr": sr })).unwrap_err();
+    assert_eq!(refused.code, "SR_BACKEND_FAILURE_16", "{refused}");
+    assert!(refused.params[1].contains(&key), "it names the disk: {refused}");
+    // Attached is not active.
+    disk.step("Datapath.deactivate").unwrap();
+    xapi.volume("Volume.destroy", volume).unwrap();
+}
+
+#[test]
+fn a_tapdisk_that_dies_between_two_steps_is_replaced() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    connect(&disk).write(4096, b"kept").unwrap();
+    for step in ["Datapath.attach", "Datapath.activate", "Datapath.deactivate", "Datapath.activate"]
+    {
+        let tapdisk = disk.tapdisk();
+        tapdisk.kill().unwrap();
+        assert!(tapdisk.wait(std::time::Duration::from_secs(5)).unwrap());
+        disk.step(step).unwrap();
+        disk.step("Datapath.activate").unwrap();
+        assert_ne!(disk.tapdisk(), tapdisk);
+        assert_eq!(connect(&disk).read(4096, 4).unwrap(), b"kept");
+    }
+    disk.tapdisk().kill().unwrap();
+    disk.unplug();
+    assert_eq!(xapi.control_dir().reserved().unwrap(), [0; 0], "no minor is left");
+}
+
+#[test]
+fn a_tapdisk_is_on_its_own() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, MIB), "5");
+    let pid = disk.tapdisk().pid;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    assert_eq!(fields[3], pid.to_string(), "it leads a session of its own (proc(5), field 6)");
+    for number in 0..3 {
+        let target = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+        assert_eq!(target, std::path::Path::new("/dev/null"), "descriptor {number}");
+    }
+    assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), std::path::Path::new("/"));
+    disk.unplug();
+}
+
+#[test]
+fn a_non_persistent_disk_forgets_at_close_and_not_before() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let disk = xapi.plug(&sr, &key, "0");
+    connect(&disk).write(0, b"original").unwrap();
+    let uri = disk.uri.clone();
+    disk.unplug();
+
+    let open = |persistent: bool| {
+        xapi.datapath("Datapath.open", json!({ "uri": uri, "persistent": persistent })).unwrap();
+    };
+    let plug = || Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
+    open(false);
+    let disk = plug();
+    connect(&disk).write(0, b"scribble").unwrap();
+    let listed = xapi.volume("SR.ls", json!({ "sr": sr })).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "the clone is nobody's volume: {listed}");
+    // Suspended, and its tapdisk dies: what the guest wrote is still there.
+    disk.tapdisk().kill().unwrap();
+    disk.step("Datapath.deactivate").unwrap();
+    disk.step("Datapath.detach").unwrap();
+    let disk = plug();
+    assert_eq!(connect(&disk).read(0, 8).unwrap(), b"scribble");
+    disk.step("Datapath.deactivate").unwrap();
+    disk.step("Datapath.detach").unwrap();
+    // The next start begins anew, also where no close came.
+    open(false);
+    let disk = plug();
+    assert_eq!(connect(&disk).read(0, 8).unwrap(), b"original");
+    connect(&disk).write(0, b"again...").unwrap();
+    disk.unplug();
+    open(true);
+    let disk = plug();
+    assert_eq!(connect(&disk).read(0, 8).unwrap(), b"original");
+    disk.unplug();
+    assert_eq!(xapi.used(&sr), 4096, "nothing of the clones is left");
+    let checked = xapi.maintain(&["check", &sr]);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn an_active_disk_grows() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let mut before = connect(&disk);
+    before.write(0, b"x").unwrap();
+    let resize = json!({ "sr": sr, "key": key, "new_size": 20 * MIB });
+    xapi.volume("Volume.resize", resize).unwrap();
+    let mut after = connect(&disk);
+    assert_eq!(after.size(), 20 * MIB, "the next client sees the new size");
+    after.write(20 * MIB - 4, b"tail").unwrap();
+    assert_eq!(before.read(0, 1).unwrap(), b"x");
+    disk.unplug();
+    let disk = xapi.plug(&sr, &key, "5");
+    assert_eq!(connect(&disk).read(20 * MIB - 4, 4).unwrap(), b"tail");
+    disk.unplug();
+}
+
+#[test]
+fn a_uri_of_nothing_is_refused_with_its_text() {
+    let xapi = Xapi::new();
+    for uri in ["nbd://x/y", "ram://", "ram://no-such-sr/no-such-key"] {
+        let params = json!({ "uri": uri, "domain": "5" });
+        let refused = xapi.datapath("Datapath.attach", params).unwrap_err();
+        assert!(
+            refused.params[1].contains(uri) || refused.params[1].contains("no-such-sr"),
+            "{refused}"
+        );
+    }
+}

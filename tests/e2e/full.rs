@@ -1,0 +1,75 @@
+//! No memory left, and clients that do not read.
+
+use end_to_end::{Xapi, tools};
+use nbd::client::{Client, Wish};
+use serde_json::json;
+
+use crate::MIB;
+
+#[test]
+fn an_sr_filled_to_the_last_byte_tells_the_client_and_goes_on() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("16MiB");
+    let (first, second) = (xapi.create_vdi(&sr, 64 * MIB), xapi.create_vdi(&sr, 64 * MIB));
+    let (one, two) = (xapi.plug(&sr, &first, "1"), xapi.plug(&sr, &second, "2"));
+    let connect = |socket: &str| Client::connect(socket, &Wish::default()).unwrap();
+    let (mut a, mut b) = (connect(&one.socket), connect(&two.socket));
+    a.write(0, &tools::noise(1, 10 << 20)).unwrap();
+    b.write(0, &tools::noise(2, 5 << 20)).unwrap();
+    let refused = b.write(8 * MIB, &tools::noise(3, 4 << 20)).unwrap_err();
+    assert!(refused.to_string().contains("ENOSPC"), "the client is told: {refused}");
+    // To the last block.
+    let mut at = 32 * MIB;
+    while b.write(at, &[7; 4096]).is_ok() {
+        at += 4096;
+    }
+    assert_eq!(xapi.used(&sr), 16 * MIB);
+    // What is there can be read and overwritten; what is not reads as zeros.
+    assert_eq!(a.read(0, 10 << 20).unwrap(), tools::noise(1, 10 << 20));
+    a.write(0, &[9; 4096]).unwrap();
+    assert_eq!(b.read(at, 4096).unwrap(), [0; 4096]);
+    assert!(one.tapdisk().is_same() && two.tapdisk().is_same(), "nobody crashed");
+    // Structure still changes, and deleting gives the space back.
+    let set = json!({ "sr": sr, "key": first, "k": "k", "v": "v" });
+    xapi.volume("Volume.set", set).unwrap();
+    one.unplug();
+    xapi.volume("Volume.destroy", json!({ "sr": sr, "key": first })).unwrap();
+    assert!(xapi.used(&sr) <= 6 * MIB, "{} are in use", xapi.used(&sr));
+    b.write(40 * MIB, &tools::noise(4, 8 << 20)).unwrap();
+    assert_eq!(b.read(40 * MIB, 8 << 20).unwrap(), tools::noise(4, 8 << 20));
+    two.unplug();
+}
+
+/// A client asks for much and reads nothing, while another frees and overwrites what was asked for.
+/// Every reply has to be what the disk was at some moment: all of it old, or all of it freed.
+#[test]
+fn a_client_that_stops_reading_hinders_nobody_and_sees_nothing_wrong() {
+    const PIECE: u32 = 256 << 10;
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("128MiB");
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 64 * MIB), "1");
+    let connect = || Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut other = connect();
+    other.write(0, &vec![0xaa; 32 << 20]).unwrap();
+    let mut slow = connect();
+    let cookies: Vec<u64> = (0..64_u64)
+        .map(|number| {
+            slow.submit(0, nbd::wire::command::READ, number * u64::from(PIECE), PIECE, &[]).unwrap()
+        })
+        .collect();
+    // The others are served meanwhile.
+    other.write(48 * MIB, &vec![0xbb; 8 << 20]).unwrap();
+    other.trim(0, 32 << 20).unwrap();
+    assert!(xapi.used(&sr) <= 9 * MIB, "freeing waits for nobody: {}", xapi.used(&sr));
+    other.write(0, &vec![0xcc; 1 << 20]).unwrap();
+    let mut old = 0;
+    for (number, cookie) in (0_u64..).zip(cookies) {
+        let got = slow.finish_read(cookie, number * u64::from(PIECE), PIECE).unwrap();
+        let first = got[0];
+        assert!(got.iter().all(|&byte| byte == first), "reply {number} is torn");
+        assert!([0xaa, 0, 0xcc].contains(&first), "reply {number} begins with {first:#x}");
+        old += usize::from(first == 0xaa);
+    }
+    assert!(old > 0, "the first replies were on their way before anything was freed");
+    disk.unplug();
+}

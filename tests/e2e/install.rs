@@ -1,0 +1,59 @@
+//! `make install`: what lies where, as xapi-storage-script finds it.
+
+use std::{fs, path::Path};
+
+use end_to_end::{programs, tools};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
+
+#[test]
+fn the_installed_plugins_work_from_their_final_place_and_go_without_a_trace() {
+    let root = tempfile::TempDir::new().unwrap();
+    let (built, dest) = (programs::directory(), root.path().join("dest dir"));
+    for program in ["volume-plugin", "datapath-plugin", "tapdisk-ram"] {
+        let _built = programs::path(program);
+    }
+    let script = |act: &str| {
+        tools::run("sh", &[SCRIPT, act, built.to_str().unwrap(), dest.to_str().unwrap()])
+    };
+    // Twice: an upgrade replaces what is there.
+    for _ in 0..2 {
+        let _quiet = script("install");
+    }
+    let libexec = dest.join("usr/libexec");
+    let volume = libexec.join("xapi-storage-script/volume");
+    assert_eq!(entries(&volume), ["org.xen.xapi.storage.ram"], "each entry becomes a plugin");
+    assert_eq!(entries(&libexec), ["xapi-storage-ram", "xapi-storage-script"]);
+    let methods = entries(&volume.join("org.xen.xapi.storage.ram"));
+    for method in ["Plugin.query", "SR.create", "SR.attach", "Volume.create", "Volume.destroy"] {
+        assert!(methods.iter().any(|it| it == method), "{method} is missing: {methods:?}");
+    }
+    assert!(!methods.iter().any(|it| it.starts_with("Data")), "the datapath lies elsewhere");
+    let datapath = libexec.join("xapi-storage-script/datapath/ram");
+    for method in entries(&datapath) {
+        let target = fs::canonicalize(datapath.join(&method)).unwrap();
+        assert_eq!(
+            target,
+            fs::canonicalize(libexec.join("xapi-storage-ram/datapath-plugin")).unwrap()
+        );
+    }
+    let xapi = end_to_end::Xapi::installed(&libexec.join("xapi-storage-script"));
+    let sr = xapi.create_sr("16MiB");
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 4096), "5");
+    let program = disk.tapdisk().executable_path().unwrap();
+    assert_eq!(program, fs::canonicalize(libexec.join("xapi-storage-ram/tapdisk-ram")).unwrap());
+    disk.unplug();
+    drop(xapi);
+    let _quiet = script("uninstall");
+    assert_eq!(entries(&volume), [""; 0]);
+    assert!(!datapath.exists());
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

@@ -1,0 +1,16 @@
+//! The whole product from the outside: the plugins called as xapi-storage-script calls them, the
+//! disks used by programs that others wrote.
+
+mod concurrency;
+mod conformance;
+mod crash;
+mod datapath;
+mod errors;
+mod full;
+mod install;
+mod interop;
+mod lifecycle;
+mod snapshots;
+
+/// Bytes.
+const MIB: u64 = 1 << 20;

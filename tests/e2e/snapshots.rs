@@ -1,0 +1,167 @@
+//! Snapshots of a disk that is being written to.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use end_to_end::{Disk, Xapi};
+use nbd::client::{Client, Wish};
+use serde_json::json;
+
+use crate::MIB;
+
+const BLOCK: u64 = 4096;
+const BLOCKS: u64 = 1500;
+const SNAPSHOTS: usize = 200;
+
+/// A writer puts increasing numbers into one block after another, each write acknowledged before
+/// the next begins. Whatever moment a snapshot keeps, it can be told from the numbers whether it was
+/// one: with `last` the largest, every block holds the largest number up to `last` that fell to it.
+#[test]
+fn snapshots_of_a_busy_disk_are_moments_of_it() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("256MiB");
+    let key = xapi.create_vdi(&sr, 8 * MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+            let mut number = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                number += 1;
+                let block = number % BLOCKS;
+                client.write(block * BLOCK, &number.to_ne_bytes().repeat(512)).unwrap();
+                written.store(number, Ordering::Release);
+            }
+        });
+        let mut snapshots = Vec::new();
+        for _ in 0..SNAPSHOTS {
+            let before = written.load(Ordering::Acquire);
+            let made = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
+            assert_eq!(made["read_write"], false);
+            assert_eq!(made["virtual_size"], 8 * MIB);
+            snapshots.push((before, made["key"].as_str().unwrap().to_owned()));
+        }
+        for (number, (before, snapshot)) in snapshots.iter().enumerate() {
+            let last = check_moment(&xapi, &sr, snapshot);
+            assert!(last >= *before, "snapshot {number} has {last}, {before} was acknowledged");
+        }
+        // In an order that looks random.
+        while !snapshots.is_empty() {
+            let (_, snapshot) =
+                snapshots.swap_remove(snapshots.len() * 7919 % 1009 % snapshots.len());
+            xapi.volume("Volume.destroy", json!({ "sr": sr, "key": snapshot })).unwrap();
+            if snapshots.len() % 50 == 25 {
+                check_moment(&xapi, &sr, &snapshots[0].1);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    disk.unplug();
+    assert_eq!(check_moment(&xapi, &sr, &key), written.load(Ordering::Acquire));
+    let done = xapi.maintain(&["gc", &sr]);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(xapi.used(&sr), BLOCKS * BLOCK, "no memory stays with snapshots that are gone");
+    let checked = xapi.maintain(&["check", &sr]);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+/// Reads a volume through a tapdisk of its own; the largest number in it.
+fn check_moment(xapi: &Xapi, sr: &str, key: &str) -> u64 {
+    let disk = Disk::plug(xapi, sr, key, "backup", true).unwrap();
+    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let bytes = client.read(0, u32::try_from(BLOCKS * BLOCK).unwrap()).unwrap();
+    let numbers: Vec<u64> = bytes
+        .chunks(4096)
+        .map(|block| {
+            let number = u64::from_ne_bytes(block[..8].try_into().unwrap());
+            assert!(block.chunks(8).all(|it| it == &block[..8]), "a torn block: {number}");
+            number
+        })
+        .collect();
+    let last = numbers.iter().copied().max().unwrap();
+    for (block, &number) in (0_u64..).zip(&numbers) {
+        let wanted = (last + BLOCKS - block) / BLOCKS;
+        let wanted = (wanted * BLOCKS + block).saturating_sub(BLOCKS);
+        assert_eq!(number, wanted, "block {block} of {key}, whose last number is {last}");
+    }
+    disk.unplug();
+    last
+}
+
+/// The backup cycle: snapshot, read it, delete it, go on writing. No memory stays.
+#[test]
+fn a_backup_cycle_costs_no_memory_that_stays() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, 8 * MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    client.write(0, &vec![1; 8 << 20]).unwrap();
+    for round in 2..6_u8 {
+        let made = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
+        client.write(0, &vec![round; 1 << 20]).unwrap();
+        xapi.volume("Volume.destroy", json!({ "sr": sr, "key": made["key"] })).unwrap();
+        assert_eq!(xapi.used(&sr), 8 * MIB, "round {round}: the snapshot's blocks are free");
+        client.write(0, &vec![round; 8 << 20]).unwrap();
+        assert_eq!(
+            xapi.used(&sr),
+            8 * MIB,
+            "round {round}: a rewritten disk is as large as it was"
+        );
+    }
+    disk.unplug();
+}
+
+/// A clone of an active disk, a revert, changed blocks: through the plugins.
+#[test]
+fn clones_reverts_and_changed_blocks() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let at = |method: &str, more: serde_json::Value| {
+        let mut params = json!({ "sr": sr, "key": key });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        xapi.volume(method, params)
+    };
+    let disk = xapi.plug(&sr, &key, "5");
+    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    client.write(0, &[1; 4096]).unwrap();
+    at("Volume.enable_cbt", json!({})).unwrap();
+    let first = at("Volume.snapshot", json!({})).unwrap()["key"].clone();
+    client.write(200 << 10, &[2; 4096]).unwrap();
+    let clone = at("Volume.clone", json!({})).unwrap();
+    assert_eq!(clone["read_write"], true);
+    assert_eq!(clone["keys"], json!({}), "keys are not copied");
+    let second = at("Volume.snapshot", json!({})).unwrap();
+    assert_eq!(second["cbt_enabled"], true);
+    let changed = json!({
+        "sr": sr, "key": first, "key2": second["key"], "offset": 0, "length": -1,
+    });
+    let changed = xapi.volume("Volume.list_changed_blocks", changed).unwrap();
+    assert_eq!(changed["granularity"], 65536);
+    assert_eq!(changed["bitmap"], "EAA=", "the fourth of sixteen");
+    let reverted = at("Volume.revert", json!({ "snapshot": first })).unwrap_err();
+    assert_eq!(reverted.code, "SR_BACKEND_FAILURE_24", "not while it is active: {reverted}");
+    drop(client);
+    disk.unplug();
+    at("Volume.revert", json!({ "snapshot": first })).unwrap();
+    let read = |key: &str| {
+        let disk = Disk::plug(&xapi, &sr, key, "5", true).unwrap();
+        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        let got = [client.read(0, 1).unwrap()[0], client.read(200 << 10, 1).unwrap()[0]];
+        disk.unplug();
+        got
+    };
+    assert_eq!(read(&key), [1, 0]);
+    assert_eq!(read(clone["key"].as_str().unwrap()), [1, 2]);
+    xapi.volume("Volume.data_destroy", json!({ "sr": sr, "key": first })).unwrap();
+    let stat = xapi.stat(&sr, first.as_str().unwrap()).unwrap();
+    assert_eq!(stat["volume_type"], "CBT_Metadata");
+    let refused = Disk::plug(&xapi, &sr, first.as_str().unwrap(), "5", true).unwrap_err();
+    assert!(refused.params[1].contains("destroyed"), "{refused}");
+    let checked = xapi.maintain(&["check", &sr]);
+    assert!(checked.status.success(), "{checked:?}");
+}

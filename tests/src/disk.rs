@@ -1,0 +1,125 @@
+//! A disk that is plugged as xapi plugs it.
+
+use serde_json::{Value, json};
+
+use crate::{Failure, Xapi};
+
+/// A plugged disk; it stays plugged until [`Disk::unplug`].
+#[derive(Clone, Debug)]
+pub struct Disk<'a> {
+    xapi: &'a Xapi,
+    sr: String,
+    key: String,
+    domain: String,
+    /// The URI of the volume, as the datapath is called with it.
+    pub uri: String,
+    /// What Datapath.attach answered.
+    pub backend: Value,
+    /// The NBD socket.
+    pub socket: String,
+}
+
+impl<'a> Disk<'a> {
+    /// Open, attach and activate, each after a Volume.stat.
+    ///
+    /// # Errors
+    /// That of the first step that fails.
+    ///
+    /// # Panics
+    /// Where an answer lacks what a guest or dom0 needs.
+    pub fn plug(
+        xapi: &'a Xapi,
+        sr: &str,
+        key: &str,
+        domain: &str,
+        read_only: bool,
+    ) -> Result<Self, Failure> {
+        let volume = xapi.stat(sr, key)?;
+        let uri = volume["uri"][0].as_str().expect("a volume has a URI").to_owned();
+        assert!(uri.starts_with("ram:"), "the scheme names the datapath plugin: {uri}");
+        xapi.datapath("Datapath.open", json!({ "uri": uri, "persistent": true }))?;
+        Self::attach_and_activate(xapi, sr, key, domain, read_only)
+    }
+
+    /// Attach and activate, each after a Volume.stat.
+    ///
+    /// # Errors
+    /// That of the first step that fails.
+    ///
+    /// # Panics
+    /// Where an answer lacks what a guest or dom0 needs.
+    pub fn attach_and_activate(
+        xapi: &'a Xapi,
+        sr: &str,
+        key: &str,
+        domain: &str,
+        read_only: bool,
+    ) -> Result<Self, Failure> {
+        let volume = xapi.stat(sr, key)?;
+        let uri = volume["uri"][0].as_str().expect("a volume has a URI").to_owned();
+        let place = json!({ "uri": uri, "domain": domain });
+        let backend = xapi.datapath("Datapath.attach", place.clone())?;
+        let socket = nbd_socket(&backend);
+        xapi.stat(sr, key)?;
+        let method = if read_only { "Datapath.activate_readonly" } else { "Datapath.activate" };
+        xapi.datapath(method, place)?;
+        let (sr, key, domain) = (sr.to_owned(), key.to_owned(), domain.to_owned());
+        Ok(Self { xapi, sr, key, domain, uri, backend, socket })
+    }
+
+    /// The URI that NBD clients take.
+    #[must_use]
+    pub fn nbd(&self) -> String {
+        format!("nbd+unix:///{}?socket={}", self.key, self.socket)
+    }
+
+    /// Calls a datapath method for this disk and domain.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub fn step(&self, method: &str) -> Result<Value, Failure> {
+        self.xapi.datapath(method, json!({ "uri": self.uri, "domain": self.domain }))
+    }
+
+    /// Deactivate, detach and close, each after a Volume.stat.
+    ///
+    /// # Panics
+    /// Where a step fails.
+    pub fn unplug(self) {
+        for method in ["Datapath.deactivate", "Datapath.detach"] {
+            self.xapi.stat(&self.sr, &self.key).expect("Volume.stat");
+            self.step(method).unwrap_or_else(|failure| panic!("{method}: {failure}"));
+        }
+        self.xapi.datapath("Datapath.close", json!({ "uri": self.uri })).expect("Datapath.close");
+    }
+
+    /// The process that serves the disk.
+    ///
+    /// # Panics
+    /// Where the socket's name does not tell.
+    #[must_use]
+    pub fn tapdisk(&self) -> tapctl::Identity {
+        let target = std::fs::read_link(&self.socket).expect("the stable link");
+        let name = target.file_name().expect("a socket").to_string_lossy().into_owned();
+        let pid = name.strip_prefix("nbd").and_then(|rest| rest.split('.').next()?.parse().ok());
+        let pid = pid.unwrap_or_else(|| panic!("{name} is not nbd<pid>.<minor>"));
+        tapctl::Identity::of(pid).expect("/proc").expect("a live tapdisk")
+    }
+}
+
+/// Reads what dom0 (Nbd) and the guest (XenDisk) are told, as the caller does; the socket.
+fn nbd_socket(backend: &Value) -> String {
+    let implementations = backend["implementations"].as_array().expect("a list");
+    let of = |kind: &str| {
+        let found = implementations.iter().find(|implementation| implementation[0] == kind);
+        found.unwrap_or_else(|| panic!("no {kind} in {backend}"))[1].clone()
+    };
+    let (nbd, guest) = (of("Nbd"), of("XenDisk"));
+    assert_eq!(guest["backend_type"], "vbd3");
+    assert_eq!(guest["params"], nbd["uri"]);
+    let uri = nbd["uri"].as_str().expect("a string");
+    let fields: Vec<&str> = uri.split(':').collect();
+    let ["nbd", "unix", socket, export] = fields[..] else { panic!("{uri} has not four fields") };
+    assert!(export.starts_with("exportname="), "{uri}");
+    socket.to_owned()
+}

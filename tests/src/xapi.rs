@@ -1,0 +1,382 @@
+//! Calling the plugins as xapi-storage-script does (`ocaml/xapi-storage-script/lib.ml`, `main.ml` of
+//! xapi-project/xen-api): one execution of one file per method, `--json` as the only argument, one
+//! object on stdin, one value on stdout, read to its end.
+
+use std::{
+    collections::HashMap,
+    fmt, fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{Mutex, OnceLock},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::{Disk, programs, tools};
+
+/// Which plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// SR.*, Volume.*, Plugin.*
+    Volume,
+    /// Datapath.*, Plugin.*
+    Datapath,
+}
+
+impl Side {
+    /// The directory of its method files, below the plugins' root.
+    #[must_use]
+    pub fn directory(self) -> &'static str {
+        match self {
+            Self::Volume => "volume/org.xen.xapi.storage.ram",
+            Self::Datapath => "datapath/ram",
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Volume => "volume-plugin",
+            Self::Datapath => "datapath-plugin",
+        }
+    }
+}
+
+/// An error as it reaches xapi.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `SR_BACKEND_FAILURE_<n>` or an error of the interface.
+    pub code: String,
+    /// What `xe` shows.
+    pub params: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.code, self.params)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A host with the plugins, and nothing else on it.
+#[derive(Debug)]
+pub struct Xapi {
+    /// Everything of this host: short, since sockets have names of at most 107 bytes.
+    root: TempDir,
+    plugins: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+impl Xapi {
+    /// A host whose SRs are tmpfs mounts if this is root, directories otherwise.
+    ///
+    /// # Panics
+    /// Where the plugins have not been built, or `/dev/shm` is no tmpfs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// A host with more environment variables for the plugins.
+    ///
+    /// # Panics
+    /// As [`Xapi::new`].
+    #[must_use]
+    pub fn with(environment: &[(&str, &str)]) -> Self {
+        let root = TempDir::with_prefix_in("xr-", "/dev/shm").expect("a directory on tmpfs");
+        let plugins = root.path().join("plugins");
+        for side in [Side::Volume, Side::Datapath] {
+            install(side, &plugins.join(side.directory()));
+        }
+        Self::on(root, plugins, environment)
+    }
+
+    /// A host whose plugins were installed elsewhere.
+    ///
+    /// # Panics
+    /// Where its directories cannot be made.
+    #[must_use]
+    pub fn installed(plugins: &Path) -> Self {
+        let root = TempDir::with_prefix_in("xr-", "/dev/shm").expect("a directory on tmpfs");
+        Self::on(root, plugins.to_owned(), &[])
+    }
+
+    fn on(root: TempDir, plugins: PathBuf, environment: &[(&str, &str)]) -> Self {
+        let own = |name: &str| root.path().join(name).to_string_lossy().into_owned();
+        let mut variables = vec![
+            ("XAPI_RAM_SR_ROOT".to_owned(), own("sr")),
+            ("XAPI_RAM_CONTROL_DIR".to_owned(), own("ctl")),
+            ("XAPI_RAM_SYSLOG".to_owned(), own("log")),
+        ];
+        variables.extend(environment.iter().map(|&(name, value)| (name.into(), value.into())));
+        for name in ["sr", "ctl"] {
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .create(root.path().join(name))
+                .expect("a new directory");
+        }
+        Self { root, plugins, environment: variables }
+    }
+
+    /// Everything of this host lies here.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Where control sockets lie.
+    #[must_use]
+    pub fn control_dir(&self) -> tapctl::ControlDir {
+        tapctl::ControlDir::new(self.root.path().join("ctl"))
+    }
+
+    /// The directory of an SR.
+    #[must_use]
+    pub fn sr_dir(&self, sr: &str) -> PathBuf {
+        self.root.path().join("sr").join(sr)
+    }
+
+    /// A command with this host's environment, without arguments.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// The command that executes one method.
+    #[must_use]
+    pub fn method(&self, side: Side, method: &str) -> Command {
+        let mut command = self.command(&self.plugins.join(side.directory()).join(method));
+        command.arg("--json").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Calls a method with bytes on its stdin.
+    ///
+    /// # Panics
+    /// Where it cannot be executed.
+    #[must_use]
+    pub fn raw(&self, side: Side, method: &str, stdin: &[u8]) -> Output {
+        let mut child = self
+            .method(side, method)
+            .spawn()
+            .unwrap_or_else(|error| panic!("executing {method}: {error}"));
+        let mut input = child.stdin.take().expect("piped");
+        // A method that does not read all of it would be a failed call: so it is here.
+        input.write_all(stdin).unwrap_or_else(|error| panic!("{method} reads its stdin: {error}"));
+        drop(input);
+        child.wait_with_output().expect("a child can be waited for")
+    }
+
+    /// Calls a method; `dbg` is added.
+    ///
+    /// # Errors
+    /// What the method answers with exit status 1.
+    ///
+    /// # Panics
+    /// Where the answer is none of those that the contract knows.
+    pub fn call(&self, side: Side, method: &str, mut params: Value) -> Result<Value, Failure> {
+        params["dbg"] = json!("OpaqueRef:0a1b|VDI.op");
+        let output = self.raw(side, method, params.to_string().as_bytes());
+        parse(method, &output)
+    }
+
+    /// Calls a method of the volume plugin.
+    ///
+    /// # Errors
+    /// As [`Xapi::call`].
+    pub fn volume(&self, method: &str, params: Value) -> Result<Value, Failure> {
+        self.call(Side::Volume, method, params)
+    }
+
+    /// Calls a method of the datapath plugin.
+    ///
+    /// # Errors
+    /// As [`Xapi::call`].
+    pub fn datapath(&self, method: &str, params: Value) -> Result<Value, Failure> {
+        self.call(Side::Datapath, method, params)
+    }
+
+    /// `xe sr-create`: Plugin.query, SR.create, SR.attach and SR.stat; the SR's handle.
+    ///
+    /// # Panics
+    /// Where one of them fails.
+    #[must_use]
+    pub fn create_sr(&self, size: &str) -> String {
+        let configuration = self.create_sr_only(size);
+        self.attach_sr(&configuration)
+    }
+
+    /// SR.create: what attaches it.
+    ///
+    /// # Panics
+    /// Where it fails.
+    #[must_use]
+    pub fn create_sr_only(&self, size: &str) -> Value {
+        let query = self.volume("Plugin.query", json!({})).expect("Plugin.query");
+        assert_eq!(query["required_api_version"], "5.0");
+        let params = json!({
+            "uuid": Uuid::new_v4().to_string(),
+            "configuration": { "size": size },
+            "name": "scratch",
+            "description": "made by a test",
+        });
+        self.volume("SR.create", params).expect("SR.create")
+    }
+
+    /// SR.attach and SR.stat: the SR's handle.
+    ///
+    /// # Panics
+    /// Where one of them fails.
+    #[must_use]
+    pub fn attach_sr(&self, configuration: &Value) -> String {
+        let sr =
+            self.volume("SR.attach", json!({ "configuration": configuration })).expect("SR.attach");
+        let stat = self.volume("SR.stat", json!({ "sr": sr })).expect("SR.stat");
+        assert_eq!(stat["health"][0], "Healthy");
+        sr.as_str().expect("a handle is a string").to_owned()
+    }
+
+    /// `xe vdi-create`: Volume.create and Volume.set; the key.
+    ///
+    /// # Panics
+    /// Where one of them fails.
+    #[must_use]
+    pub fn create_vdi(&self, sr: &str, size: u64) -> String {
+        let params = json!({
+            "sr": sr, "name": "disk", "description": "", "size": size, "sharable": false,
+        });
+        let volume = self.volume("Volume.create", params).expect("Volume.create");
+        let key = volume["key"].as_str().expect("a key is a string").to_owned();
+        let set = json!({ "sr": sr, "key": key, "k": "vdi-type", "v": "user" });
+        self.volume("Volume.set", set).expect("Volume.set");
+        key
+    }
+
+    /// Volume.stat.
+    ///
+    /// # Errors
+    /// What the plugin answers.
+    pub fn stat(&self, sr: &str, key: &str) -> Result<Value, Failure> {
+        self.volume("Volume.stat", json!({ "sr": sr, "key": key }))
+    }
+
+    /// Bytes in use by the SR.
+    ///
+    /// # Panics
+    /// Where SR.stat fails.
+    #[must_use]
+    pub fn used(&self, sr: &str) -> u64 {
+        let stat = self.volume("SR.stat", json!({ "sr": sr })).expect("SR.stat");
+        let field = |name: &str| stat[name].as_u64().expect("a size");
+        field("total_space") - field("free_space")
+    }
+
+    /// Plugs a disk for writing, in domain `domain`.
+    ///
+    /// # Panics
+    /// Where a step fails.
+    #[must_use]
+    pub fn plug(&self, sr: &str, key: &str, domain: &str) -> Disk<'_> {
+        Disk::plug(self, sr, key, domain, false).expect("plugging a disk")
+    }
+
+    /// Runs a maintenance command of the volume plugin.
+    ///
+    /// # Panics
+    /// Where it cannot be executed.
+    #[must_use]
+    pub fn maintain(&self, arguments: &[&str]) -> Output {
+        let program = self.plugins.join(Side::Volume.directory()).join("Volume.stat");
+        let program = fs::canonicalize(program).expect("an installed link");
+        self.command(&program).args(arguments).output().expect("the volume plugin runs")
+    }
+}
+
+impl Default for Xapi {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Xapi {
+    fn drop(&mut self) {
+        let dir = self.control_dir();
+        for pid in dir.tapdisks().unwrap_or_default() {
+            if let Ok(Some(identity)) = tapctl::Identity::of(pid) {
+                // Gone meanwhile is as good.
+                let _gone = identity.kill();
+                let _gone = identity.wait(std::time::Duration::from_secs(5));
+            }
+        }
+        let srs = fs::read_dir(self.root.path().join("sr")).into_iter().flatten().flatten();
+        for sr in srs {
+            for mount in ["data", "meta"] {
+                let place = sr.path().join(mount);
+                // One that is no mount stays what it is: a part of the directory that vanishes.
+                let _no_mount = rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+    }
+}
+
+/// Makes the links of one plugin: what `make install` does.
+fn install(side: Side, directory: &Path) {
+    let program = programs::path(side.program());
+    let methods = tools::run(&program.to_string_lossy(), &["methods"]);
+    fs::create_dir_all(directory).expect("a new directory");
+    for method in methods.lines() {
+        symlink(&program, directory.join(method)).expect("a new link");
+    }
+}
+
+/// Reads an answer as the caller does, and holds it against its schema.
+fn parse(method: &str, output: &Output) -> Result<Value, Failure> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| {
+        panic!(
+            "{method} answered no JSON ({error}): {text:?}, stderr {:?}, {}",
+            String::from_utf8_lossy(&output.stderr),
+            output.status
+        )
+    });
+    if output.status.success() {
+        check_schema(method, "response", &value);
+        return Ok(value);
+    }
+    assert_eq!(output.status.code(), Some(1), "{method}: {}", output.status);
+    check_schema("error", "", &value);
+    let strings = |value: &Value| -> Vec<String> {
+        let items = value.as_array().expect("checked");
+        items.iter().map(|item| item.as_str().expect("checked").to_owned()).collect()
+    };
+    Err(Failure {
+        code: value["code"].as_str().expect("checked").to_owned(),
+        params: strings(&value["params"]),
+    })
+}
+
+/// Panics unless `value` is valid.
+fn check_schema(name: &str, what: &str, value: &Value) {
+    static VALIDATORS: OnceLock<Mutex<HashMap<String, jsonschema::Validator>>> = OnceLock::new();
+    let mut validators =
+        VALIDATORS.get_or_init(Mutex::default).lock().expect("no test panics here");
+    let validator = validators.entry(format!("{name} {what}")).or_insert_with(|| {
+        let schema = match schemas::find(name) {
+            None => schemas::error_schema(),
+            Some(method) => (method.response_schema)(),
+        };
+        jsonschema::validator_for(&schema).expect("a schema is a schema")
+    });
+    let wrong: Vec<String> = validator
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    drop(validators);
+    assert!(wrong.is_empty(), "{name} {what} {value} is not valid: {wrong:#?}");
+}

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Makes sure of the programs that the demonstration, the tests and the benchmark need; installs
+# Debian's packages of those that are missing. As an ordinary user this takes sudo.
+#
+#   tests/tools.sh run|test|bench
+set -eu
+
+# program:package
+build='cc:gcc ld:binutils make:make'
+run='mkfs.ext4:e2fsprogs nbdcopy:libnbd-bin qemu-img:qemu-utils cmp:diffutils'
+test="$run nbdinfo:libnbd-bin nbdsh:python3-libnbd qemu-io:qemu-utils fio:fio setpriv:util-linux"
+bench="$test nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common"
+
+case "${1:-}" in
+run) wanted="$build $run" ;;
+test) wanted="$build $test" ;;
+bench) wanted="$build $bench" ;;
+*)
+    echo "usage: $0 run|test|bench" >&2
+    exit 2
+    ;;
+esac
+
+PATH="$PATH:/usr/sbin:/sbin"
+packages=
+for pair in $wanted; do
+    command -v "${pair%%:*}" >/dev/null 2>&1 || packages="$packages ${pair#*:}"
+done
+# libc's headers have no program of their own.
+[ -e /usr/include/stdio.h ] || packages="$packages libc6-dev"
+[ -n "$packages" ] || exit 0
+
+echo "installing:$packages"
+as_root=
+if [ "$(id -u)" != 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+        echo "$0: as root, run: apt-get update && apt-get install -y$packages" >&2
+        exit 1
+    fi
+    as_root=sudo
+fi
+export DEBIAN_FRONTEND=noninteractive
+$as_root apt-get update -qq
+# shellcheck disable=SC2086 # a list of packages
+$as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null

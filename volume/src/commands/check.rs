@@ -1,0 +1,18 @@
+//! `check`: looks up in an SR's files what its invariants say.
+
+use plugin::{Args, Context};
+use schemas::{Error, Failure};
+
+use crate::{errors, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
+    let sr = methods::open(ctx, super::sr(args))?;
+    let found = sr.check().map_err(errors::from_store)?;
+    if found.is_empty() {
+        return Ok(format!("SR {} is sound\n", sr.uuid()));
+    }
+    Err(Error::new(
+        Failure::MetadataError,
+        format!("SR {} is not sound: {}", sr.uuid(), found.join("; ")),
+    ))
+}

@@ -1,0 +1,12 @@
+//! `gc`: frees what operations left that were killed.
+
+use plugin::{Args, Context};
+use schemas::Error;
+
+use crate::{errors, live::Tapdisks, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
+    let sr = methods::open(ctx, super::sr(args))?;
+    let freed = sr.collect(&mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)?;
+    Ok(format!("{freed} bytes freed in SR {}\n", sr.uuid()))
+}

@@ -1,0 +1,36 @@
+//! Maintenance commands: for a person, and never called by the toolstack.
+
+mod check;
+mod gc;
+mod reclaim;
+mod srs;
+
+use plugin::{Arg, Args, Registry};
+
+const SR: Arg = Arg::required("sr", "UUID of the SR");
+
+/// Adds all commands.
+pub(crate) fn register(registry: Registry) -> Registry {
+    registry
+        .command("srs", "List the ram SRs in this host's memory", &[], srs::run)
+        .command(
+            "check",
+            "Prove that an attached SR is sound, or say what is wrong",
+            &[SR],
+            check::run,
+        )
+        .command("gc", "Free what no volume of an attached SR needs", &[SR], gc::run)
+        .command(
+            "reclaim",
+            "Destroy an SR that the toolstack has forgotten, with all of its volumes",
+            reclaim::ARGS,
+            reclaim::run,
+        )
+}
+
+/// The SR that a command is about.
+fn sr(args: &Args) -> &str {
+    args.get(SR_NAME).unwrap_or_default()
+}
+
+const SR_NAME: &str = "sr";

@@ -1,0 +1,27 @@
+//! `reclaim`: destroys an SR that `xe sr-forget` left in memory. One that is attached is not
+//! forgotten, and destroyed only with `--force`.
+
+use plugin::{Arg, Args, Context};
+use schemas::{Error, Failure};
+
+use crate::{errors, methods};
+
+pub(crate) const ARGS: &[Arg] =
+    &[super::SR, Arg::flag("force", "Destroy it though it is attached")];
+
+pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
+    let (host, handle) = (methods::host(ctx), super::sr(args));
+    let found = host.srs().map_err(errors::from_store)?;
+    let attached = found.iter().any(|it| it.stat.uuid.as_str() == handle && it.stat.attached);
+    if attached && !args.given("force") {
+        return Err(Error::new(
+            Failure::SrInUse,
+            format!(
+                "SR {handle} is attached: if the toolstack knows it, use xe sr-destroy \
+                 uuid={handle}; if it does not, repeat this with --force"
+            ),
+        ));
+    }
+    methods::sr::destroy::destroy(&host, handle)?;
+    Ok(format!("SR {handle} is destroyed\n"))
+}

@@ -1,0 +1,259 @@
+//! The device-config of a ram SR: its keys, and what SR.create, SR.attach and SR.probe make of it.
+//!
+//! What SR.create returns becomes the PBD's device-config and comes back in every SR.attach, also
+//! after a reboot that has emptied the memory: it says all that is needed to make the SR anew. Every
+//! problem of a configuration is told at once.
+
+use plugin::size;
+use schemas::{Error, Failure, StringMap, sr::CreateParams};
+use store::{Attachment, BLOCK_BYTES, Host, Name};
+
+/// The size of an SR that is created without one: small enough for any host that has room at all.
+pub(crate) const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
+
+const SIZE: &str = "size";
+const URI: &str = "uri";
+const SR_UUID: &str = "sr_uuid";
+const NAME: &str = "name";
+const DESCRIPTION: &str = "description";
+const HOST: &str = "host";
+const SR_MASTER: &str = "SRmaster";
+
+/// Every key that is accepted, and what it is for. An empty text: not for people.
+const KEYS: &[(&str, &str)] = &[
+    (SIZE, "Bytes that the SR may take of the host's memory, e.g. 16GiB (default: 1GiB)"),
+    (URI, "Accepted and ignored"),
+    (SR_UUID, "UUID of the SR; set by SR.create, needed again only for xe pbd-create"),
+    (HOST, "The host whose memory it is; set by SR.create, needed again only for xe pbd-create"),
+    (NAME, "Name of the SR should its memory have to be made anew; set by SR.create"),
+    (DESCRIPTION, "Description of the SR in that case; set by SR.create"),
+    // xapi adds it to every device-config.
+    (SR_MASTER, ""),
+];
+
+/// The keys for Plugin.query.
+pub(crate) fn keys() -> StringMap {
+    let listed = KEYS.iter().filter(|(_, about)| !about.is_empty());
+    listed.map(|&(name, about)| (name.to_owned(), about.to_owned())).collect()
+}
+
+/// The configuration that attaches an SR.
+pub(crate) fn of(attachment: Attachment) -> StringMap {
+    [
+        (SR_UUID, attachment.uuid.to_string()),
+        (NAME, attachment.name),
+        (DESCRIPTION, attachment.description),
+        (SIZE, attachment.size.to_string()),
+        (HOST, attachment.host),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// What SR.create is asked for. A configuration that says whose it is, such as that of an earlier
+/// PBD, has to say the same as the call.
+pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachment, Error> {
+    let mut reader = Reader::new("SR.create", &params.configuration);
+    let uuid = reader.checked(Name::parse(&params.uuid).map_err(|error| error.to_string()));
+    for (key, expected, what) in [
+        (SR_UUID, params.uuid.as_str(), "the UUID of the SR that is created"),
+        (HOST, host.uuid.as_str(), "this host, whose memory the SR would take"),
+    ] {
+        if let Some(value) = params.configuration.get(key).filter(|value| *value != expected) {
+            reader.wrong(format!("device-config:{key} is {value:?}, but {what} is {expected:?}"));
+        }
+    }
+    let size = reader.optional_size().unwrap_or(SIZE_BYTES_DEFAULT);
+    reader.finish(|| {
+        Some(Attachment {
+            uuid: uuid?,
+            name: params.name.clone(),
+            description: params.description.clone(),
+            size,
+            host: host.uuid.clone(),
+        })
+    })
+}
+
+/// What SR.attach is to attach.
+pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error> {
+    let mut reader = Reader::new("SR.attach", configuration);
+    let uuid = reader.required(SR_UUID).and_then(|value| reader.name(value));
+    let size = reader.required(SIZE).and_then(|value| reader.size(value));
+    let host = reader.required(HOST);
+    let text = |key| configuration.get(key).cloned().unwrap_or_default();
+    reader.finish(|| {
+        Some(Attachment {
+            uuid: uuid?,
+            name: text(NAME),
+            description: text(DESCRIPTION),
+            size: size?,
+            host: host?.to_owned(),
+        })
+    })
+}
+
+/// The SR that SR.probe is to look for; `None`: any.
+pub(crate) fn for_probe(configuration: &StringMap) -> Result<Option<Name>, Error> {
+    let mut reader = Reader::new("SR.probe", configuration);
+    let wanted = configuration.get(SR_UUID).and_then(|value| reader.name(value));
+    reader.optional_size();
+    reader.finish(|| Some(wanted))
+}
+
+/// Reads a configuration and remembers all that is wrong with it.
+struct Reader<'a> {
+    method: &'static str,
+    configuration: &'a StringMap,
+    missing: Vec<String>,
+    wrong: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(method: &'static str, configuration: &'a StringMap) -> Self {
+        let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
+        let unknown = configuration.iter().filter(|(key, _)| !is_known(key));
+        let wrong = unknown
+            .map(|(key, value)| format!("there is no key device-config:{key} (it is {value:?})"));
+        Self { method, configuration, missing: Vec::new(), wrong: wrong.collect() }
+    }
+
+    fn wrong(&mut self, problem: String) {
+        self.wrong.push(problem);
+    }
+
+    fn checked<T>(&mut self, outcome: Result<T, String>) -> Option<T> {
+        outcome.map_err(|problem| self.wrong(problem)).ok()
+    }
+
+    fn required(&mut self, key: &str) -> Option<&'a str> {
+        let value = self.configuration.get(key);
+        if value.is_none() {
+            self.missing.push(format!("device-config:{key} is missing"));
+        }
+        value.map(String::as_str)
+    }
+
+    fn name(&mut self, value: &str) -> Option<Name> {
+        self.checked(
+            Name::parse(value).map_err(|error| format!("device-config:{SR_UUID}: {error}")),
+        )
+    }
+
+    fn optional_size(&mut self) -> Option<u64> {
+        self.configuration.get(SIZE).and_then(|value| self.size(value))
+    }
+
+    /// A size in bytes, rounded up to whole blocks.
+    fn size(&mut self, value: &str) -> Option<u64> {
+        let least = |bytes: u64| match bytes.checked_next_multiple_of(BLOCK_BYTES) {
+            Some(bytes) if bytes > 0 => Ok(bytes),
+            _ => Err(format!("{value:?} is no size that an SR can have")),
+        };
+        self.checked(
+            size::parse(value)
+                .map_err(|error| error.to_string())
+                .and_then(least)
+                .map_err(|problem| format!("device-config:{SIZE}: {problem}")),
+        )
+    }
+
+    fn finish<T>(self, make: impl FnOnce() -> Option<T>) -> Result<T, Error> {
+        let failure =
+            if self.wrong.is_empty() { Failure::ConfigParamsMissing } else { Failure::InvalidArg };
+        let problems = [self.missing, self.wrong].concat();
+        match make() {
+            Some(made) if problems.is_empty() => Ok(made),
+            _ => {
+                let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+                let (method, problems) = (self.method, problems.join("; "));
+                let message = format!("{method}: {problems} (the keys are {})", known.join(", "));
+                Err(Error::new(failure, message))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> StringMap {
+        pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    fn create(pairs: &[(&str, &str)]) -> Result<Attachment, Error> {
+        let params = CreateParams {
+            dbg: String::new(),
+            uuid: "sr-1".into(),
+            configuration: config(pairs),
+            name: "n".into(),
+            description: "d".into(),
+        };
+        let host = Host {
+            sr_root: "/x".into(),
+            lock_dir: "/x".into(),
+            may_mount: false,
+            uuid: "h-1".into(),
+        };
+        for_create(&params, &host)
+    }
+
+    #[test]
+    fn what_create_returns_is_what_attach_takes() {
+        let made = create(&[("size", "10000"), ("uri", "file:///dev/null")]).unwrap();
+        assert_eq!((made.size, made.host.as_str()), (12288, "h-1"));
+        let mut attach = of(made.clone());
+        attach.extend(config(&[("uri", "x"), ("SRmaster", "true")]));
+        assert_eq!(for_attach(&attach).unwrap(), made);
+        let again = [("sr_uuid", "sr-1"), ("host", "h-1"), ("name", "old"), ("size", "12288")];
+        assert_eq!(create(&again).unwrap(), made, "a PBD's configuration is accepted again");
+    }
+
+    #[test]
+    fn the_default_size_is_the_documented_one() {
+        assert_eq!(create(&[]).unwrap().size, SIZE_BYTES_DEFAULT);
+        let documented = &keys()["size"];
+        let (_, default) = documented.split_once("default: ").unwrap();
+        assert_eq!(size::parse(default.trim_end_matches(')')), Ok(SIZE_BYTES_DEFAULT));
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_with_key_and_value() {
+        let error = create(&[("siez", "1"), ("path", "/p"), ("size", "lots"), ("host", "h-2")])
+            .unwrap_err();
+        assert_eq!(error.code(), "SR_BACKEND_FAILURE_1");
+        for part in [
+            "device-config:siez (it is \"1\")",
+            "device-config:path (it is \"/p\")",
+            "device-config:size: \"lots\" is not a size",
+            "device-config:host is \"h-2\"",
+            "\"h-1\"",
+            "(the keys are size, uri, sr_uuid, host, name, description, SRmaster)",
+        ] {
+            assert!(error.to_string().contains(part), "{part} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_for_an_attach_is_told_at_once() {
+        let error = for_attach(&config(&[("name", "n")])).unwrap_err();
+        assert_eq!(error.code(), "SR_BACKEND_FAILURE_115");
+        for key in ["sr_uuid", "size", "host"] {
+            assert!(error.to_string().contains(&format!("device-config:{key} is missing")));
+        }
+        let bad = config(&[("sr_uuid", "../x"), ("size", "0"), ("foo", "")]);
+        let error = for_attach(&bad).unwrap_err();
+        for part in ["\"../x\"", "\"0\" is no size", "device-config:foo", "host is missing"] {
+            assert!(error.to_string().contains(part), "{part} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn a_probe_may_name_an_sr_or_nothing() {
+        assert_eq!(for_probe(&config(&[])).unwrap(), None);
+        let wanted = for_probe(&config(&[("sr_uuid", "sr-1"), ("size", "1GiB")])).unwrap();
+        assert_eq!(wanted.unwrap().as_str(), "sr-1");
+        for_probe(&config(&[("path", "/p")])).unwrap_err();
+    }
+}

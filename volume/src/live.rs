@@ -1,0 +1,175 @@
+//! The tapdisks that serve an SR's volumes while these change.
+//!
+//! Called by the store, which holds the SR's lock, and by Volume.resize. Before anything is asked
+//! of a process, it has to say itself that it serves this very volume under that minor: process
+//! ids are given out again, and what the lock file says may be what a dead process wrote.
+//!
+//! Only the answer of a tapdisk that holds the volume counts as a refusal. Whatever else goes wrong
+//! leaves open who serves the volume and from which record it began: [`Kind::Unresponsive`].
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use plugin::Log;
+use rustix::io::Errno;
+use store::{Error, Kind, Layout, Live, Name, Result, Serving, Sr, Switch};
+use tapctl::{Client, ControlDir, ErrorKind, Minor};
+
+/// How long a tapdisk may take, from the first question to the last answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a process that has a volume's lock may take to say who it is.
+const NAME_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause between two looks for that name.
+const NAME_PAUSE: Duration = Duration::from_millis(2);
+/// How a tapdisk answers that it has the minor, but not the volume, at this moment: it is paused,
+/// or nothing is open. It does not refuse then, as it does not hold the volume.
+const NOT_SERVING: [Errno; 3] = [Errno::AGAIN, Errno::BADF, Errno::NODEV];
+
+/// Reaches the tapdisks of one SR.
+pub(crate) struct Tapdisks<'a> {
+    sr: &'a Sr,
+    log: &'a Log,
+    timeout: Duration,
+}
+
+impl<'a> Tapdisks<'a> {
+    /// Those of `sr`.
+    pub(crate) fn new(sr: &'a Sr, log: &'a Log) -> Self {
+        Self { sr, log, timeout: TIMEOUT }
+    }
+
+    /// With another limit for each exchange.
+    #[cfg(test)]
+    pub(crate) fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Has the tapdisk that serves a volume, if there is one, take over the volume's new size.
+    pub(crate) fn resize(&self, key: &Name, size: u64) -> Result<()> {
+        let mut next = self.named(key)?;
+        while let Some(serving) = next {
+            let told = self.tell(key, &serving, "take over its new size", |tapdisk, minor| {
+                tapdisk.resize(minor, size)
+            });
+            match told {
+                Err(error) if error.kind() == Kind::Unresponsive => {
+                    // Whoever came since has opened the volume as it is now, or is to be told.
+                    next = self.named(key)?;
+                    if next.as_ref() == Some(&serving) {
+                        return Err(error);
+                    }
+                }
+                told => return told,
+            }
+        }
+        Ok(())
+    }
+
+    /// Who serves a volume. One that is about to may know the old record only: its name is waited
+    /// for.
+    fn named(&self, key: &Name) -> Result<Option<Serving>> {
+        let deadline = Instant::now() + NAME_TIMEOUT;
+        loop {
+            let serving = self.sr.serving(key)?;
+            let is_nameless = serving.as_ref().is_some_and(|serving| serving.pid == 0);
+            if !is_nameless || Instant::now() >= deadline {
+                return Ok(serving);
+            }
+            std::thread::sleep(NAME_PAUSE);
+        }
+    }
+
+    /// Asks something of the process that serves a volume, once it is known to be that.
+    fn tell(
+        &self,
+        key: &Name,
+        serving: &Serving,
+        what: &str,
+        ask: impl FnOnce(&Client, Minor) -> tapctl::Result<()>,
+    ) -> Result<()> {
+        let Serving { pid, control_dir, minor } = serving;
+        if *pid == 0 {
+            return Err(Error::new(
+                Kind::Unresponsive,
+                format!("volume {key} is being activated at this moment; try again"),
+            ));
+        }
+        let deadline = Instant::now() + self.timeout;
+        let stranger = |says: &str| {
+            Error::new(
+                Kind::Unresponsive,
+                format!(
+                    "volume {key} is in use, but process {pid}, which should be serving it as \
+                     minor {minor} ({control_dir}), {says}; try again, or unplug and plug the disk"
+                ),
+            )
+        };
+        let minor = Minor::try_from(*minor).map_err(|_| stranger("cannot have that minor"))?;
+        let client = Client::new(&ControlDir::new(control_dir), *pid);
+        let asked = client.clone().timeout(self.timeout).serving(minor);
+        let path = match asked {
+            Ok(served) => served.path,
+            Err(error) if matches!(error.kind(), ErrorKind::Remote(_)) => {
+                return Err(stranger(&format!("does not know it ({error})")));
+            }
+            Err(error) => return Err(failed(key, what, &error)),
+        };
+        if !path.is_some_and(|path| is_volume(self.sr.layout(), key, &path)) {
+            return Err(stranger("serves something else"));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        ask(&client.timeout(left), minor).map_err(|error| failed(key, what, &error))
+    }
+
+    fn logged(&self, key: &Name, outcome: Result<()>) -> Result<()> {
+        if let Err(error) = &outcome {
+            self.log.warning(format_args!("volume {key}: {error}"));
+        }
+        outcome
+    }
+}
+
+impl Live for Tapdisks<'_> {
+    fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()> {
+        let message = tapctl::Switch { new_top: switch.top, index: switch.index.clone() };
+        let outcome = self.tell(key, serving, "go on in a new layer", |tapdisk, minor| {
+            tapdisk.switch(minor, message)
+        });
+        self.logged(key, outcome)
+    }
+
+    fn sole(&mut self, key: &Name, serving: &Serving) -> Result<()> {
+        let outcome = self.tell(key, serving, "take over what only it needs", Client::sole);
+        self.logged(key, outcome)
+    }
+}
+
+/// Whether a path that a tapdisk has open is a volume's.
+fn is_volume(layout: &Layout, key: &Name, path: &Path) -> bool {
+    let own = layout.volume(key);
+    let same = |one: &Path, other: &Path| matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other);
+    own == path || same(&own, path)
+}
+
+/// The store's error for one of the control protocol.
+fn failed(key: &Name, what: &str, error: &tapctl::Error) -> Error {
+    let answered = match error.kind() {
+        ErrorKind::Remote(errno) => Some(Errno::from_raw_os_error(errno)),
+        _ => None,
+    };
+    let (kind, advice) = match (answered, error.kind()) {
+        (Some(Errno::NOSPC), _) => (Kind::NoSpace, ""),
+        (Some(errno), _) if !NOT_SERVING.contains(&errno) => (Kind::Io, ""),
+        (None, ErrorKind::Invalid) => (Kind::BadArgument, ""),
+        _ => (Kind::Unresponsive, "; unplug and plug the disk if that does not pass"),
+    };
+    let message = format!("the tapdisk of volume {key} was to {what}: {error}{advice}");
+    Error::new(kind, message)
+}
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

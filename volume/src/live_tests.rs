@@ -1,0 +1,297 @@
+//! Volumes that change while a tapdisk serves them: one that is a real disk behind a real control
+//! socket, and ones that are gone, strangers, hung, or refuse.
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixListener,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use plugin::Log;
+use store::{Disk, Host, NewVolume, Open, Sr};
+use tapctl::{
+    Call, Reply, Request,
+    message::{MESSAGE_BYTES, Raw},
+};
+use tempfile::TempDir;
+
+use super::*;
+
+const PID: u32 = 4_000_000;
+const MINOR: u16 = 3;
+const BYTES: u64 = 1 << 20;
+
+/// An SR with one volume, and a directory for control sockets.
+struct Fixture {
+    root: TempDir,
+    sr: Sr,
+    key: Name,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let root = TempDir::with_prefix_in("xapi-ram-", "/dev/shm").unwrap();
+        let host = Host {
+            sr_root: root.path().join("sr"),
+            lock_dir: root.path().join("lock"),
+            may_mount: false,
+            uuid: "h".into(),
+        };
+        let wanted = store::Attachment {
+            uuid: Name::parse("sr-1").unwrap(),
+            name: String::new(),
+            description: String::new(),
+            size: 64 << 20,
+            host: "h".into(),
+        };
+        let sr = host.attach(&wanted).unwrap();
+        let size = i64::try_from(BYTES).unwrap();
+        let new = NewVolume { name: "", description: "", size, sharable: false };
+        let key = sr.create_volume(&new).unwrap().key;
+        Self { root, sr, key }
+    }
+
+    fn control_dir(&self) -> ControlDir {
+        ControlDir::new(self.root.path())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.sr.layout().volume(&self.key)
+    }
+
+    /// What process `PID` says of itself.
+    fn serving(&self) -> Serving {
+        let control_dir = self.root.path().to_str().unwrap().to_owned();
+        Serving { pid: PID, control_dir, minor: MINOR.into() }
+    }
+
+    /// The bytes of a volume that nobody serves.
+    fn byte(&self, key: &Name, offset: u64) -> u8 {
+        let path = self.sr.layout().volume(key);
+        let open = Open { read_only: true, serving: self.serving() };
+        let mut byte = [0xee];
+        let mut disk = Disk::open(&path, &open).unwrap();
+        disk.read_into(offset, &mut byte).unwrap();
+        byte[0]
+    }
+}
+
+/// A log that goes nowhere, as a method gets it.
+fn with_log(act: impl Fn(&Log) + 'static) {
+    use plugin::{Edges, Env, Registry, syslog::SOCKET_VARIABLE};
+    let registry = Registry::new("test", "0", "").command("act", "", &[], move |context, _| {
+        act(context.log);
+        Ok(String::new())
+    });
+    let mut stderr = Vec::new();
+    let edges = Edges {
+        argv: vec!["test".into(), "act".into()],
+        stdin: Box::new(std::io::empty()),
+        stdout: Box::new(std::io::sink()),
+        stderr: Box::new(&mut stderr),
+        env: Env::fixed([(SOCKET_VARIABLE, "/nonexistent/log")]),
+    };
+    let status = plugin::run(edges, &registry);
+    assert_eq!(status, 0, "{}", String::from_utf8_lossy(&stderr));
+}
+
+/// What a tapdisk is told to do beside what clients ask.
+type Errand = Box<dyn FnOnce(&mut Disk) + Send>;
+
+/// A process that serves the volume: a disk and a control socket, in a thread.
+struct Tapdisk {
+    errands: mpsc::Sender<Errand>,
+    thread: Option<JoinHandle<()>>,
+    socket: PathBuf,
+}
+
+impl Tapdisk {
+    fn start(fixture: &Fixture) -> Self {
+        let socket = fixture.control_dir().ctl(PID);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (errands, received) = mpsc::channel::<Errand>();
+        let (path, serving) = (fixture.path(), fixture.serving());
+        let (send_ready, ready) = mpsc::channel();
+        // The disk stays with the thread that opens it.
+        let thread = std::thread::spawn(move || {
+            let mut disk = Disk::open(&path, &Open { read_only: false, serving }).unwrap();
+            send_ready.send(()).unwrap();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                while let Ok(errand) = received.try_recv() {
+                    errand(&mut disk);
+                }
+                let mut bytes = [0; MESSAGE_BYTES];
+                if stream.read_exact(&mut bytes).is_err() {
+                    return;
+                }
+                let request = Request::parse(&Raw::from_bytes(bytes)).unwrap();
+                let reply = answer(&mut disk, &path, &request);
+                stream.write_all(&reply.encode(&request)).unwrap();
+            }
+        });
+        ready.recv().unwrap();
+        Self { errands, thread: Some(thread), socket }
+    }
+
+    /// Has it do something with the disk before it answers the next request.
+    fn errand(&self, errand: impl FnOnce(&mut Disk) + Send + 'static) {
+        self.errands.send(Box::new(errand)).unwrap();
+    }
+
+    /// Has it do what it was told, and end.
+    fn end(mut self) {
+        drop(std::os::unix::net::UnixStream::connect(&self.socket).unwrap());
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn answer(disk: &mut Disk, path: &Path, request: &Request) -> Reply {
+    assert!(request.minor == MINOR);
+    match &request.call {
+        Call::Serving => Reply::Serving(tapctl::Serving {
+            path: Some(path.to_owned()),
+            read_only: disk.read_only(),
+            size_bytes: disk.size(),
+        }),
+        Call::Switch(switch) => {
+            let switch = Switch { top: switch.new_top, index: switch.index.clone() };
+            disk.switch(&switch).unwrap();
+            Reply::Done
+        }
+        Call::Sole => {
+            disk.reload_sole().unwrap();
+            Reply::Done
+        }
+        Call::Resize { size_bytes } => {
+            disk.resize(*size_bytes).unwrap();
+            Reply::Done
+        }
+        call => panic!("{call:?}"),
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_disk_that_is_served_keeps_what_was_written_before_it() {
+    with_log(|log| {
+        let fixture = Fixture::new();
+        let tapdisk = Tapdisk::start(&fixture);
+        let mut live = Tapdisks::new(&fixture.sr, log);
+        let key = fixture.key.as_str();
+        tapdisk.errand(|disk| disk.write(4096, &[2; 4096]).unwrap());
+        let snapshot = fixture.sr.snapshot(key, &mut live).unwrap();
+        tapdisk.errand(|disk| disk.write(0, &[3; 8192]).unwrap());
+        let clone = fixture.sr.clone_volume(key, &mut live).unwrap();
+        tapdisk.errand(|disk| disk.write(0, &[4; 4096]).unwrap());
+        fixture.sr.destroy_volume(snapshot.key.as_str(), &mut live).unwrap();
+        let again = fixture.sr.snapshot(key, &mut live).unwrap();
+        let bytes = |key: &Name| (fixture.byte(key, 0), fixture.byte(key, 4096));
+        assert_eq!((bytes(&clone.key), bytes(&again.key)), ((3, 3), (4, 3)));
+        tapdisk.end();
+        assert_eq!(bytes(&fixture.key), (4, 3));
+        assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_disk_that_is_served_grows() {
+    with_log(|log| {
+        let fixture = Fixture::new();
+        let tapdisk = Tapdisk::start(&fixture);
+        let size = fixture.sr.resize(fixture.key.as_str(), 2 << 20).unwrap();
+        Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
+        tapdisk.errand(|disk| disk.write((2 << 20) - 4096, &[5; 4096]).unwrap());
+        tapdisk.end();
+        assert_eq!(fixture.byte(&fixture.key, (2 << 20) - 1), 5);
+        // Nobody serves it any more: there is nobody to tell.
+        Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
+    });
+}
+
+/// Takes a snapshot of a volume that `PID` serves as far as its lock says, while `behave` answers
+/// the one client that may come; the error, and what can still be done with the volume.
+fn with_broken(behave: impl FnOnce(UnixListener, PathBuf) + Send + 'static) -> Error {
+    let (send, received) = mpsc::channel();
+    let behave = std::sync::Mutex::new(Some(behave));
+    with_log(move |log| {
+        let fixture = Fixture::new();
+        let open = Open { read_only: false, serving: fixture.serving() };
+        let mut disk = Disk::open(&fixture.path(), &open).unwrap();
+        disk.write(0, &[1; 4096]).unwrap();
+        let listener = UnixListener::bind(fixture.control_dir().ctl(PID)).unwrap();
+        let path = fixture.path();
+        let behave = behave.lock().unwrap().take().unwrap();
+        let thread = std::thread::spawn(move || behave(listener, path));
+        let mut live = Tapdisks::new(&fixture.sr, log).timeout(Duration::from_millis(200));
+        let started = Instant::now();
+        let error = fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap_err();
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        assert_eq!(fixture.sr.volumes().unwrap().len(), 1, "no snapshot was made");
+        disk.write(0, &[2; 4096]).unwrap();
+        drop(disk);
+        assert_eq!(fixture.byte(&fixture.key, 0), 2);
+        assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
+        fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap();
+        assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
+        thread.join().unwrap();
+        send.send(error).unwrap();
+    });
+    received.recv().unwrap()
+}
+
+/// Answers one request.
+fn respond(listener: &UnixListener, reply: impl FnOnce(&Request) -> Reply) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut bytes = [0; MESSAGE_BYTES];
+    stream.read_exact(&mut bytes).unwrap();
+    let request = Request::parse(&Raw::from_bytes(bytes)).unwrap();
+    stream.write_all(&reply(&request).encode(&request)).unwrap();
+}
+
+fn serving(path: PathBuf) -> Reply {
+    Reply::Serving(tapctl::Serving { path: Some(path), read_only: false, size_bytes: BYTES })
+}
+
+#[test]
+fn what_a_tapdisk_refuses_leaves_the_volume_as_it_was() {
+    let error = with_broken(|listener, path| {
+        respond(&listener, |_| serving(path));
+        respond(&listener, |request| {
+            assert!(matches!(request.call, Call::Switch(_)));
+            Reply::Error(tapctl::Failure::new(rustix::io::Errno::NOSPC, "no room for the index"))
+        });
+    });
+    assert_eq!(error.kind(), Kind::NoSpace);
+    assert!(error.to_string().contains("no room for the index"), "{error}");
+}
+
+#[test]
+fn a_stranger_is_not_told_to_switch() {
+    let error = with_broken(|listener, _| respond(&listener, |_| serving("/another".into())));
+    assert_eq!(error.kind(), Kind::Unresponsive);
+    assert!(error.to_string().contains("serves something else"), "{error}");
+}
+
+#[test]
+fn a_tapdisk_that_was_paused_meanwhile_is_no_refusal() {
+    let error = with_broken(|listener, path| {
+        respond(&listener, |_| serving(path));
+        respond(&listener, |_| Reply::Error(rustix::io::Errno::AGAIN.into()));
+    });
+    assert_eq!(error.kind(), Kind::Unresponsive, "{error}");
+}
+
+#[test]
+fn a_process_that_is_gone_or_hung_is_no_refusal() {
+    let gone = with_broken(|listener, _| drop(listener));
+    let hung = with_broken(|listener, path| {
+        respond(&listener, |_| serving(path));
+        std::thread::sleep(Duration::from_millis(400));
+    });
+    for error in [gone, hung] {
+        assert_eq!(error.kind(), Kind::Unresponsive, "{error}");
+    }
+}

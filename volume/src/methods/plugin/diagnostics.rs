@@ -1,0 +1,93 @@
+//! `Plugin.diagnostics`: the host's memory, who was promised how much of it, and what is active.
+//! What cannot be read is told in its place: half a report is better than none.
+
+use std::fmt;
+
+use plugin::Context;
+use schemas::{Error, NoParams};
+use store::{Host, Memory, Sr, SrStat, Volume};
+
+use crate::methods;
+
+pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
+    let host = methods::host(ctx);
+    let mut lines = vec![
+        format!("volume-plugin {} on host {}", env!("CARGO_PKG_VERSION"), host.uuid),
+        memory(),
+        place(&host),
+    ];
+    match host.srs() {
+        Err(error) => lines.push(format!("SRs: {error}")),
+        Ok(found) if found.is_empty() => lines.push("SRs: none".into()),
+        Ok(found) => found.iter().for_each(|sr| {
+            lines.push(describe_sr(&sr.stat));
+            if sr.stat.attached {
+                lines.extend(volumes(&host, &sr.stat));
+            }
+        }),
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+/// One line on an SR.
+pub(crate) fn describe_sr(stat: &SrStat) -> String {
+    let state = if stat.attached { "attached" } else { "detached" };
+    let (used, total) = (Mib(stat.used), Mib(stat.total));
+    format!("SR {} {:?}: {state}, {used} of {total} used", stat.uuid, stat.name)
+}
+
+fn memory() -> String {
+    match Memory::now() {
+        Err(error) => format!("memory: {error}"),
+        Ok(memory) => format!(
+            "memory: {} in all, {} available, {} kept for the host{}",
+            Mib(memory.total),
+            Mib(memory.available),
+            Mib(memory.reserve()),
+            if memory.is_low() { "; so little is left that disks cannot grow" } else { "" }
+        ),
+    }
+}
+
+fn place(host: &Host) -> String {
+    let root = host.sr_root.display();
+    let kind = if host.may_mount { "a tmpfs each" } else { "directories on a tmpfs" };
+    format!("place: {root} ({kind}), locks in {}", host.lock_dir.display())
+}
+
+fn volumes(host: &Host, stat: &SrStat) -> Vec<String> {
+    let found = Sr::open(host, stat.uuid.as_str()).and_then(|sr| Ok((sr.volumes()?, sr)));
+    match found {
+        Err(error) => vec![format!("  {error}")],
+        Ok((volumes, _)) if volumes.is_empty() => vec!["  no volumes".into()],
+        Ok((volumes, sr)) => volumes.iter().map(|volume| describe_volume(&sr, volume)).collect(),
+    }
+}
+
+fn describe_volume(sr: &Sr, volume: &Volume) -> String {
+    let kind = match (volume.has_data, volume.read_write) {
+        (false, _) => "changed blocks only",
+        (true, false) => "read-only",
+        (true, true) => "writable",
+    };
+    let active = match sr.serving(&volume.key) {
+        Ok(None) => "not active".to_owned(),
+        Ok(Some(by)) if by.pid == 0 => "being activated".to_owned(),
+        Ok(Some(by)) => {
+            format!("active in process {}, minor {}, {}", by.pid, by.minor, by.control_dir)
+        }
+        Err(error) => error.to_string(),
+    };
+    let (size, own) = (Mib(volume.size), Mib(volume.utilisation));
+    format!("  volume {} {:?}: {size}, {own} of its own, {kind}, {active}", volume.key, volume.name)
+}
+
+/// Bytes for a reader.
+struct Mib(u64);
+
+impl fmt::Display for Mib {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rest = self.0 % (1 << 20);
+        write!(f, "{}.{} MiB", self.0 >> 20, (rest * 10) >> 20)
+    }
+}

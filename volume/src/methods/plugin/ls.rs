@@ -1,0 +1,11 @@
+//! `Plugin.ls`: the handles of the SRs that are attached.
+
+use plugin::Context;
+use schemas::{Error, NoParams};
+
+use crate::{errors, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<Vec<String>, Error> {
+    let found = methods::host(ctx).srs().map_err(errors::from_store)?;
+    Ok(found.iter().filter(|sr| sr.stat.attached).map(|sr| sr.stat.uuid.to_string()).collect())
+}

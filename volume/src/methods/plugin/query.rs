@@ -1,0 +1,39 @@
+//! `Plugin.query`: name, version, and what works.
+
+use plugin::Context;
+use schemas::{
+    Error, NoParams,
+    plugin::{API_VERSION, QueryResult},
+};
+
+use crate::device_config;
+
+/// What works and is not told by the installed methods. Never among them, though the words exist:
+/// SR_STATS, SR_METADATA, VDI_ATTACH_OFFLINE and whatever else keeps something in an SR that
+/// has to outlive the host's power, and the caching of other SRs.
+const FEATURES: &[&str] = &[
+    "VDI_ACTIVATE_READONLY",
+    "VDI_COMPOSE",
+    "VDI_CONFIG_CBT",
+    "VDI_RESIZE_ONLINE",
+    "VDI_REVERT",
+    "LARGE_VDI",
+    "THIN_PROVISIONING",
+];
+
+pub(crate) fn run(_: &Context<'_>, _: NoParams) -> Result<QueryResult, Error> {
+    Ok(QueryResult {
+        plugin: "ram".into(),
+        name: "RAM".into(),
+        description: "Virtual disks in the memory of this host: fast, thin, and lost with its \
+                      power"
+            .into(),
+        vendor: "xapi-storage-ram".into(),
+        copyright: "(c) the authors of xapi-storage-ram, MIT licence".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        required_api_version: API_VERSION.into(),
+        features: FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
+        configuration: device_config::keys(),
+        required_cluster_stack: Vec::new(),
+    })
+}

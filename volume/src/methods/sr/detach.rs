@@ -1,0 +1,18 @@
+//! `SR.detach`: the memory stays. One that is detached already is left as it is.
+
+use plugin::Context;
+use schemas::{Error, sr::SrParams};
+use store::Sr;
+
+use crate::{errors, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
+    let host = methods::host(ctx);
+    let error = match Sr::open(&host, &p.sr).and_then(|sr| sr.detach()) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let found = host.srs().map_err(errors::from_store)?;
+    let is_detached = |sr: &store::Summary| sr.stat.uuid.as_str() == p.sr && !sr.stat.attached;
+    if found.iter().any(is_detached) { Ok(()) } else { Err(errors::from_store(error)) }
+}

@@ -1,0 +1,22 @@
+//! `SR.probe`: the SRs in this host's memory, attached or not, each with what attaches it.
+
+use plugin::Context;
+use schemas::{
+    Error,
+    sr::{ConfigurationParams, ProbeResult},
+};
+
+use crate::{convert, device_config, errors, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: ConfigurationParams) -> Result<Vec<ProbeResult>, Error> {
+    let wanted = device_config::for_probe(&p.configuration)?;
+    let mut found = methods::host(ctx).srs().map_err(errors::from_store)?;
+    found.retain(|sr| wanted.as_ref().is_none_or(|wanted| sr.stat.uuid == *wanted));
+    let probed = found.into_iter().map(|sr| ProbeResult {
+        complete: true,
+        sr: Some(convert::sr_stat(&sr.stat)),
+        extra_info: [("attached".to_owned(), sr.stat.attached.to_string())].into(),
+        configuration: device_config::of(sr.attachment),
+    });
+    Ok(probed.collect())
+}

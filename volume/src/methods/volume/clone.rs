@@ -1,0 +1,16 @@
+//! `Volume.clone`: a writable volume that begins as the volume is now, active or not.
+
+use plugin::Context;
+use schemas::{
+    Error,
+    volume::{Volume, VolumeParams},
+};
+
+use crate::{convert, errors, live::Tapdisks, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Volume, Error> {
+    let sr = methods::open(ctx, &p.sr)?;
+    let made =
+        sr.clone_volume(&p.key, &mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)?;
+    Ok(convert::volume(sr.uuid(), made))
+}

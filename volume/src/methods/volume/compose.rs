@@ -1,0 +1,12 @@
+//! `Volume.compose`: the child's updates over the parent, which is gone afterwards.
+
+use plugin::Context;
+use schemas::{Error, volume::ComposeParams};
+
+use crate::{errors, live::Tapdisks, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: ComposeParams) -> Result<(), Error> {
+    let sr = methods::open(ctx, &p.sr)?;
+    let (child, parent) = (&p.key, &p.key2);
+    sr.compose(child, parent, &mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)
+}

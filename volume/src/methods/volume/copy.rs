@@ -1,0 +1,32 @@
+//! `Volume.copy`: within an SR a clone; into another ram SR of this host the blocks that hold data.
+//! Everything else is refused, so that the caller copies through datapaths.
+
+use plugin::Context;
+use schemas::{
+    Error, Failure, Interface,
+    volume::{CopyParams, Volume},
+};
+use store::{Kind, Sr};
+
+use crate::{convert, errors, live::Tapdisks, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
+    let sr = methods::open(ctx, &p.sr)?;
+    let dest = match Sr::open(&methods::host(ctx), &p.dest_sr) {
+        Err(error) if matches!(error.kind(), Kind::SrNotAttached | Kind::BadArgument) => {
+            return Err(Error::named(
+                Failure::Unimplemented,
+                Interface::Unimplemented,
+                format_args!(
+                    "volume {} can be copied by this plugin into a ram SR that is attached on this \
+                     host, and {:?} is none; copy it block by block (xe vdi-copy)",
+                    p.key, p.dest_sr
+                ),
+            ));
+        }
+        opened => opened.map_err(errors::from_store)?,
+    };
+    let mut live = Tapdisks::new(&sr, ctx.log);
+    let copy = sr.copy(&p.key, &dest, &mut live).map_err(errors::from_store)?;
+    Ok(convert::volume(dest.uuid(), copy))
+}

@@ -1,0 +1,11 @@
+//! `Volume.destroy`: one that is gone already is no error, one that is active is refused.
+
+use plugin::Context;
+use schemas::{Error, volume::VolumeParams};
+
+use crate::{errors, live::Tapdisks, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
+    let sr = methods::open(ctx, &p.sr)?;
+    sr.destroy_volume(&p.key, &mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)
+}

@@ -1,0 +1,18 @@
+//! `Volume.list_changed_blocks`: a bitmap of what changed from one volume to another.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use plugin::Context;
+use schemas::{
+    Error,
+    volume::{ChangedBlocks, ListChangedBlocksParams},
+};
+use store::GRANULE_BYTES;
+
+use crate::{errors, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: ListChangedBlocksParams) -> Result<ChangedBlocks, Error> {
+    let changed = methods::open(ctx, &p.sr)?
+        .changed_blocks(&p.key, &p.key2, p.offset, p.length)
+        .map_err(errors::from_store)?;
+    Ok(ChangedBlocks { granularity: GRANULE_BYTES, bitmap: STANDARD.encode(changed.bitmap) })
+}

@@ -1,0 +1,11 @@
+//! `Volume.similar_content`: the volumes that share something with one, the most alike first.
+
+use plugin::Context;
+use schemas::{Error, volume::VolumeParams};
+
+use crate::{errors, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Vec<String>, Error> {
+    let keys = methods::open(ctx, &p.sr)?.similar(&p.key).map_err(errors::from_store)?;
+    Ok(keys.iter().map(ToString::to_string).collect())
+}

@@ -1,0 +1,15 @@
+//! `Volume.stat`: the properties of a volume, and the URI that a datapath reaches it by.
+
+use plugin::Context;
+use schemas::{
+    Error,
+    volume::{Volume, VolumeParams},
+};
+
+use crate::{convert, errors, methods};
+
+pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Volume, Error> {
+    let sr = methods::open(ctx, &p.sr)?;
+    let volume = sr.volume(&p.key).map_err(errors::from_store)?;
+    Ok(convert::volume(sr.uuid(), volume))
+}
