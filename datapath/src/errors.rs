@@ -51,6 +51,7 @@ fn failure(kind: Kind) -> Failure {
         Kind::BadSize => Failure::VdiSize,
         Kind::BadArgument => Failure::InvalidArg,
         Kind::Corrupt => Failure::MetadataError,
+        Kind::Busy => Failure::LockErr,
         Kind::Unresponsive => Failure::TapdiskFailed,
         Kind::Io => Failure::Eio,
     }

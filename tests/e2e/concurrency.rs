@@ -36,7 +36,7 @@ fn thirty_two_calls_at_once_lose_nothing() {
     assert_eq!(listed.as_array().unwrap().len(), 17, "16 are left, and the shared one");
     let volume = xapi.stat(&sr, &shared).unwrap();
     assert_eq!(volume["keys"].as_object().unwrap().len(), 33, "no Volume.set was lost: {volume}");
-    let checked = xapi.maintain(&["check", &sr]);
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(checked.status.success(), "{checked:?}");
 }
 

@@ -50,7 +50,7 @@ fn a_killed_tapdisk_loses_no_acknowledged_write() {
     let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
     disk.unplug();
     assert_eq!(xapi.control_dir().tapdisks().unwrap(), Vec::<u32>::new(), "no socket is left");
-    let checked = xapi.maintain(&["check", &sr]);
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(checked.status.success(), "{checked:?}");
 }
 
@@ -94,10 +94,10 @@ fn a_plugin_call_killed_at_any_moment_leaves_a_usable_sr() {
                 xapi.volume("Volume.destroy", json!({ "sr": sr, "key": volume["key"] })).unwrap();
             }
         }
-        let checked = xapi.maintain(&["check", &sr]);
+        let checked = xapi.maintain(&["check", "--sr", &sr]);
         assert!(checked.status.success(), "after {method}: {checked:?}");
     }
-    let done = xapi.maintain(&["gc", &sr]);
+    let done = xapi.maintain(&["gc", "--sr", &sr]);
     assert!(done.status.success(), "{done:?}");
     for directory in ["data", "meta/map", "meta/index", "meta/volume"] {
         let left = fs::read_dir(xapi.sr_dir(&sr).join(directory)).unwrap().count();

@@ -162,7 +162,7 @@ fn a_non_persistent_disk_forgets_at_close_and_not_before() {
     assert_eq!(connect(&disk).read(0, 8).unwrap(), b"original");
     disk.unplug();
     assert_eq!(xapi.used(&sr), 4096, "nothing of the clones is left");
-    let checked = xapi.maintain(&["check", &sr]);
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(checked.status.success(), "{checked:?}");
 }
 

@@ -116,6 +116,6 @@ fn a_damaged_sr_says_where() {
     std::fs::write(&record, "{ half a rec").unwrap();
     let told = xapi.stat(&sr, &key).unwrap_err();
     names(&told.params[1], &[record.to_str().unwrap()]);
-    let checked = xapi.maintain(&["check", &sr]);
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(!checked.status.success());
 }

@@ -74,7 +74,7 @@ fn a_forgotten_sr_is_probed_and_reclaimed() {
     assert_eq!(found[0]["complete"], true);
     // Its configuration is good for attaching it.
     assert_eq!(xapi.attach_sr(&found[0]["configuration"]), sr);
-    let done = xapi.maintain(&["reclaim", &sr]);
+    let done = xapi.maintain(&["reclaim", "--sr", &sr, "--force"]);
     assert!(done.status.success(), "{done:?}");
     assert_eq!(xapi.volume("SR.probe", json!({ "configuration": {} })).unwrap(), json!([]));
     assert!(!xapi.sr_dir(&sr).exists());

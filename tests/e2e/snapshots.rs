@@ -21,7 +21,7 @@ const SNAPSHOTS: usize = 200;
 #[test]
 fn snapshots_of_a_busy_disk_are_moments_of_it() {
     let xapi = Xapi::new();
-    let sr = xapi.create_sr("256MiB");
+    let sr = xapi.create_sr("3GiB");
     let key = xapi.create_vdi(&sr, 8 * MIB);
     let disk = xapi.plug(&sr, &key, "5");
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -61,10 +61,10 @@ fn snapshots_of_a_busy_disk_are_moments_of_it() {
     });
     disk.unplug();
     assert_eq!(check_moment(&xapi, &sr, &key), written.load(Ordering::Acquire));
-    let done = xapi.maintain(&["gc", &sr]);
+    let done = xapi.maintain(&["gc", "--sr", &sr]);
     assert!(done.status.success(), "{done:?}");
     assert_eq!(xapi.used(&sr), BLOCKS * BLOCK, "no memory stays with snapshots that are gone");
-    let checked = xapi.maintain(&["check", &sr]);
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(checked.status.success(), "{checked:?}");
 }
 
@@ -162,6 +162,6 @@ fn clones_reverts_and_changed_blocks() {
     assert_eq!(stat["volume_type"], "CBT_Metadata");
     let refused = Disk::plug(&xapi, &sr, first.as_str().unwrap(), "5", true).unwrap_err();
     assert!(refused.params[1].contains("destroyed"), "{refused}");
-    let checked = xapi.maintain(&["check", &sr]);
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(checked.status.success(), "{checked:?}");
 }

@@ -39,6 +39,7 @@ fn code(kind: Kind) -> (Failure, Option<Interface>) {
         Kind::BadSize => (Failure::VdiSize, None),
         Kind::BadArgument => (Failure::InvalidArg, None),
         Kind::Corrupt => (Failure::MetadataError, None),
+        Kind::Busy => (Failure::LockErr, None),
         Kind::Unresponsive => (Failure::TapdiskFailed, None),
         Kind::Io => (Failure::Eio, None),
     }
@@ -65,6 +66,7 @@ mod tests {
             (Kind::BadSize, 79, ""),
             (Kind::BadArgument, 1, ""),
             (Kind::Corrupt, 181, ""),
+            (Kind::Busy, 37, ""),
             (Kind::Unresponsive, 453, ""),
             (Kind::Io, 200, ""),
         ] {

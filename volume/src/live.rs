@@ -90,7 +90,7 @@ impl<'a> Tapdisks<'a> {
         what: &str,
         ask: impl FnOnce(&Client, Minor) -> tapctl::Result<()>,
     ) -> Result<()> {
-        let Serving { pid, control_dir, minor } = serving;
+        let Serving { pid, control_dir, minor, .. } = serving;
         if *pid == 0 {
             return Err(Error::new(
                 Kind::Unresponsive,

@@ -65,13 +65,13 @@ impl Fixture {
     /// What process `PID` says of itself.
     fn serving(&self) -> Serving {
         let control_dir = self.root.path().to_str().unwrap().to_owned();
-        Serving { pid: PID, control_dir, minor: MINOR.into() }
+        Serving { pid: PID, control_dir, minor: MINOR.into(), read_only: false }
     }
 
     /// The bytes of a volume that nobody serves.
     fn byte(&self, key: &Name, offset: u64) -> u8 {
         let path = self.sr.layout().volume(key);
-        let open = Open { read_only: true, serving: self.serving() };
+        let open = Open { serving: Serving { read_only: true, ..self.serving() } };
         let mut byte = [0xee];
         let mut disk = Disk::open(&path, &open).unwrap();
         disk.read_into(offset, &mut byte).unwrap();
@@ -117,7 +117,7 @@ impl Tapdisk {
         let (send_ready, ready) = mpsc::channel();
         // The disk stays with the thread that opens it.
         let thread = std::thread::spawn(move || {
-            let mut disk = Disk::open(&path, &Open { read_only: false, serving }).unwrap();
+            let mut disk = Disk::open(&path, &Open { serving }).unwrap();
             send_ready.send(()).unwrap();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -218,7 +218,7 @@ fn with_broken(behave: impl FnOnce(UnixListener, PathBuf) + Send + 'static) -> E
     let behave = std::sync::Mutex::new(Some(behave));
     with_log(move |log| {
         let fixture = Fixture::new();
-        let open = Open { read_only: false, serving: fixture.serving() };
+        let open = Open { serving: fixture.serving() };
         let mut disk = Disk::open(&fixture.path(), &open).unwrap();
         disk.write(0, &[1; 4096]).unwrap();
         let listener = UnixListener::bind(fixture.control_dir().ctl(PID)).unwrap();

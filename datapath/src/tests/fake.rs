@@ -1,5 +1,6 @@
-//! The other side as a process of its own: a tapdisk that attaches minors, opens volumes and holds
-//! their locks as a real one does, through tapctl's server half and the store, and serves no byte.
+//! The other side as a program for this crate's tests: a tapdisk that attaches minors, opens volumes
+//! and holds their locks as a real one does, through tapctl's server half and the store, and serves
+//! no byte. Like every tapdisk it becomes a daemon: what was started exits, what stays says where.
 //!
 //! It writes what it is asked into `asked`, refuses what a file `refuse-<request>` names, and does
 //! not end while there is a file `stay`, all in the control directory. It ends when that is gone.
@@ -8,8 +9,11 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::Write,
-    os::{fd::AsFd, unix::net::UnixListener},
-    process,
+    os::{
+        fd::AsFd,
+        unix::{net::UnixListener, process::CommandExt},
+    },
+    process::{self, Command},
     time::Duration,
 };
 
@@ -38,10 +42,10 @@ struct Fake {
     ends: bool,
 }
 
-/// Not a test: what `fake-tapdisk.sh` runs.
-#[test]
-fn become_a_tapdisk() {
-    if env::var_os("FAKE_TAPDISK").is_none() {
+fn main() {
+    if env::args_os().len() == 1 {
+        let daemon = env::current_exe().unwrap();
+        Command::new(daemon).arg("stay").process_group(0).spawn().unwrap();
         return;
     }
     let dir = ControlDir::new(env::var_os("XAPI_RAM_CONTROL_DIR").unwrap());
@@ -54,8 +58,6 @@ fn become_a_tapdisk() {
             fake.converse(conversation);
         }
     }
-    drop(listener);
-    process::exit(0);
 }
 
 fn wait(descriptor: impl AsFd, events: PollFlags) {
@@ -151,8 +153,9 @@ impl Vbd {
         let path = open.params.to_str().unwrap().strip_prefix("ram:").unwrap();
         let read_only = open.flags.has(Flags::READ_ONLY);
         let control_dir = dir.path().to_str().unwrap().to_owned();
-        let serving = store::Serving { pid: process::id(), control_dir, minor: minor.into() };
-        let disk = match Disk::open(path.as_ref(), &Open { read_only, serving }) {
+        let serving =
+            store::Serving { pid: process::id(), control_dir, minor: minor.into(), read_only };
+        let disk = match Disk::open(path.as_ref(), &Open { serving }) {
             Ok(disk) => disk,
             Err(error) => {
                 let errno = match error.kind() {

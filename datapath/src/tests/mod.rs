@@ -1,23 +1,25 @@
 //! The real dispatcher and the real methods over a real store, with a tapdisk process that is real
-//! in everything but the bytes of the disk (see `fake`).
+//! in everything but the bytes of the disk (`fake.rs`, an example in the eyes of cargo).
 
-mod fake;
 mod lifecycle;
 mod nonpersistent;
 mod recovery;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use plugin::{Edges, Env, syslog};
 use serde_json::{Value, json};
 use store::{Attachment, Host, Inactive, Name, NewVolume, Sr};
-use tapctl::{Client, ControlDir, Identity, Minor};
+use tapctl::{Client, ControlDir, Identity, Minor, process::Executable};
 use tempfile::TempDir;
 
 use crate::state::State;
 
 const SR: &str = "0f0e0d0c-0000-4000-8000-000000000001";
-const FAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/fake-tapdisk.sh");
 
 /// An SR, a volume in it and a control directory; all of it vanishes, with the tapdisks.
 struct Fixture {
@@ -27,6 +29,14 @@ struct Fixture {
     control: ControlDir,
     program: String,
     root: TempDir,
+}
+
+/// The tapdisk of these tests, which cargo builds beside them.
+fn fake() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().and_then(Path::parent).unwrap().join("examples/fake-tapdisk");
+    assert!(program.exists(), "cargo test -p datapath-plugin builds {}", program.display());
+    program
 }
 
 /// Why a call failed.
@@ -58,7 +68,7 @@ impl Fixture {
         let new = NewVolume { name: "disk", description: "", size: 1 << 20, sharable: false };
         let key = sr.create_volume(&new).unwrap().key.to_string();
         let control = ControlDir::new(root.path().join("c"));
-        Self { host, sr, key, control, program: FAKE.into(), root }
+        Self { host, sr, key, control, program: path(fake()), root }
     }
 
     fn uri(&self) -> String {
@@ -69,7 +79,6 @@ impl Fixture {
         request["dbg"] = "test".into();
         let request = request.to_string();
         let (mut input, mut stdout, mut stderr) = (request.as_bytes(), Vec::new(), Vec::new());
-        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
         let edges = Edges {
             argv: vec![format!("/x/datapath/ram/{method}").into(), "--json".into()],
             stdin: Box::new(&mut input),
@@ -170,7 +179,7 @@ impl Fixture {
         asked.lines().map(str::to_owned).collect()
     }
 
-    /// Has the tapdisks behave as the file says (see `fake`).
+    /// Has the tapdisks behave as the file says (see `fake.rs`).
     fn tell(&self, file: &str) {
         fs::create_dir_all(self.control.path()).unwrap();
         fs::write(self.control.path().join(file), "").unwrap();
@@ -182,7 +191,7 @@ impl Fixture {
         assert_eq!(self.control.tapdisks().unwrap(), [0; 0]);
         assert_eq!(self.control.reserved().unwrap(), [0; 0]);
         assert!(!self.link().parent().unwrap().exists());
-        let left = |directory: &std::path::Path| -> Vec<_> {
+        let left = |directory: &Path| -> Vec<_> {
             let entries = fs::read_dir(directory).into_iter().flatten();
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         };
@@ -195,16 +204,20 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         // They would end by themselves when their directory is gone, but for those that hang.
-        let own = Identity::own().unwrap().executable;
+        let fake = Executable::of(&fake()).ok();
         for pid in self.control.tapdisks().unwrap_or_default() {
             if let Ok(Some(identity)) = Identity::of(pid)
-                && identity.executable == own
+                && identity.executable == fake
             {
                 let _ended_already = identity.kill();
             }
         }
         assert!(self.root.path().starts_with("/dev/shm"));
     }
+}
+
+fn path(path: PathBuf) -> String {
+    path.to_str().unwrap().to_owned()
 }
 
 #[track_caller]

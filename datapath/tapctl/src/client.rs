@@ -7,10 +7,7 @@
 //! The request leaves in one piece: blktap's tapdisk reads the rest of a divided one to a wrong
 //! place in its memory (`tapdisk_control_read_message` adds bytes to a pointer to messages).
 
-use std::{
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use rustix::io::Errno;
 

@@ -86,8 +86,9 @@ pub(crate) fn open_disk(
         pid: std::process::id(),
         control_dir: dir.path().to_string_lossy().into_owned(),
         minor: minor.into(),
+        read_only,
     };
-    Disk::open(path, &Open { read_only, serving }).map_err(|error| failure(&error))
+    Disk::open(path, &Open { serving }).map_err(|error| failure(&error))
 }
 
 /// An error of the store as the answer to a request.

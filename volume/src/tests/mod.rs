@@ -135,8 +135,8 @@ impl Plugin {
 
     fn disk_as(&self, key: &str, read_only: bool, pid: u32, control_dir: &Path) -> Disk {
         let control_dir = control_dir.to_str().unwrap().to_owned();
-        let serving = Serving { pid, control_dir, minor: 3 };
-        Disk::open(&self.record(key), &Open { read_only, serving }).unwrap()
+        let serving = Serving { pid, control_dir, minor: 3, read_only };
+        Disk::open(&self.record(key), &Open { serving }).unwrap()
     }
 
     /// What a tapdisk opens.

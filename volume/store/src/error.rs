@@ -36,6 +36,8 @@ pub enum Kind {
     BadArgument,
     /// What lies in the SR contradicts itself.
     Corrupt,
+    /// Another operation keeps what is needed.
+    Busy,
     /// A process that had to answer did not.
     Unresponsive,
     /// The operating system refused.

@@ -25,7 +25,7 @@ pub use block::{BLOCK_BYTES, CHUNK_BYTES, VOLUME_BYTES_MAX};
 pub use disk::{Disk, Open, Piece, Status};
 pub use error::{Error, Kind, Result};
 pub use host::{Host, Name};
-pub use memory::Memory;
+pub use memory::{Memory, human};
 pub use sr::{Attachment, Layout, Serving, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
 pub use volume::{ChangedBlocks, GRANULE_BYTES, Inactive, Live, NewVolume, Switch, Volume};

@@ -3,13 +3,11 @@
 use plugin::Context;
 use schemas::{Error, sr::ConfigurationParams};
 
-use super::destroy::check_ours;
 use crate::{device_config, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ConfigurationParams) -> Result<String, Error> {
     let host = methods::host(ctx);
     let wanted = device_config::for_attach(&p.configuration)?;
-    check_ours(&host, &wanted.uuid)?;
     let sr = host.attach(&wanted).map_err(errors::from_store)?;
     Ok(sr.uuid().to_string())
 }

@@ -37,14 +37,7 @@ pub(super) struct Top {
 impl Top {
     /// `data` and `map` are extended to what a volume of `size` bytes needs.
     pub(super) fn new(layer: Layer, data: File, map: File, size: u64, write: bool) -> Result<Self> {
-        if write {
-            extend(&data, size.next_multiple_of(BLOCK_BYTES))
-                .and_then(|()| extend(&map, map_bytes(size)))
-                .while_doing(|| format!("extending layer {layer:08x}"))?;
-        }
-        let length = usize::try_from(map_bytes(size)).expect("64-bit host");
-        let words = Map::new(&map, 0, length, access(write))
-            .while_doing(|| format!("mapping the map of layer {layer:08x}"))?;
+        let words = map_words(layer, &data, &map, size, write)?;
         Ok(Self { layer, data, map, words, windows: Vec::new() })
     }
 
@@ -63,6 +56,18 @@ impl Top {
         }
         Ok(slot.as_ref().expect("just mapped"))
     }
+}
+
+/// Extends the files of a layer to what a volume of `size` bytes needs, and maps its map.
+fn map_words(layer: Layer, data: &File, map: &File, size: u64, write: bool) -> Result<Map> {
+    if write {
+        extend(data, size.next_multiple_of(BLOCK_BYTES))
+            .and_then(|()| extend(map, map_bytes(size)))
+            .while_doing(|| format!("extending layer {layer:08x}"))?;
+    }
+    let length = usize::try_from(map_bytes(size)).expect("64-bit host");
+    Map::new(map, 0, length, access(write))
+        .while_doing(|| format!("mapping the map of layer {layer:08x}"))
 }
 
 fn extend(file: &File, length: u64) -> std::io::Result<()> {
@@ -125,8 +130,8 @@ impl Layers {
 
     /// Extends the top to a volume of `size` bytes.
     pub(super) fn grow(&mut self, size: u64) -> Result<()> {
-        if let Some(Top { layer, data, map, .. }) = self.top.take() {
-            self.top = Some(Top::new(layer, data, map, size, self.write)?);
+        if let Some(top) = &mut self.top {
+            top.words = map_words(top.layer, &top.data, &top.map, size, self.write)?;
         }
         Ok(())
     }

@@ -26,9 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How a volume is to be opened, and by whom.
 #[derive(Clone, Debug)]
 pub struct Open {
-    /// Whether writes are to be refused.
-    pub read_only: bool,
-    /// The process that serves it.
+    /// The process that serves it, and whether writes are to be refused.
     pub serving: Serving,
 }
 
@@ -43,7 +41,7 @@ impl Disk {
     pub fn open(path: &Path, open: &Open) -> Result<Self> {
         match Layout::of_volume(path) {
             Some((layout, key)) => Self::open_volume(layout, &key, open),
-            None => Self::load(path, open.read_only),
+            None => Self::load(path, open.serving.read_only),
         }
     }
 
@@ -63,6 +61,8 @@ impl Disk {
                 ),
             ));
         };
+        // What a dead process said of itself is not true any more.
+        lock.clear().while_doing(|| format!("clearing {}", lock_path.display()))?;
         // Only now is it sure that nobody destroys or reverts it.
         let record: Record = files::read_json(&layout.volume(key))?.ok_or_else(missing)?;
         if !record.has_data {
@@ -71,7 +71,7 @@ impl Disk {
                 format!("the data of volume {key} was destroyed; only what changed can be told"),
             ));
         }
-        if !open.read_only && !record.read_write() {
+        if !open.serving.read_only && !record.read_write() {
             return Err(Error::new(
                 Kind::ReadOnly,
                 format!(
@@ -83,11 +83,11 @@ impl Disk {
         let index = volume::read_index(&layout, record.index, record.size)?;
         let index_path = layout.index(record.index);
         let index_file = OpenOptions::new()
-            .write(!open.read_only)
+            .write(!open.serving.read_only)
             .read(true)
             .open(&index_path)
             .while_doing(|| format!("opening {}", index_path.display()))?;
-        let write = !open.read_only;
+        let write = !open.serving.read_only;
         let top = write.then(|| open_top(&layout, record.top, record.size)).transpose()?;
         Ok(Self {
             key: Some(key.clone()),

@@ -42,7 +42,10 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         Error::new(
             Kind::Corrupt,
-            format!("{} is damaged: {error}; run volume-plugin check", path.display()),
+            format!(
+                "{} is damaged: {error}; volume-plugin check --sr <uuid> tells what else is",
+                path.display()
+            ),
         )
     })
 }

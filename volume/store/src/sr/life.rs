@@ -31,6 +31,8 @@ pub struct Serving {
     pub control_dir: String,
     /// The minor under which it serves the volume.
     pub minor: u32,
+    /// Whether it writes to it.
+    pub read_only: bool,
 }
 
 /// An SR that was found in the host's memory.
@@ -52,7 +54,7 @@ impl Host {
             return Err(Error::new(
                 Kind::SrExists,
                 format!(
-                    "SR {uuid} exists on this host already: attach it (xe sr-introduce, xe pbd-create) or destroy it (volume-plugin reclaim {uuid})"
+                    "SR {uuid} exists on this host already: attach it (xe sr-introduce, xe pbd-create) or destroy it (volume-plugin reclaim --sr {uuid})"
                 ),
             ));
         }
@@ -113,6 +115,7 @@ impl Host {
 
     fn make(&self, sr: &Sr, wanted: &Attachment) -> Result<()> {
         // What an interrupted attach or destroy left has no record and holds nothing of value.
+        mount::check_ours(&sr.layout)?;
         mount::remove(&sr.layout)?;
         self.check_size(&sr.uuid, wanted.size)?;
         mount::make(&sr.layout, wanted.size, self.may_mount)?;
@@ -148,6 +151,7 @@ impl Host {
                 format!("there is no ram SR {uuid} on this host"),
             ));
         }
+        mount::check_ours(&sr.layout)?;
         sr.check_idle("destroyed")?;
         // From here on it is no SR any more, also if the rest is interrupted.
         files::remove(&sr.layout.record())?;
@@ -225,7 +229,7 @@ impl Sr {
         if try_lock(&file).while_doing(|| format!("locking {}", path.display()))? {
             return Ok(None);
         }
-        let unknown = Serving { pid: 0, control_dir: String::new(), minor: 0 };
+        let unknown = Serving { pid: 0, control_dir: String::new(), minor: 0, read_only: false };
         // A process that has the lock but has not written its name yet is about to serve.
         Ok(Some(files::read_json(&path).ok().flatten().unwrap_or(unknown)))
     }

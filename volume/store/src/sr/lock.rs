@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(5);
 /// An exclusive flock(2), released on drop.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -42,7 +42,7 @@ impl Lock {
         match Self::wait(&path, WAIT_MAX)? {
             Some(lock) => Ok(lock),
             None => Err(Error::new(
-                Kind::Unresponsive,
+                Kind::Busy,
                 format!(
                     "SR {uuid} has been locked by another operation for {} s ({} is held; fuser \
                      names the process)",
@@ -70,7 +70,14 @@ impl Lock {
             thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         }
-        Ok(Some(Self { _file: file }))
+        Ok(Some(Self { file }))
+    }
+}
+
+impl Lock {
+    /// Empties the file that is locked.
+    pub(crate) fn clear(&self) -> std::io::Result<()> {
+        self.file.set_len(0)
     }
 }
 

@@ -52,12 +52,42 @@ pub(crate) fn remove(layout: &Layout) -> Result<()> {
                 .while_doing(|| format!("unmounting {}", directory.display()))?;
         }
     }
-    match fs::remove_dir_all(layout.root()) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::io(format!("removing {}", layout.root().display()), error))
+    let root = layout.root();
+    let doing = || format!("removing {}", root.display());
+    for directory in [layout.data(), layout.meta()] {
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::io(doing(), error));
+            }
+            _ => {}
         }
+    }
+    match fs::remove_dir(root) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(doing(), error)),
         _ => Ok(()),
     }
+}
+
+/// Refuses a directory that holds anything but what an SR of this sort consists of: SRs of all
+/// types have their mounts below one root.
+pub(crate) fn check_ours(layout: &Layout) -> Result<()> {
+    let entries = match fs::read_dir(layout.root()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.while_doing(|| format!("reading {}", layout.root().display()))?,
+    };
+    let ours = [layout.data(), layout.meta()];
+    let other = entries.flatten().map(|entry| entry.path()).find(|path| !ours.contains(path));
+    let is_mount = is_mount_point(layout.root()).then(|| layout.root().to_owned());
+    other.or(is_mount).map_or(Ok(()), |path| {
+        Err(Error::new(
+            Kind::SrMissing,
+            format!(
+                "{} is not a ram SR (it holds {:?}) and is left alone",
+                layout.root().display(),
+                path.file_name().unwrap_or_default()
+            ),
+        ))
+    })
 }
 
 /// Whether the data of the SR has a tmpfs of its own, which counts and limits it.

@@ -51,6 +51,7 @@ impl Sr {
         for name in sr::names(&self.layout.tmp())? {
             files::remove(&self.layout.tmp().join(name.as_str()))?;
         }
+        self.remove_stills()?;
         let mut records = self.volume_records()?;
         self.share_out(&mut records, live)?;
         let mut idle = Vec::new();
@@ -104,6 +105,21 @@ impl Sr {
             self.give_back(freed)?
         }
         Ok(freed)
+    }
+}
+
+impl Sr {
+    /// Removes hidden snapshots that nobody reads: what a copy left that was killed.
+    fn remove_stills(&self) -> Result<()> {
+        for record in self.volume_records()? {
+            if record.hidden && !record.read_write() {
+                let key = Name::parse(&record.key)?;
+                if let Ok(_held) = self.hold_now(&key) {
+                    self.remove_record(&record)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

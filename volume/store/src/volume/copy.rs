@@ -44,8 +44,13 @@ impl Sr {
 
     fn copy_blocks(&self, from: &Name, dest: &Self, to: &Name) -> Result<()> {
         let open = |sr: &Self, key: &Name, read_only| {
-            let serving = Serving { pid: std::process::id(), control_dir: String::new(), minor: 0 };
-            Disk::open(&sr.layout.volume(key), &Open { read_only, serving })
+            let serving = Serving {
+                pid: std::process::id(),
+                control_dir: String::new(),
+                minor: 0,
+                read_only,
+            };
+            Disk::open(&sr.layout.volume(key), &Open { serving })
         };
         let (mut from, mut to) = (open(self, from, true)?, open(dest, to, false)?);
         let mut buffer = Vec::new();

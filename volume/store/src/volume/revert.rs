@@ -17,7 +17,7 @@ impl Sr {
     ///
     /// # Errors
     /// Those of [`Sr::volume`] for both; [`Kind::VolumeInUse`] where the volume is served;
-    /// [`Kind::BadArgument`] where `snapshot` is no snapshot.
+    /// [`Kind::BadArgument`] where `snapshot` is no snapshot; [`Kind::ReadOnly`] where `key` is one.
     pub fn revert(&self, snapshot: &str, key: &str, live: &mut dyn Live) -> Result<()> {
         let (snapshot, key) = (Name::parse(snapshot)?, Name::parse(key)?);
         let lock = self.lock()?;
@@ -31,6 +31,12 @@ impl Sr {
                 format!(
                     "volume {snapshot} is not a snapshot: volume {key} cannot be reverted to it"
                 ),
+            ));
+        }
+        if !record.read_write() {
+            return Err(Error::new(
+                Kind::ReadOnly,
+                format!("volume {key} is a snapshot itself and cannot be reverted; clone it first"),
             ));
         }
         let held = self.hold(&key, "reverted")?;
@@ -52,7 +58,6 @@ impl Sr {
         record.top = top;
         record.leaving.clear();
         record.index = index;
-        record.has_data = true;
         record.sole.clear();
         record.join(&from);
         record.write(&self.layout)?;

@@ -4,7 +4,10 @@
 //! it leaves; the volume is switched to it; the new volume's record is renamed into place, which
 //! commits. Before that there is one frozen layer more than needed, and nothing else.
 
-use std::fs::{self, File};
+use std::{
+    fs::{self, File},
+    time::{Duration, Instant},
+};
 
 use super::{
     Record, Volume,
@@ -20,6 +23,9 @@ use crate::{
     volume::read_index,
 };
 
+/// How long a process that holds a volume may take to say who it is.
+const OPENING: Duration = Duration::from_secs(2);
+
 /// What a new volume over an existing one's data is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over {
@@ -33,7 +39,7 @@ enum Over {
 #[derive(Debug)]
 enum Held {
     /// Nobody, as long as this lives.
-    Idle { _lock: Lock },
+    Idle { _lock: Option<Lock> },
     /// A process that has to be told.
     Served(Serving),
 }
@@ -132,7 +138,6 @@ impl Sr {
             return Ok(origin.size);
         }
         self.make_layer(new_top, origin.size)?;
-        let before = origin.clone();
         if matches!(held, Held::Idle { .. }) {
             origin.leaving.clear();
         }
@@ -148,18 +153,9 @@ impl Sr {
                     .and_then(|()| live.switch(&Name::parse(&origin.key)?, serving, &switch))
             }
         };
-        match done {
-            Ok(()) => {}
-            Err(error) if error.kind() == Kind::Unresponsive => return Err(error),
-            Err(error) => {
-                // Refused: the volume still writes where it did.
-                before.write(&self.layout)?;
-                files::remove(&self.layout.layer(new_top))?;
-                files::remove(&self.layout.map(new_top))?;
-                *origin = before;
-                return Err(error);
-            }
-        }
+        // An error leaves the record as it is: whether the volume is written to in its old top or
+        // in the new one, both are kept, and the next operation on it brings it to rest.
+        done?;
         for layer in &origin.leaving {
             self.remove_empty_layer(*layer)?;
         }
@@ -184,13 +180,22 @@ impl Sr {
             .while_doing(|| format!("writing {}", path.display()))
     }
 
+    /// Sees to it that nobody writes to the volume, or knows who does.
     fn hold_or_served(&self, key: &Name) -> Result<Held> {
-        match self.hold(key, "changed") {
-            Ok(lock) => Ok(Held::Idle { _lock: lock }),
-            Err(error) => match self.serving(key)? {
-                Some(serving) => Ok(Held::Served(serving)),
-                None => Err(error),
-            },
+        let start = Instant::now();
+        loop {
+            let error = match self.hold(key, "changed") {
+                Ok(lock) => return Ok(Held::Idle { _lock: Some(lock) }),
+                Err(error) => error,
+            };
+            match self.serving(key)? {
+                // Nobody writes, and the lock that it holds keeps everybody from doing so.
+                Some(serving) if serving.read_only => return Ok(Held::Idle { _lock: None }),
+                Some(serving) if serving.pid != 0 => return Ok(Held::Served(serving)),
+                // It is just being opened or closed.
+                _ if start.elapsed() < OPENING => {}
+                _ => return Err(error),
+            }
         }
     }
 }

@@ -32,9 +32,13 @@ impl Fixture {
     /// Serves a volume from this process.
     pub(crate) fn open(&self, key: &str, read_only: bool) -> store::Result<Disk> {
         let path = self.sr.layout().volume(&Name::parse(key)?);
-        let serving =
-            Serving { pid: std::process::id(), control_dir: "/nonexistent".into(), minor: 0 };
-        Disk::open(&path, &Open { read_only, serving })
+        let serving = Serving {
+            pid: std::process::id(),
+            control_dir: "/nonexistent".into(),
+            minor: 0,
+            read_only,
+        };
+        Disk::open(&path, &Open { serving })
     }
 }
 

@@ -154,8 +154,9 @@ fn a_plain_file_is_loaded_and_never_written_back() {
     let bytes: Vec<u8> = (0..1_000_003_u32).map(|n| (n / 5000) as u8).collect();
     std::fs::write(&file, &bytes).unwrap();
     let open = |path: &std::path::Path| {
-        let serving = store::Serving { pid: 1, control_dir: String::new(), minor: 0 };
-        store::Disk::open(path, &store::Open { read_only: false, serving })
+        let serving =
+            store::Serving { pid: 1, control_dir: String::new(), minor: 0, read_only: false };
+        store::Disk::open(path, &store::Open { serving })
     };
     let mut disk = open(file.path()).unwrap();
     assert_eq!(disk.size(), 1_000_003 / 512 * 512);

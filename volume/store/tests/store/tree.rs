@@ -249,7 +249,7 @@ impl World {
             Op::Revert { volume, to } => {
                 let (Some(key), Some(to)) = (self.pick(volume), self.pick(to)) else { return };
                 let from = self.models[&to].clone();
-                if key == to || from.writable || !from.has_data {
+                if key == to || from.writable || !from.has_data || !self.models[&key].writable {
                     return;
                 }
                 self.disks.0.remove(&key);
