@@ -11,6 +11,8 @@ set -eu
 act=$1 built=$2 dest=${3:-}
 libexec=$dest/usr/libexec
 programs=$libexec/xapi-storage-ram
+dropin=$dest/usr/lib/systemd/system/xapi-storage-script.service.d/xapi-storage-ram.conf
+here=$(dirname "$0")
 volume=$libexec/xapi-storage-script/volume/org.xen.xapi.storage.ram
 datapath=$libexec/xapi-storage-script/datapath/ram
 staging=$libexec/.xapi-storage-ram.new
@@ -41,16 +43,23 @@ install)
     for program in volume-plugin datapath-plugin tapdisk-ram; do
         install -m 0755 "$built/$program" "$staging/programs/$program"
     done
+    # A daemon that traces calls runs methods through Python: see schemas/plugin/src/runpy.rs.
+    for program in volume-plugin datapath-plugin; do
+        "$built/$program" python-archive >>"$staging/programs/$program"
+    done
     links volume-plugin "$staging/volume"
     links datapath-plugin "$staging/datapath"
     into_place "$staging/programs" "$programs"
     into_place "$staging/volume" "$volume"
     into_place "$staging/datapath" "$datapath"
     rmdir "$staging"
+    mkdir -p "$(dirname "$dropin")"
+    install -m 0644 "$here/../datapath/systemd/xapi-storage-ram.conf" "$dropin"
     ;;
 uninstall)
     # The methods first: what is not there any more is not called any more.
     rm -rf "$datapath" "$volume" "$programs"
+    rm -f "$dropin"
     ;;
 *)
     echo "usage: $0 install|uninstall <directory of the programs> [DESTDIR]" >&2

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use plugin::Context;
 use schemas::{Error, Failure};
-use store::{Host, Inactive, Kind, Layout, Name, Sr, VolumeUri};
+use store::{Host, Inactive, Kind, Layout, Sr, VolumeUri};
 use tapctl::{CONTROL_DIR, ControlDir};
 
 use crate::{
@@ -152,11 +152,6 @@ impl<'a> Disk<'a> {
             Err(error) => return Err(errors::store(error)),
         }
         self.save()
-    }
-
-    /// The key of what `path` names, for messages.
-    pub(crate) fn key_of(path: &std::path::Path) -> Option<Name> {
-        Name::parse(path.file_name()?.to_str()?).ok()
     }
 }
 

@@ -7,13 +7,15 @@
 //! lies in the SR's memory.
 
 use std::{
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use schemas::{Error, Failure};
+use store::Name;
 use tapctl::{
-    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minor as minors,
+    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minor as minors, process,
     reply::NAME as OUR_TAPDISK,
 };
 
@@ -39,6 +41,9 @@ const ANSWER_TIMEOUT: Duration =
 /// How long a tapdisk may take to end by itself after its last VBD was detached.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a process that does not answer any more may take to be seen as dead.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long the kernel may take to end a process that was killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -62,8 +67,14 @@ impl Disk<'_> {
                 Err(error) if error.kind() == ErrorKind::Remote(errno::EXIST) => {
                     return self.point(&running);
                 }
-                // It is about to end, or has lost what it is known by.
-                Err(error) if matches!(error.kind(), ErrorKind::Gone | ErrorKind::Remote(_)) => {
+                // It has lost the minor: whatever it does, it does not serve this volume.
+                Err(error) if matches!(error.kind(), ErrorKind::Remote(_)) => {
+                    self.ctx.log.warning(&error);
+                    self.end(&running)?;
+                }
+                Err(error) if self.has_died(&running, &error)? => {}
+                // Nobody can reach it any more, and nobody uses it.
+                Err(error) if error.kind() == ErrorKind::Gone && self.state.mode().is_none() => {
                     self.ctx.log.warning(&error);
                     self.end(&running)?;
                 }
@@ -73,32 +84,31 @@ impl Disk<'_> {
         self.replace()
     }
 
-    /// Has the tapdisk open `path`, unless it serves that already. It lives: see [`Disk::start`].
+    /// Has the tapdisk open `path`, unless it serves that already; one that dies at that moment is
+    /// replaced once.
     pub(crate) fn serve(&mut self, path: &Path, mode: Mode) -> Result<(), Error> {
-        let Some(running) = self.running() else {
-            return Err(Error::new(
-                Failure::TapdiskFailed,
-                format!("the tapdisk of volume {} has just died: repeat the call", self.uri.key),
-            ));
-        };
-        let Running { client, minor, .. } = &running;
-        let read_only = mode == Mode::ReadOnly;
-        let mut params = std::ffi::OsString::from("ram:");
-        params.push(path);
-        let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
-        let open = Open::new(params).flags(flags);
-        match client.open(*minor, open.clone()) {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::Remote(errno::ALREADY) => {
-                let serving = client.serving(*minor).map_err(errors::tapdisk)?;
-                if serving.path.as_deref() == Some(path) && serving.read_only == read_only {
-                    return Ok(());
+        let mut is_new = false;
+        loop {
+            match self.running() {
+                Some(running) => {
+                    self.require_free(path, running.identity.pid)?;
+                    match running.open(path, mode) {
+                        Ok(()) => return Ok(()),
+                        Err(error) if is_new || !self.has_died(&running, &error)? => {
+                            return Err(errors::tapdisk(error));
+                        }
+                        Err(error) => self.ctx.log.warning(error),
+                    }
                 }
-                // Nobody has it active in that way: it was left by a call that was killed.
-                client.close(*minor).map_err(errors::tapdisk)?;
-                client.open(*minor, open).map(drop).map_err(|error| self.refused(path, error))
+                None if is_new => {
+                    let key = &self.uri.key;
+                    let message = format!("the tapdisk of volume {key} dies at once: see its log");
+                    return Err(Error::new(Failure::TapdiskFailed, message));
+                }
+                None => {}
             }
-            Err(error) => Err(self.refused(path, error)),
+            self.start()?;
+            is_new = true;
         }
     }
 
@@ -169,6 +179,14 @@ impl Disk<'_> {
             self.ctx.log.warning(format_args!("found the forgotten tapdisk {pid}, minor {minor}"));
             self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity) });
         }
+    }
+
+    /// Whether an exchange failed because the process was about to die.
+    fn has_died(&self, running: &Running, error: &tapctl::Error) -> Result<bool, Error> {
+        if !matches!(error.kind(), ErrorKind::Gone | ErrorKind::Io) {
+            return Ok(false);
+        }
+        running.identity.wait(DEATH_TIMEOUT).map_err(errors::tapdisk)
     }
 
     fn running(&self) -> Option<Running> {
@@ -270,16 +288,22 @@ impl Disk<'_> {
             self.ctx.log.warning(error);
             return self.kill(running, Duration::ZERO);
         }
-        match client.detach(*minor) {
-            Ok(()) => {}
-            // It never had the minor, so nothing but a word ends it.
-            Err(error) if matches!(error.kind(), ErrorKind::Remote(_)) => {
+        let patience = match client.detach(*minor) {
+            Ok(()) => EXIT_TIMEOUT,
+            Err(error) => {
                 self.ctx.log.warning(&error);
-                let _answered = client.exit();
+                match error.kind() {
+                    // It never had the minor, so nothing makes it end by itself.
+                    ErrorKind::Remote(_) => Duration::ZERO,
+                    _ => EXIT_TIMEOUT,
+                }
             }
-            Err(error) => self.ctx.log.warning(error),
-        }
-        if identity.wait(EXIT_TIMEOUT).map_err(errors::tapdisk)? {
+        };
+        if identity.wait(patience).map_err(errors::tapdisk)? {
+            // One that was killed meanwhile has not tidied up.
+            if self.control.ctl(identity.pid).exists() {
+                self.remove_leftovers(identity);
+            }
             return Ok(());
         }
         let others = client.list().unwrap_or_default();
@@ -328,27 +352,50 @@ impl Disk<'_> {
         }
     }
 
-    /// The error for a tapdisk that did not open a volume: who has it, where somebody has.
-    fn refused(&self, path: &Path, error: tapctl::Error) -> Error {
-        let holder = (error.kind() == ErrorKind::Remote(errno::BUSY))
-            .then(|| self.sr().ok()?.serving(&Self::key_of(path)?).ok()?)
-            .flatten();
+    /// Checks that no process but this tapdisk serves what `path` names. A tapdisk that finds out
+    /// itself has waited for some seconds then, and all of its clients with it.
+    fn require_free(&self, path: &Path, pid: u32) -> Result<(), Error> {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let sr = self.sr()?;
+        let holder = Name::parse(name).and_then(|key| sr.serving(&key)).map_err(errors::store)?;
         match holder {
-            Some(serving) => Error::new(
-                Failure::VdiInUse,
-                format!(
-                    "volume {} is served by process {} (minor {}, control directory {}), which is \
-                     not its tapdisk: detach it there (tap-ctl destroy -p {} -m {}) and repeat",
-                    self.uri.key,
-                    serving.pid,
-                    serving.minor,
-                    serving.control_dir,
-                    serving.pid,
-                    serving.minor
-                ),
-            ),
-            None => errors::tapdisk(error),
+            // Somebody who changes the volume holds it for a moment, and may have left a name of
+            // the dead in place.
+            Some(other) if other.pid != pid && other.pid != 0 && process::exists(other.pid) => {
+                let message = format!(
+                    "volume {name} is served by process {}, which is not its tapdisk (minor {}, \
+                     control directory {}): detach it there (tap-ctl destroy -p {} -m {}) and \
+                     repeat",
+                    other.pid, other.minor, other.control_dir, other.pid, other.minor
+                );
+                Err(Error::new(Failure::VdiInUse, message))
+            }
+            _ => Ok(()),
         }
+    }
+}
+
+impl Running {
+    /// Opens `path`, unless it is open already.
+    fn open(&self, path: &Path, mode: Mode) -> tapctl::Result<()> {
+        let Self { client, minor, .. } = self;
+        let read_only = mode == Mode::ReadOnly;
+        let mut params = OsString::from("ram:");
+        params.push(path);
+        let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
+        let open = Open::new(params).flags(flags);
+        match client.open(*minor, open.clone()) {
+            Err(error) if error.kind() == ErrorKind::Remote(errno::ALREADY) => {}
+            opened => return opened.map(drop),
+        }
+        let serving = client.serving(*minor)?;
+        if serving.path.as_deref() == Some(path) && serving.read_only == read_only {
+            return Ok(());
+        }
+        // Nobody has it active in that way: it was left by a call that was killed, or the domain
+        // that has it wants it otherwise now.
+        client.close(*minor)?;
+        client.open(*minor, open).map(drop)
     }
 }
 

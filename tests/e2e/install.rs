@@ -43,10 +43,33 @@ fn the_installed_plugins_work_from_their_final_place_and_go_without_a_trace() {
     let program = disk.tapdisk().executable_path().unwrap();
     assert_eq!(program, fs::canonicalize(libexec.join("xapi-storage-ram/tapdisk-ram")).unwrap());
     disk.unplug();
+    trace(&volume.join("org.xen.xapi.storage.ram/Plugin.query"));
     drop(xapi);
     let _quiet = script("uninstall");
     assert_eq!(entries(&volume), [""; 0]);
     assert!(!datapath.exists());
+}
+
+/// With tracing on, the daemon has Python run the method's file (`python3/packages/observer.py` of
+/// xapi-project/xen-api).
+fn trace(method: &Path) {
+    if !tools::present(&["python3"]) {
+        return;
+    }
+    let script = "import runpy, sys; sys.argv = sys.argv[1:]; \
+                  runpy.run_path(sys.argv[0], run_name='__main__')";
+    let mut child = std::process::Command::new("/usr/bin/python3")
+        .args(["-c", script])
+        .arg(method)
+        .arg("--json")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"{\"dbg\":\"x\"}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["plugin"], "ram");
 }
 
 fn entries(directory: &Path) -> Vec<String> {

@@ -42,6 +42,7 @@ struct Fake {
     ends: bool,
 }
 
+#[expect(clippy::zombie_processes, reason = "what stays outlives what was started")]
 fn main() {
     if env::args_os().len() == 1 {
         let daemon = env::current_exe().unwrap();
@@ -50,7 +51,8 @@ fn main() {
     }
     let dir = ControlDir::new(env::var_os("XAPI_RAM_CONTROL_DIR").unwrap());
     let listener = Listener::bind(&dir, process::id()).unwrap();
-    writeln!(std::io::stdout(), "{}", listener.path().display()).unwrap();
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", listener.path().display()).unwrap();
     let mut fake = Fake { dir, vbds: BTreeMap::new(), ends: false };
     while fake.dir.path().exists() && !fake.ends {
         wait(&listener, PollFlags::IN);
@@ -104,10 +106,7 @@ impl Fake {
                     })
                     .collect(),
             ),
-            Call::Exit => {
-                self.ends = true;
-                Reply::Done
-            }
+            Call::Exit => Errno::INVAL.into(),
             call => match self.vbds.get_mut(&request.minor) {
                 None => Errno::NODEV.into(),
                 Some(vbd) => match call {

@@ -204,7 +204,7 @@ fn a_volume_that_somebody_else_serves_is_in_use_by_name() {
     let serving =
         store::Serving { pid: own, control_dir: "/elsewhere".into(), minor: 9, read_only: false };
     let path = it.sr.layout().volume(&Name::parse(&it.key).unwrap());
-    let _disk = store::Disk::open(&path, &store::Open { read_only: false, serving }).unwrap();
+    let _disk = store::Disk::open(&path, &store::Open { serving }).unwrap();
     it.ok("attach", "1");
     refused(it.run("activate", "1"), 24, &[&it.key, &own.to_string(), "/elsewhere", "minor 9"]);
     it.ok("detach", "1");

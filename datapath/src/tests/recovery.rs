@@ -21,6 +21,20 @@ fn a_tapdisk_that_dies_between_attach_and_activate_is_replaced_under_the_same_li
 }
 
 #[test]
+fn a_tapdisk_that_is_just_dying_is_replaced_too() {
+    let it = Fixture::new();
+    it.ok("attach", "1");
+    for method in ["activate", "activate", "attach", "activate_readonly"].repeat(5) {
+        it.tapdisk().0.kill().unwrap();
+        it.ok(method, "1");
+        assert!(method == "attach" || it.serving().is_some());
+    }
+    it.tapdisk().0.kill().unwrap();
+    it.ok("detach", "1");
+    it.assert_nothing_left();
+}
+
+#[test]
 fn an_active_disk_is_served_again_in_its_mode_by_whoever_comes_next() {
     for (method, read_only) in [("activate", false), ("activate_readonly", true)] {
         let it = Fixture::new();

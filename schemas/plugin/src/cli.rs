@@ -16,6 +16,9 @@ use crate::size;
 /// The built-in command that prints the names of the methods.
 pub(crate) const METHODS_COMMAND: &str = "methods";
 
+/// The built-in command that prints what makes a program run under Python's runpy.
+pub(crate) const ARCHIVE_COMMAND: &str = "python-archive";
+
 /// Schema keyword: what a parameter is where a person leaves it out.
 const DEFAULT: &str = "x-cli-default";
 
@@ -64,6 +67,10 @@ pub(crate) fn matches(registry: &Registry, line: &[OsString]) -> clap::error::Re
     }
     command
         .subcommand(Command::new(METHODS_COMMAND).about("List the methods that are implemented"))
+        .subcommand(
+            Command::new(ARCHIVE_COMMAND)
+                .about("Print what installing appends to this program, for tracing callers"),
+        )
         .try_get_matches_from(line)
 }
 

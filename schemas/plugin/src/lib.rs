@@ -15,6 +15,7 @@ mod near;
 mod panic;
 mod registry;
 mod run;
+mod runpy;
 pub mod size;
 pub mod syslog;
 #[cfg(test)]

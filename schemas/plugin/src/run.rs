@@ -13,7 +13,7 @@ use crate::edges::{Edges, Env};
 use crate::log::{Log, Subject};
 use crate::registry::{Command, Context, Fault, Method, Registry};
 use crate::syslog::Syslog;
-use crate::{cli, diagnose, near, panic};
+use crate::{cli, diagnose, near, panic, runpy};
 
 /// Exit status of a call that did what it was asked.
 pub const EXIT_OK: u8 = 0;
@@ -127,6 +127,9 @@ fn run_cli(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
         }
     };
     let Some((name, matches)) = matches.subcommand() else { return EXIT_USAGE };
+    if name == cli::ARCHIVE_COMMAND {
+        return written(edges.stdout.as_mut(), &runpy::archive(), EXIT_OK);
+    }
     let outcome = if let Some(method) = registry.find(name) {
         cli_method(&edges.env, registry, method, matches)
     } else if let Some(command) = registry.commands.iter().find(|command| command.name == name) {
@@ -144,7 +147,10 @@ fn run_cli(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
 /// The name of a method or command as clap has to see it, or why it means nothing.
 fn spelled<'a>(registry: &Registry, name: &'a str) -> Result<Cow<'a, str>, (Error, u8)> {
     let is_command = registry.commands.iter().any(|command| command.name == name);
-    if name.starts_with('-') || is_command || [cli::METHODS_COMMAND, "help"].contains(&name) {
+    if name.starts_with('-')
+        || is_command
+        || [cli::METHODS_COMMAND, cli::ARCHIVE_COMMAND, "help"].contains(&name)
+    {
         return Ok(name.into());
     }
     let status = if schemas::find(name).is_some() { EXIT_FAILED } else { EXIT_USAGE };
