@@ -8,7 +8,15 @@ use crate::MIB;
 
 #[test]
 fn an_sr_filled_to_the_last_byte_tells_the_client_and_goes_on() {
-    let xapi = Xapi::new();
+    fill(&Xapi::new());
+}
+
+#[test]
+fn so_does_an_sr_whose_memory_the_store_counts() {
+    fill(&Xapi::with(&[("XAPI_RAM_MOUNT", "never")]));
+}
+
+fn fill(xapi: &Xapi) {
     let sr = xapi.create_sr("16MiB");
     let (first, second) = (xapi.create_vdi(&sr, 64 * MIB), xapi.create_vdi(&sr, 64 * MIB));
     let (one, two) = (xapi.plug(&sr, &first, "1"), xapi.plug(&sr, &second, "2"));

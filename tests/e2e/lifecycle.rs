@@ -5,13 +5,25 @@ use serde_json::json;
 
 use crate::MIB;
 
-/// Writes through one client and reads through another, over a detach and attach of the SR.
 #[test]
 fn what_is_written_is_read_after_the_sr_was_detached() {
+    written_and_read(&Xapi::new());
+}
+
+/// The same where no SR has a tmpfs of its own, as for everybody but root.
+#[test]
+fn so_it_is_without_mounts() {
+    let xapi = Xapi::with(&[("XAPI_RAM_MOUNT", "never")]);
+    written_and_read(&xapi);
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(xapi.root().to_str().unwrap()), "nothing was mounted");
+}
+
+/// Writes through one client and reads through another, over a detach and attach of the SR.
+fn written_and_read(xapi: &Xapi) {
     if !tools::present(&["nbdcopy", "qemu-img"]) {
         return;
     }
-    let xapi = Xapi::new();
     let configuration = xapi.create_sr_only("256MiB");
     for key in ["sr_uuid", "name", "description", "size", "host"] {
         assert!(configuration[key].is_string(), "{key} is needed after a reboot: {configuration}");
@@ -27,7 +39,7 @@ fn what_is_written_is_read_after_the_sr_was_detached() {
     disk.unplug();
     xapi.volume("SR.detach", json!({ "sr": sr })).unwrap();
     assert_eq!(xapi.attach_sr(&configuration), sr);
-    let disk = Disk::plug(&xapi, &sr, &key, "7", true).unwrap();
+    let disk = Disk::plug(xapi, &sr, &key, "7", true).unwrap();
     tools::run("qemu-img", &["compare", "-f", "raw", "-F", "raw", file, &disk.nbd()]);
     disk.unplug();
 
