@@ -3,10 +3,12 @@
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use end_to_end::{Disk, Xapi};
 use nbd::client::{Client, Wish};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::MIB;
@@ -162,6 +164,54 @@ fn clones_reverts_and_changed_blocks() {
     assert_eq!(stat["volume_type"], "CBT_Metadata");
     let refused = Disk::plug(&xapi, &sr, first.as_str().unwrap(), "5", true).unwrap_err();
     assert!(refused.params[1].contains("destroyed"), "{refused}");
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+/// A tapdisk that is stopped in the middle of everything: the snapshot is an error within its
+/// deadline, the rest of the SR goes on, and when the process goes on, nothing is lost.
+#[test]
+fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let snapshot = || xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key }));
+    let disk = xapi.plug(&sr, &key, "5");
+    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    client.write(0, &[1; 8192]).unwrap();
+    let first = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
+    client.write(4096, &[2; 4096]).unwrap();
+
+    disk.tapdisk().signal(Signal::STOP).unwrap();
+    let start = Instant::now();
+    let refused = snapshot().unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(25), "a deadline holds");
+    assert_eq!(refused.code, "SR_BACKEND_FAILURE_453", "{refused}");
+    let pid = disk.tapdisk().pid.to_string();
+    assert!(refused.params[1].contains(&pid), "it names the process: {refused}");
+    // The SR is not stuck with it.
+    let other = xapi.create_vdi(&sr, MIB);
+    xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": other })).unwrap();
+    assert_eq!(xapi.maintain(&["gc", "--sr", &sr]).status.code(), Some(0));
+
+    disk.tapdisk().signal(Signal::CONT).unwrap();
+    client.write(0, &[3; 4096]).unwrap();
+    let second = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
+    client.write(0, &[4; 8192]).unwrap();
+    let read = |key: &str| {
+        let disk = Disk::plug(&xapi, &sr, key, "backup", true).unwrap();
+        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        let got = [client.read(0, 1).unwrap()[0], client.read(4096, 1).unwrap()[0]];
+        disk.unplug();
+        got
+    };
+    assert_eq!(read(&first), [1, 1]);
+    assert_eq!(read(&second), [3, 2], "every acknowledged write, and none that came later");
+    // Killed instead of stopped: the volume is as its last writer left it.
+    disk.tapdisk().kill().unwrap();
+    let third = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
+    assert_eq!(read(&third), [4, 4]);
+    disk.unplug();
     let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(checked.status.success(), "{checked:?}");
 }
