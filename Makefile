@@ -2,6 +2,8 @@
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=x86_64-unknown-linux-musl]   make uninstall
 # make lint   formatting and clippy
+# make bench  everything measured beside its peers, the table and target/bench.json
+# make bench-quick   the same with small disks and few rounds, under two minutes
 
 CARGO ?= cargo
 TARGET ?=
@@ -12,7 +14,7 @@ built = $(CARGO_TARGET_DIR)/$(if $(TARGET),$(TARGET)/)release
 cargo_build = $(CARGO) build --locked --release $(if $(TARGET),--target $(TARGET))
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram
 
-.PHONY: all build run test lint install uninstall clean
+.PHONY: all build run test lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -39,6 +41,12 @@ test:
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# BENCH: more arguments, as --rounds 3 or --only path,chain
+bench bench-quick:
+	tests/tools.sh bench
+	$(cargo_build) $(foreach program,$(PROGRAMS),-p $(program)) -p end-to-end
+	$(built)/bench $(if $(filter bench-quick,$@),--quick) --json $(CARGO_TARGET_DIR)/bench.json $(BENCH)
 
 install: build
 	tests/install.sh install $(built) "$(DESTDIR)"

@@ -11,6 +11,7 @@ mod install;
 mod interop;
 mod lifecycle;
 mod snapshots;
+mod tapctl;
 
 /// Bytes.
 const MIB: u64 = 1 << 20;

@@ -16,6 +16,7 @@ use std::{
 use crate::{
     connection,
     error::{Error, ErrorKind, Result},
+    metrics::{METRICS_DIR, MetricsDir},
     minor::{MINORS_MAX, Minor},
     process::Identity,
 };
@@ -32,9 +33,15 @@ const PROCESS_SOCKETS: [&str; 2] = ["ctl", "nbdclient"];
 /// The sockets that it has for each VBD: `<name><pid>.<minor>`.
 const VBD_SOCKETS: [&str; 4] = ["nbd", "nbd-old", "nbdserver", "nbdserver-new"];
 
+/// The directory of statistics, below a control directory that is not blktap's.
+const OWN_METRICS_DIR: &str = "shm";
+
 /// A control directory; it need not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ControlDir(PathBuf);
+pub struct ControlDir {
+    path: PathBuf,
+    metrics: MetricsDir,
+}
 
 impl Default for ControlDir {
     fn default() -> Self {
@@ -43,16 +50,34 @@ impl Default for ControlDir {
 }
 
 impl ControlDir {
-    /// The directory of that path.
+    /// The directory of that path. Its tapdisks' statistics lie in `/dev/shm` where it is
+    /// blktap's own, and otherwise below it, so that what is private leaves no trace elsewhere.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        let path = path.into();
+        let metrics = match path == Path::new(CONTROL_DIR) {
+            true => MetricsDir::new(METRICS_DIR),
+            false => MetricsDir::new(path.join(OWN_METRICS_DIR)),
+        };
+        Self { path, metrics }
+    }
+
+    /// With another directory for statistics.
+    #[must_use]
+    pub fn with_metrics(self, metrics: impl Into<PathBuf>) -> Self {
+        Self { metrics: MetricsDir::new(metrics), ..self }
     }
 
     /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Where its tapdisks keep statistics.
+    #[must_use]
+    pub fn metrics(&self) -> &MetricsDir {
+        &self.metrics
     }
 
     /// Creates it with everything above and the directory of the minors, 0700; what is there
@@ -72,7 +97,7 @@ impl ControlDir {
     /// The directory with the minors' files.
     #[must_use]
     pub fn minors(&self) -> PathBuf {
-        self.0.join(MINORS_DIR)
+        self.path.join(MINORS_DIR)
     }
 
     /// The file that reserves a minor; what `tap-ctl allocate` and `create` print.
@@ -84,37 +109,37 @@ impl ControlDir {
     /// The control socket of a tapdisk.
     #[must_use]
     pub fn ctl(&self, pid: u32) -> PathBuf {
-        self.0.join(format!("ctl{pid}"))
+        self.path.join(format!("ctl{pid}"))
     }
 
     /// Where blktap's tapdisk receives descriptors for its `nbd:` driver.
     #[must_use]
     pub fn nbdclient(&self, pid: u32) -> PathBuf {
-        self.0.join(format!("nbdclient{pid}"))
+        self.path.join(format!("nbdclient{pid}"))
     }
 
     /// The NBD server of a VBD.
     #[must_use]
     pub fn nbd(&self, pid: u32, minor: Minor) -> PathBuf {
-        self.0.join(format!("nbd{pid}.{minor}"))
+        self.path.join(format!("nbd{pid}.{minor}"))
     }
 
     /// The second NBD server of a VBD.
     #[must_use]
     pub fn nbd_old(&self, pid: u32, minor: Minor) -> PathBuf {
-        self.0.join(format!("nbd-old{pid}.{minor}"))
+        self.path.join(format!("nbd-old{pid}.{minor}"))
     }
 
     /// Where a VBD receives connections, to greet them in the old style.
     #[must_use]
     pub fn nbdserver(&self, pid: u32, minor: Minor) -> PathBuf {
-        self.0.join(format!("nbdserver{pid}.{minor}"))
+        self.path.join(format!("nbdserver{pid}.{minor}"))
     }
 
     /// Where a VBD receives connections, to greet them in the new style.
     #[must_use]
     pub fn nbdserver_new(&self, pid: u32, minor: Minor) -> PathBuf {
-        self.0.join(format!("nbdserver-new{pid}.{minor}"))
+        self.path.join(format!("nbdserver-new{pid}.{minor}"))
     }
 
     /// The numbers that have a control socket, in the order of their names as `tap-ctl` has them:
@@ -123,7 +148,7 @@ impl ControlDir {
     /// # Errors
     /// Those of readdir(3); a directory that does not exist is empty.
     pub fn tapdisks(&self) -> Result<Vec<u32>> {
-        self.numbers(&self.0, "ctl")
+        self.numbers(&self.path, "ctl")
     }
 
     /// The minors that are reserved, in the order of their names.
@@ -139,7 +164,8 @@ impl ControlDir {
             .collect())
     }
 
-    /// Removes the sockets of a tapdisk that died without doing it, and says which.
+    /// Removes the sockets and the statistics of a tapdisk that died without doing it, and says
+    /// which.
     ///
     /// `known` is the identity that the tapdisk had, where the caller knows it. Sockets on which
     /// somebody listens stay: the number may belong to a new tapdisk by now. The minors' files
@@ -153,11 +179,11 @@ impl ControlDir {
             return Err(Error::new(ErrorKind::Busy, action, pid));
         }
         let mut removed = Vec::new();
-        for name in self.names(&self.0)? {
+        for name in self.names(&self.path)? {
             if owner(&name) != Some(pid) {
                 continue;
             }
-            let path = self.0.join(OsStr::from_bytes(&name));
+            let path = self.path.join(OsStr::from_bytes(&name));
             if !is_dead_socket(&path) {
                 continue;
             }
@@ -167,6 +193,7 @@ impl ControlDir {
                 Err(error) => return Err(Error::io("remove", path.display(), error)),
             }
         }
+        removed.extend(self.metrics.remove_leftovers(pid)?);
         Ok(removed)
     }
 

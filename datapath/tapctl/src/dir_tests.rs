@@ -113,3 +113,14 @@ fn where_the_number_lives_on_only_deaf_sockets_go() {
     assert_eq!(dir.remove_leftovers(ours, None).unwrap(), [dir.nbd(ours, 7)]);
     assert!(dir.ctl(ours).exists());
 }
+
+#[test]
+fn statistics_lie_where_the_host_looks_or_with_what_is_private() {
+    assert_eq!(ControlDir::default().metrics().path(), Path::new("/dev/shm"));
+    let private = ControlDir::new("/run/t");
+    assert_eq!(private.metrics().vdi(12, 3), Path::new("/run/t/shm/td3-12/vdi-3"));
+    assert_eq!(private.metrics().nbd(12, 3), Path::new("/run/t/shm/td3-12/nbd-3"));
+    let elsewhere = private.with_metrics("/run/e");
+    assert_eq!(elsewhere.metrics().nbd_old(12, 3), Path::new("/run/e/td3-12/nbd-old-3"));
+    assert_eq!(elsewhere.path(), Path::new("/run/t"));
+}

@@ -10,8 +10,8 @@
 //! byte order. Messages of our own lie in a range of numbers that blktap never uses.
 //!
 //! Layers, each one using only those before it: [`message`] (what the bytes are), [`request`] and
-//! [`reply`] (what they mean), [`dir`], [`minor`], [`process`] (files, locks, processes),
-//! [`client`], [`server`], [`spawn`], [`list`], [`mod@format`].
+//! [`reply`] (what they mean), [`dir`], [`metrics`], [`minor`], [`process`] (files, locks,
+//! processes), [`client`], [`server`], [`spawn`], [`list`], [`mod@format`].
 //!
 //! Invariants: nothing here waits without a deadline; no process is signalled that is known by its
 //! number alone; no socket is removed on which somebody else listens; nothing prints.
@@ -25,6 +25,7 @@ mod error;
 pub mod format;
 pub mod list;
 pub mod message;
+pub mod metrics;
 pub mod minor;
 #[cfg(test)]
 mod mock;
@@ -39,6 +40,7 @@ pub use client::{Client, TIMEOUT};
 pub use conversation::{Conversation, Interest, Progress, STEP_TIMEOUT};
 pub use dir::{CONTROL_DIR, ControlDir};
 pub use error::{Error, ErrorKind, Result};
+pub use metrics::MetricsDir;
 pub use minor::{Minor, MinorLock};
 pub use process::Identity;
 pub use reply::{Entry, Failure, Identification, Image, Reply, Serving};

@@ -1,17 +1,24 @@
 //! One client of a disk, and what the loop waits for on its behalf.
 
-use std::{io, os::unix::net::UnixStream, rc::Rc};
+use std::{io, time::Instant};
 
-use nbd::{Connection, Identity, Interest, Loans};
+use nbd::{Connection, Interest, Progress};
 
-use crate::poller::{Key, Poller};
+use crate::{
+    door::Door,
+    poller::{Key, Poller},
+};
 
 /// A client of a VBD.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) connection: Connection,
-    /// The place of its VBD.
+    /// The place of its VBD; of nobody's once it is leaving.
     pub(crate) vbd: usize,
+    /// How it came.
+    pub(crate) door: Door,
+    /// Until when it may take what was answered: what it is a client of was closed.
+    leaving: Option<Instant>,
     waits_for: Interest,
 }
 
@@ -22,16 +29,14 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Takes a connection that was accepted for a VBD; its place.
+    /// Takes a connection; its place.
     pub(crate) fn add(
         &mut self,
         poller: &Poller,
-        socket: UnixStream,
+        connection: Connection,
         vbd: usize,
-        identity: &Rc<Identity>,
-        loans: &Rc<Loans>,
+        door: Door,
     ) -> io::Result<usize> {
-        let connection = Connection::new(socket, Rc::clone(identity))?.lending(loans);
         let waits_for = Interest { readable: true, writable: true };
         let place = match self.places.iter().position(Option::is_none) {
             Some(place) => place,
@@ -41,7 +46,7 @@ impl Clients {
             }
         };
         poller.add(&connection, Key::Client(place), true, true)?;
-        self.places[place] = Some(Client { connection, vbd, waits_for });
+        self.places[place] = Some(Client { connection, vbd, door, leaving: None, waits_for });
         Ok(place)
     }
 
@@ -54,10 +59,41 @@ impl Clients {
         self.places[place] = None;
     }
 
-    /// The places of a VBD's clients.
+    /// The places of a VBD's clients, without those that are leaving.
     pub(crate) fn of(&self, vbd: usize) -> Vec<usize> {
-        let is_its = |client: &Option<Client>| client.as_ref().is_some_and(|it| it.vbd == vbd);
+        let is_its = |client: &Option<Client>| {
+            client.as_ref().is_some_and(|it| it.vbd == vbd && it.leaving.is_none())
+        };
         (0..self.places.len()).filter(|&place| is_its(&self.places[place])).collect()
+    }
+
+    /// How many requests of a VBD's clients were obeyed whose replies are not sent.
+    pub(crate) fn outstanding(&self, vbd: usize) -> usize {
+        let clients = self.places.iter().flatten();
+        let its = clients.filter(|it| it.vbd == vbd && it.leaving.is_none());
+        its.map(|client| client.connection.outstanding()).sum()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.places.iter().flatten().count()
+    }
+
+    /// Whether some have still to take what was answered.
+    pub(crate) fn some_are_leaving(&self) -> bool {
+        self.places.iter().flatten().any(|client| client.leaving.is_some())
+    }
+
+    /// Closes the sockets of those who took too long to leave.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.places.iter_mut().for_each(|place| {
+            place.take_if(|client| client.leaving.is_some_and(|until| until <= now));
+        });
+    }
+
+    /// When somebody will have taken too long to leave.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.places.iter().flatten().filter_map(|client| client.leaving).min()
     }
 
     /// All of them.
@@ -67,20 +103,36 @@ impl Clients {
 }
 
 impl Client {
+    /// From now on it may only take what was answered, until then.
+    pub(crate) fn leave(&mut self, until: Instant) {
+        self.leaving = Some(until);
+    }
+
+    /// Where it is leaving: sends what its socket takes, and says whether that was all.
+    pub(crate) fn send_last(&mut self) -> Option<bool> {
+        self.leaving?;
+        let over = matches!(self.connection.drain(), Progress::Closed(_));
+        Some(over || self.connection.unsent_bytes() == 0)
+    }
+
     /// Lets the loop wait for what the connection needs next; nothing while its VBD is paused but
     /// room for replies.
     pub(crate) fn wait(&mut self, poller: &Poller, place: usize, paused: bool) -> io::Result<()> {
         let Interest { readable, writable } = self.connection.interest();
-        let wanted = Interest { readable: readable && !paused, writable };
-        if wanted != self.waits_for {
-            self.waits_for = wanted;
-            poller.change(
-                &self.connection,
-                Key::Client(place),
-                wanted.readable,
-                wanted.writable,
-            )?;
+        let readable = readable && !paused && self.leaving.is_none();
+        let wanted = Interest { readable, writable };
+        let before = std::mem::replace(&mut self.waits_for, wanted);
+        let nothing = Interest { readable: false, writable: false };
+        let (socket, key) = (&self.connection, Key::Client(place));
+        if before == wanted {
+            Ok(())
+        } else if wanted == nothing {
+            // A client that goes away meanwhile would be told of again and again.
+            poller.remove(socket)
+        } else if before == nothing {
+            poller.add(socket, key, wanted.readable, wanted.writable)
+        } else {
+            poller.change(socket, key, wanted.readable, wanted.writable)
         }
-        Ok(())
     }
 }

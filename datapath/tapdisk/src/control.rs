@@ -10,13 +10,22 @@ use tapctl::{
 };
 
 use crate::{
-    server::Server,
-    stats,
+    server::{Farewell, Server},
+    stats::{self, ImageStats, VbdStats},
     vbd::{self, Image, Vbd},
 };
 
 /// The unit of sizes in answers. Bytes.
 const SECTOR_BYTES: u32 = 512;
+
+/// What a RAM disk cannot do, and what a caller who asks for it relies on: a mirror or a parent
+/// chain, a log of changes, encryption. blktap's flags for caches change nothing here.
+const UNSUPPORTED: Flags = Flags::SECONDARY
+    .with(Flags::STANDBY)
+    .with(Flags::ADD_LOG)
+    .with(Flags::ENCRYPTED)
+    .with(Flags::REUSE_PARENT)
+    .with(Flags::VHD_INDEX);
 
 impl Server {
     /// Obeys a request.
@@ -34,7 +43,8 @@ impl Server {
             Call::Attach => self.attach(minor),
             Call::Detach => self.detach(minor),
             Call::Open(open) => return self.open(minor, open).unwrap_or_else(Reply::Error),
-            Call::Close | Call::ForceShutdown => self.close(minor),
+            Call::Close => self.close(minor, Farewell::Polite),
+            Call::ForceShutdown => self.close(minor, Farewell::Forced),
             Call::Pause => self.pause(minor),
             Call::Resume(resume) => self.resume(minor, resume),
             Call::DiskInfo => return self.disk_info(minor).unwrap_or_else(Reply::Error),
@@ -75,29 +85,33 @@ impl Server {
             .collect()
     }
 
-    fn stats(&mut self, minor: u16) -> Result<Reply, Failure> {
-        let one = if minor == ALL { None } else { Some(self.place(minor)?) };
-        let mut of = |place: usize| {
-            let outstanding = self
-                .clients
-                .of(place)
-                .into_iter()
-                .filter_map(|client| Some(self.clients.get(client)?.connection.outstanding()))
-                .sum();
-            let vbd = self.vbds[place].as_ref().expect("a place that was found");
-            let params = vbd.image.as_ref().map(|image| image.params.as_str());
-            stats::vbd(params, &vbd.stats, outstanding)
-        };
-        let text = if let Some(place) = one {
-            of(place).to_string()
+    fn stats(&self, minor: u16) -> Result<Reply, Failure> {
+        let text = if minor == ALL {
+            let vbds = self.vbds.iter().enumerate();
+            let vbds = vbds.filter_map(|(place, vbd)| Some((place, vbd.as_ref()?)));
+            stats::all(vbds.map(|(place, vbd)| self.vbd_stats(place, vbd)))
         } else {
-            let places = (0..self.vbds.len()).filter(|&place| self.vbds[place].is_some());
-            serde_json::Value::Array(places.map(of).collect()).to_string()
+            let place = self.place(minor)?;
+            let vbd = self.vbds[place].as_ref().expect("a place that was found");
+            self.vbd_stats(place, vbd).to_string()
         };
         Ok(Reply::Stats(text.into_bytes()))
     }
 
+    fn vbd_stats<'a>(&'a self, place: usize, vbd: &'a Vbd) -> VbdStats<'a> {
+        let image = vbd.image.as_ref().map(|image| ImageStats {
+            params: &image.params,
+            hits: image.counts.sectors(),
+            fails: image.counts.failed_sectors(),
+        });
+        let outstanding = self.clients.outstanding(place);
+        VbdStats { sectors: vbd.sectors(), image, outstanding }
+    }
+
     fn attach(&mut self, minor: u16) -> Result<(), Failure> {
+        if self.is_stopping() {
+            return Err(Failure::new(Errno::SHUTDOWN, "this tapdisk is about to end"));
+        }
         if self.place(minor).is_ok() {
             return Err(Errno::EXIST.into());
         }
@@ -122,69 +136,69 @@ impl Server {
             return Err(Errno::BUSY.into());
         }
         self.vbds[place] = None;
-        self.stopping |= self.vbds.iter().all(Option::is_none);
+        if self.vbds.iter().all(Option::is_none) {
+            self.stop();
+        }
         Ok(())
     }
 
     fn open(&mut self, minor: u16, open: &Open) -> Result<Reply, Failure> {
-        let place = self.place(minor)?;
+        // As blktap, where every other request says ENODEV.
+        let place = self.place(minor).map_err(|_| Failure::from(Errno::INVAL))?;
         let params = open.params.to_string_lossy();
         if self.vbds[place].as_ref().is_some_and(|vbd| vbd.image.is_some()) {
             return Err(Errno::ALREADY.into());
         }
+        supported(open.flags)?;
         let read_only = open.flags.has(Flags::READ_ONLY);
         let image = Image::open(&self.dir, minor, &params, read_only).inspect_err(|failure| {
             self.warn(format_args!("minor {minor}: opening {params}: {}", failure.text));
         })?;
-        self.listen(place, &image)?;
-        self.info(format_args!(
-            "minor {minor}: serving {params}{}",
-            if image.read_only { " read-only" } else { "" }
-        ));
-        self.vbds[place].as_mut().expect("found").image = Some(image);
+        self.start_serving(place, image)?;
         self.disk_info(minor)
     }
 
-    fn close(&mut self, minor: u16) -> Result<(), Failure> {
+    fn close(&mut self, minor: u16, farewell: Farewell) -> Result<(), Failure> {
         let place = self.place(minor)?;
-        if let Some(image) = self.vbds[place].as_mut().and_then(|vbd| vbd.image.take()) {
-            image.loans.recall_all();
-            self.dismiss(place);
-            self.info(format_args!("minor {minor}: closed {}", image.params));
-        }
+        self.stop_serving(place, farewell);
         Ok(())
     }
 
     fn pause(&mut self, minor: u16) -> Result<(), Failure> {
         let place = self.place(minor)?;
-        let image = self.image(place)?;
-        if image.paused {
-            return Ok(());
+        // With nothing open there is nothing to let go of, which blktap does without complaint.
+        let Some(image) = self.image(place) else { return Ok(()) };
+        if !image.paused {
+            image.pause();
+            self.rearm(place);
+            self.info(format_args!("minor {minor}: paused"));
         }
-        image.loans.recall_all();
-        image.paused = true;
-        if !image.is_loaded() {
-            image.disk = None;
-        }
-        self.rearm(place);
-        self.info(format_args!("minor {minor}: paused"));
         Ok(())
     }
 
     fn resume(&mut self, minor: u16, resume: &Resume) -> Result<(), Failure> {
         let place = self.place(minor)?;
         let dir = self.dir.clone();
-        let image = self.image(place)?;
-        if !image.paused {
-            return Err(Errno::INVAL.into());
-        }
+        let not_paused = || Failure::new(Errno::INVAL, "the disk is not paused");
+        let image = self.image(place).filter(|image| image.paused).ok_or_else(not_paused)?;
+        supported(resume.flags)?;
         let params = match &resume.params {
             Some(params) => params.to_string_lossy().into_owned(),
             None => image.params.clone(),
         };
         if image.disk.is_none() || params != image.params {
             let read_only = image.read_only || resume.flags.has(Flags::READ_ONLY);
-            match vbd::open_disk(&dir, minor, &params, read_only) {
+            let another = params != image.params;
+            let size = image.size();
+            let opened = vbd::open_disk(&dir, minor, &params, read_only).and_then(|disk| {
+                // Clients have been told a size. The same volume may have grown since.
+                if another && disk.size() != size {
+                    let text = format!("{params} has {} bytes and not {size}", disk.size());
+                    return Err(Failure::new(Errno::MEDIUMTYPE, text));
+                }
+                Ok(disk)
+            });
+            match opened {
                 Ok(disk) => image.disk = Some(disk),
                 Err(failure) => {
                     image.resume_failed = true;
@@ -195,21 +209,20 @@ impl Server {
         }
         image.paused = false;
         image.resume_failed = false;
-        // What they have received meanwhile, no socket tells of again.
-        self.unfinished.extend(self.clients.of(place));
+        self.go_on(place);
         self.info(format_args!("minor {minor}: resumed"));
         Ok(())
     }
 
     fn disk_info(&mut self, minor: u16) -> Result<Reply, Failure> {
         let place = self.place(minor)?;
-        let image = self.image(place)?;
-        let size = image.disk.as_ref().map_or(0, store::Disk::size);
-        Ok(Reply::Image(ImageReply {
-            sectors: size / u64::from(SECTOR_BYTES),
+        // blktap has zeroes where nothing is open, and no error.
+        let image = self.image(place).map(|image| ImageReply {
+            sectors: image.size() / u64::from(SECTOR_BYTES),
             sector_size: SECTOR_BYTES,
             info: 0,
-        }))
+        });
+        Ok(Reply::Image(image.unwrap_or_default()))
     }
 
     fn serving(&mut self, minor: u16) -> Result<Reply, Failure> {
@@ -220,7 +233,7 @@ impl Server {
             Some(image) => Serving {
                 path: Some(vbd::path_of(&image.params)?.to_owned()),
                 read_only: image.read_only,
-                size_bytes: image.disk.as_ref().map_or(0, store::Disk::size),
+                size_bytes: image.size(),
             },
         }))
     }
@@ -231,6 +244,13 @@ impl Server {
     }
 
     fn resize(&mut self, minor: u16, size_bytes: u64) -> Result<(), Failure> {
+        let place = self.place(minor)?;
+        if self.image(place).is_some_and(|image| image.is_loaded()) {
+            return Err(Failure::new(Errno::OPNOTSUPP, "a loaded file has no other size"));
+        }
+        if size_bytes > store::VOLUME_BYTES_MAX {
+            return Err(Failure::new(Errno::FBIG, "no volume is as large as that"));
+        }
         self.change_disk(minor, |disk| disk.resize(size_bytes))
     }
 
@@ -245,7 +265,8 @@ impl Server {
         change: impl FnOnce(&mut store::Disk) -> store::Result<()>,
     ) -> Result<(), Failure> {
         let place = self.place(minor)?;
-        let image = self.image(place)?;
+        let nothing = || Failure::new(Errno::BADF, "nothing is open under this minor");
+        let image = self.image(place).ok_or_else(nothing)?;
         let Some(disk) = &mut image.disk else {
             return Err(Failure::new(Errno::AGAIN, "the disk is paused"));
         };
@@ -258,8 +279,16 @@ impl Server {
         self.vbds.iter().position(is_it).ok_or_else(|| Errno::NODEV.into())
     }
 
-    fn image(&mut self, place: usize) -> Result<&mut Image, Failure> {
-        let image = self.vbds[place].as_mut().and_then(|vbd| vbd.image.as_mut());
-        image.ok_or_else(|| Failure::new(Errno::BADF, "nothing is open under this minor"))
+    /// What is open.
+    fn image(&mut self, place: usize) -> Option<&mut Image> {
+        self.vbds[place].as_mut().and_then(|vbd| vbd.image.as_mut())
     }
+}
+
+fn supported(flags: Flags) -> Result<(), Failure> {
+    if flags.has(UNSUPPORTED) {
+        let text = format!("flags {:#x}: not for a disk in memory", flags.0 & UNSUPPORTED.0);
+        return Err(Failure::new(Errno::OPNOTSUPP, text));
+    }
+    Ok(())
 }

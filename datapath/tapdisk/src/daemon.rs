@@ -8,6 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use plugin::{
+    Env,
+    syslog::{Severity, Syslog},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
 
 /// The control group that tapdisks are in, beside those of systemd.
@@ -25,12 +29,31 @@ pub(crate) fn detach(report: &dyn Fn(&str)) -> Result<()> {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
         report(&format!("not protected from the out-of-memory killer: {error}"));
     }
-    for line in fs::read_to_string("/proc/self/cgroup").unwrap_or_default().lines() {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let (deadly, limiting): (Vec<&str>, _) = groups.lines().partition(|line| is_deadly(line));
+    leave_groups(&deadly, report);
+    // Entering a group can take the kernel tens of milliseconds, and these are in no hurry.
+    let limiting: Vec<String> = limiting.into_iter().map(str::to_owned).collect();
+    let log = Syslog::open(&Env::process(), "tapdisk-ram");
+    std::thread::spawn(move || {
+        leave_groups(&limiting, &|text| log.send(Severity::Warning, text));
+    });
+    Ok(())
+}
+
+/// Whether being in a group of this hierarchy may end a process: systemd ends what is in a unit's.
+/// The controllers of version 1 only limit.
+fn is_deadly(line: &str) -> bool {
+    let controllers = line.split(':').nth(1).unwrap_or_default();
+    controllers.is_empty() || controllers.starts_with("name=")
+}
+
+fn leave_groups(lines: &[impl AsRef<str>], report: &dyn Fn(&str)) {
+    for line in lines.iter().map(AsRef::as_ref) {
         if let Err(error) = leave_group(line) {
             report(&format!("staying in the caller's control group {line}: {error}"));
         }
     }
-    Ok(())
 }
 
 /// Leaves the control group of one hierarchy, which a line of `/proc/self/cgroup` names as
@@ -48,9 +71,8 @@ fn leave_group(line: &str) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "its hierarchy is not mounted"));
     };
     let root = Path::new(&root);
-    // systemd ends what is in a unit's group; controllers of version 1 only limit what is.
     let own = root.join(GROUP);
-    if controllers.is_empty() || controllers.starts_with("name=") {
+    if is_deadly(line) {
         let _there_already = fs::create_dir(&own);
         if enter(&own).is_ok() {
             return Ok(());

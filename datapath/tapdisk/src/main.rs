@@ -2,19 +2,27 @@
 //! and is told what to do through its control socket.
 //!
 //! `launch` starts the process that stays, `daemon` detaches it from whoever started it, `server`
-//! is its single-threaded event loop, `vbd` what the loop serves, `control` what it is told.
+//! is its single-threaded event loop, `serving` the part of it that is about clients, `vbd` what
+//! they are clients of, `door` and `receiver` how they come, `control` what the process is told,
+//! `metrics` and `stats` what it tells of itself. `ctl` is the other side: a `tap-ctl`. PROTOCOL.md
+//! has all of it in tables.
 
 mod client;
 mod control;
+mod ctl;
 mod daemon;
 mod disk;
+mod door;
 mod launch;
+mod metrics;
 mod poller;
+mod receiver;
 mod server;
+mod serving;
 mod stats;
 mod vbd;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -22,7 +30,9 @@ use clap::{Parser, Subcommand};
 ///
 /// Without a command it does what tap-ctl expects of a tapdisk: it goes to the background, prints
 /// the path of its control socket, and waits to be told what to serve. Environment:
-/// XAPI_RAM_CONTROL_DIR, the directory of its sockets (default: /run/blktap-control).
+/// XAPI_RAM_CONTROL_DIR, the directory of its sockets (default: /run/blktap-control);
+/// XAPI_RAM_SHM_DIR, the directory of its statistics (default: /dev/shm, or shm below a control
+/// directory that is not the default).
 #[derive(Debug, Parser)]
 #[command(name = "tapdisk-ram", version)]
 struct Arguments {
@@ -34,12 +44,26 @@ struct Arguments {
 enum Command {
     /// Serve in the foreground, detached from the caller's session and control group
     Serve,
+    /// Drive tapdisks, as tap-ctl does: see ctl --help
+    #[command(disable_help_flag = true)]
+    Ctl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        None => launch::run(),
-        Some(Command::Serve) => server::run(),
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    // A tapdisk starts without the parser: every disk that is attached waits for it.
+    let done = match arguments.as_slice() {
+        [] => launch::run(),
+        [serve] if serve == "serve" => server::run(),
+        [ctl, arguments @ ..] if ctl == "ctl" => return ctl::run(arguments),
+        _ => match Arguments::parse().command {
+            None => launch::run(),
+            Some(Command::Serve) => server::run(),
+            Some(Command::Ctl { arguments }) => return ctl::run(&arguments),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

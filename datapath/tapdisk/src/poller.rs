@@ -12,8 +12,13 @@ use rustix::{
     io::Errno,
 };
 
+use crate::door::Door;
+
 /// Events taken at a time.
 const EVENTS_MAX: usize = 64;
+
+/// What [`Door`]s are packed as, from this on.
+const FIRST_DOOR: u64 = 5;
 
 /// Whose descriptor is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +30,11 @@ pub(crate) enum Key {
     /// A conversation goes on: its key.
     Conversation(usize),
     /// Somebody wants to use a disk: the VBD's place.
-    Export(usize),
+    Door(usize, Door),
     /// A client of a disk: its place.
     Client(usize),
+    /// Somebody who is about to pass on a connection: his place.
+    Receiver(usize),
 }
 
 impl Key {
@@ -36,8 +43,9 @@ impl Key {
             Self::Signal => (0, 0),
             Self::Control => (1, 0),
             Self::Conversation(place) => (2, place),
-            Self::Export(place) => (3, place),
-            Self::Client(place) => (4, place),
+            Self::Client(place) => (3, place),
+            Self::Receiver(place) => (4, place),
+            Self::Door(place, door) => (FIRST_DOOR + door as u64, place),
         };
         kind << 32 | place as u64
     }
@@ -48,8 +56,11 @@ impl Key {
             0 => Self::Signal,
             1 => Self::Control,
             2 => Self::Conversation(place),
-            3 => Self::Export(place),
-            _ => Self::Client(place),
+            3 => Self::Client(place),
+            4 => Self::Receiver(place),
+            door => {
+                Self::Door(place, Door::ALL[usize::try_from(door - FIRST_DOOR).expect("a door")])
+            }
         }
     }
 }
@@ -85,6 +96,11 @@ impl Poller {
         Ok(epoll::modify(&self.epoll, fd, data, flags(read, write))?)
     }
 
+    /// Waits for nothing of it any more, not even that its other end is closed.
+    pub(crate) fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
     /// What is ready, at the latest after `timeout` (`None`: whenever).
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<&[Key]> {
         let timeout = timeout.map(|timeout| {
@@ -108,4 +124,24 @@ fn flags(read: bool, write: bool) -> epoll::EventFlags {
     flags.set(epoll::EventFlags::IN, read);
     flags.set(epoll::EventFlags::OUT, write);
     flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_comes_back_as_it_was() {
+        let doors = Door::ALL.map(|door| Key::Door(9, door));
+        let others = [
+            Key::Signal,
+            Key::Control,
+            Key::Conversation(1),
+            Key::Client(2),
+            Key::Receiver(u32::MAX as usize),
+        ];
+        for key in doors.into_iter().chain(others) {
+            assert_eq!(Key::unpack(key.pack()), key);
+        }
+    }
 }

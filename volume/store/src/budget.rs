@@ -1,10 +1,7 @@
 //! Who may have how much memory. An SR with a tmpfs of its own is limited by that; one in a
 //! directory by a counter that all processes share. The host's memory limits both.
 
-use std::{
-    fs::{File, OpenOptions},
-    sync::atomic::Ordering,
-};
+use std::{fs::OpenOptions, sync::atomic::Ordering};
 
 use sys::{Access, Map};
 
@@ -12,7 +9,7 @@ use crate::{
     block::{BLOCK_BYTES, PAGE_BYTES},
     error::{Context, Result},
     memory::Memory,
-    sr::layout::Layout,
+    sr::{layout::Layout, steps},
 };
 
 /// After so many new blocks the host's memory is looked at again: 16 MiB.
@@ -51,16 +48,17 @@ impl Budget {
     /// Makes the counter of a new SR, or sets it after a recount. A page that exists is never
     /// taken away, so that a mapping of it stays good on a full tmpfs.
     pub(crate) fn set_used(layout: &Layout, blocks: u32) -> Result<()> {
-        use std::os::unix::fs::FileExt;
         let path = layout.used();
-        let write = |file: File| file.write_all_at(&blocks.to_ne_bytes(), 0).map(|()| file);
+        steps::step();
         OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
-            .and_then(write)
-            .and_then(|file| file.set_len(PAGE_BYTES))
+            .and_then(|file| {
+                steps::write_at(&file, &blocks.to_ne_bytes(), 0)?;
+                steps::set_len(&file, PAGE_BYTES)
+            })
             .while_doing(|| format!("writing {}", path.display()))
     }
 

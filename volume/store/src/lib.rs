@@ -26,6 +26,9 @@ pub use disk::{Disk, Open, Piece, Status};
 pub use error::{Error, Kind, Result};
 pub use host::{Host, Name};
 pub use memory::{Memory, human};
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use sr::steps::failpoints;
 pub use sr::{Attachment, Layout, Serving, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
 pub use volume::{ChangedBlocks, GRANULE_BYTES, Inactive, Live, NewVolume, Switch, Volume};

@@ -3,9 +3,11 @@
 //! Invariant: a message lies in one piece, and the kernel writes to where it is parsed. The
 //! buffer is small; it grows for a request that does not fit and is given back afterwards.
 
-use std::{
-    io::{self, Read},
-    os::unix::net::UnixStream,
+use std::{io, os::unix::net::UnixStream};
+
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, recv},
 };
 
 /// Size of the buffer: room for a 256 KiB write, the unit of many copy tools, and what follows it.
@@ -99,17 +101,16 @@ impl Input {
     }
 
     /// Receives into the free tail of the buffer.
-    pub(super) fn receive(&mut self, mut socket: &UnixStream) -> io::Result<Received> {
+    pub(super) fn receive(&mut self, socket: &UnixStream) -> io::Result<Received> {
         let limit = self.make_room();
         let room = &mut self.buffer[self.end..limit];
         let count = loop {
-            match socket.read(room) {
-                Ok(count) => break count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Received::Nothing);
-                }
-                Err(error) => return Err(error),
+            // Never waits, also where somebody else who has the socket has made it blocking.
+            match recv(socket, &mut *room, RecvFlags::DONTWAIT) {
+                Ok((count, _)) => break count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Received::Nothing),
+                Err(error) => return Err(error.into()),
             }
         };
         if count == 0 {

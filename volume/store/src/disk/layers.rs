@@ -7,13 +7,12 @@ use std::{
     sync::atomic::AtomicU32,
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
 use sys::{Access, Map};
 
 use crate::{
     block::{BLOCK_BYTES, Layer, map_bytes},
     error::{Context, Error, Kind, Result},
-    sr::Layout,
+    sr::{Layout, steps},
 };
 
 /// How much of a layer one mapping covers: address space, not memory. Bytes.
@@ -21,6 +20,8 @@ pub(super) const WINDOW_BYTES: u64 = 1 << 30;
 /// Mappings of frozen layers kept, of data and of maps each; the kernel allows a process 65,530
 /// (`vm.max_map_count`).
 const MAPPINGS_MAX: usize = 8192;
+/// Address space that their maps may take: of 128 TiB, which a process has, some. Bytes.
+const MAPS_BYTES_MAX: usize = 16 << 40;
 /// Descriptors of frozen layers kept for punching.
 const FILES_MAX: usize = 64;
 
@@ -71,7 +72,7 @@ fn map_words(layer: Layer, data: &File, map: &File, size: u64, write: bool) -> R
 }
 
 fn extend(file: &File, length: u64) -> std::io::Result<()> {
-    if file.metadata()?.len() < length { file.set_len(length) } else { Ok(()) }
+    if file.metadata()?.len() < length { steps::set_len(file, length) } else { Ok(()) }
 }
 
 fn access(write: bool) -> Access {
@@ -120,11 +121,12 @@ impl Layers {
 
     /// Writes to another top from now on; what is mapped of the old one stays mapped.
     pub(super) fn freeze(&mut self, top: Top) {
-        if let Some(old) = self.top.replace(top) {
-            self.maps.insert(old.layer, old.words);
-            for (number, window) in old.windows.into_iter().enumerate() {
-                self.windows.extend(window.map(|window| ((old.layer, number), window)));
-            }
+        let Some(old) = self.top.replace(top) else { return };
+        make_room_for_map(&mut self.maps, old.words.length());
+        make_room_for_windows(&mut self.windows, old.windows.iter().flatten().count());
+        self.maps.insert(old.layer, old.words);
+        for (number, window) in old.windows.into_iter().enumerate() {
+            self.windows.extend(window.map(|window| ((old.layer, number), window)));
         }
     }
 
@@ -144,10 +146,7 @@ impl Layers {
             return Ok((top.window(number, self.write)?, offset));
         }
         if !self.windows.contains_key(&(layer, number)) {
-            if self.windows.len() >= MAPPINGS_MAX {
-                // Slices that are still to be sent keep theirs.
-                self.windows.clear();
-            }
+            make_room_for_windows(&mut self.windows, 1);
             let file = open_layer(self.layout.as_ref(), layer, Layout::layer, false)?;
             let map = map_window(&file, layer, number, false)?;
             self.windows.insert((layer, number), Rc::new(map));
@@ -161,13 +160,11 @@ impl Layers {
             return Ok(top.words());
         }
         if !self.maps.contains_key(&layer) {
-            if self.maps.len() >= MAPPINGS_MAX {
-                self.maps.clear();
-            }
             let doing = || format!("mapping the map of layer {layer:08x}");
             let file = open_layer(self.layout.as_ref(), layer, Layout::map, false)?;
             let length = file.metadata().while_doing(doing)?.len();
             let length = usize::try_from(length).expect("64-bit host");
+            make_room_for_map(&mut self.maps, length);
             let map = Map::new(&file, 0, length, Access::Read).while_doing(doing)?;
             self.maps.insert(layer, map);
         }
@@ -180,7 +177,7 @@ impl Layers {
             Some(top) => &top.data,
             None => self.file(layer)?,
         };
-        punch(file, block * BLOCK_BYTES, count * BLOCK_BYTES)
+        steps::punch(file, block * BLOCK_BYTES, count * BLOCK_BYTES)
             .while_doing(|| format!("freeing blocks of layer {layer:08x}"))
     }
 
@@ -196,10 +193,18 @@ impl Layers {
     }
 }
 
-/// Frees a range of a file.
-pub(super) fn punch(file: &File, offset: u64, length: u64) -> Result<(), rustix::io::Errno> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    fallocate(file, flags, offset, length)
+/// Keeps what is mapped within bounds when one more map of `bytes` comes.
+fn make_room_for_map(maps: &mut HashMap<Layer, Map>, bytes: usize) {
+    if maps.len() >= MAPPINGS_MAX.min(MAPS_BYTES_MAX / bytes.max(1)) {
+        maps.clear();
+    }
+}
+
+/// The same when so many windows come. Slices that are still to be sent keep theirs.
+fn make_room_for_windows(windows: &mut HashMap<(Layer, usize), Rc<Map>>, count: usize) {
+    if windows.len() + count > MAPPINGS_MAX {
+        windows.clear();
+    }
 }
 
 pub(super) fn open_layer(

@@ -6,16 +6,16 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::FileExt,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use rustix::fs::fstatfs;
 
-use super::layers::{Layers, Top, punch};
+use super::layers::{Layers, Top};
 use crate::{
     block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     error::{Context, Error, Result},
+    sr::steps,
     volume::write_index,
 };
 
@@ -120,7 +120,7 @@ impl BlockMap {
             if free_bytes(&top.map).while_doing(doing)? < META_RESERVE_BYTES {
                 return Err(Error::io(doing(), io::ErrorKind::StorageFull.into()));
             }
-            top.map.write_all_at(&bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
+            steps::write_at(&top.map, &bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
             self.name(chunk, top.layer)?;
         }
         layers.top()
@@ -132,7 +132,7 @@ impl BlockMap {
         self.name(chunk, value)?;
         let top = layers.top()?;
         if named == top.layer {
-            punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
+            steps::punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
                 .while_doing(|| format!("freeing a page of the map of layer {named:08x}"))?;
         }
         Ok(())
@@ -154,7 +154,7 @@ impl BlockMap {
 
     fn name(&mut self, chunk: usize, layer: Layer) -> Result<()> {
         if let Some(file) = &self.file {
-            file.write_all_at(&layer.to_ne_bytes(), chunk as u64 * 4)
+            steps::write_at(file, &layer.to_ne_bytes(), chunk as u64 * 4)
                 .while_doing(|| "writing the index of the volume")?;
         }
         self.index[chunk] = layer;

@@ -1,11 +1,6 @@
 //! Opening a volume for serving.
 
-use std::{
-    collections::HashSet,
-    fs::{self, OpenOptions},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::HashSet, fs::OpenOptions, path::Path, time::Duration};
 
 use super::{
     Disk,
@@ -16,7 +11,7 @@ use crate::{
     block::{Layer, chunks},
     error::{Context, Error, Kind, Result},
     host::Name,
-    sr::{self, Layout, Serving, files, lock::Lock},
+    sr::{self, Layout, Serving, files, lock::Lock, steps},
     volume::{self, Record, Switch},
 };
 
@@ -80,7 +75,7 @@ impl Disk {
             ));
         }
         say_who(&layout, &lock_path, &open.serving)?;
-        let index = volume::read_index(&layout, record.index, record.size)?;
+        let index = volume::Index::read(&layout, record.index)?.to_vec(chunks(record.size));
         let index_path = layout.index(record.index);
         let index_file = OpenOptions::new()
             .write(!open.serving.read_only)
@@ -127,6 +122,13 @@ impl Disk {
         let Some(layout) = self.layers.layout().cloned() else {
             return Err(Error::new(Kind::BadArgument, "a loaded file has no snapshots"));
         };
+        if switch.top <= self.top {
+            // Numbers only grow: a later switch has been obeyed already.
+            return Err(Error::new(
+                Kind::Busy,
+                format!("a switch to layer {:08x} comes too late", switch.top),
+            ));
+        }
         let path = &switch.index;
         let top = open_top(&layout, switch.top, self.size)?;
         OpenOptions::new()
@@ -169,6 +171,6 @@ fn open_top(layout: &Layout, layer: Layer, size: u64) -> Result<Top> {
 fn say_who(layout: &Layout, path: &Path, serving: &Serving) -> Result<()> {
     let text = serde_json::to_vec(serving).expect("a plain structure");
     // Written in place: a rename would leave the lock on a file that nobody finds any more.
-    files::with_ballast(layout, || fs::write(path, &text))
+    files::with_ballast(layout, || steps::write_at(&steps::create(path)?, &text, 0))
         .while_doing(|| format!("writing {}", path.display()))
 }

@@ -6,6 +6,7 @@ use super::{Disk, layers::WINDOW_BYTES};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
     error::{Error, Result},
+    sr::steps,
 };
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -101,6 +102,7 @@ impl Disk {
         };
         let mut done = 0;
         while done < bytes.len() {
+            steps::step();
             let error = match file.write_at(&bytes[done..], offset + done as u64) {
                 Ok(0) => io::ErrorKind::WriteZero.into(),
                 Ok(count) => {

@@ -2,16 +2,15 @@
 //! SR's ballast is given up first, so that what frees space can always be recorded.
 
 use std::{
-    fs::{self, File},
-    io::{self, ErrorKind, Write},
+    fs,
+    io::{self, ErrorKind},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rustix::fs::FallocateFlags;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::layout::Layout;
+use super::{layout::Layout, steps};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Enough for the records of any one operation. Bytes.
@@ -57,7 +56,8 @@ pub(crate) fn with_ballast<T>(
 ) -> io::Result<T> {
     match act() {
         Err(error) if error.kind() == ErrorKind::StorageFull => {
-            fs::remove_file(layout.ballast())?;
+            // Where it was given up before, the SR is full, and that is the error to tell.
+            steps::remove(&layout.ballast()).map_err(|_absent| error)?;
             act()
         }
         done => done,
@@ -66,21 +66,21 @@ pub(crate) fn with_ballast<T>(
 
 /// Puts the ballast back where it was given up and there is room again.
 pub(crate) fn restore_ballast(layout: &Layout) {
-    if layout.ballast().exists() {
+    // One that was not filled because its maker died is none.
+    if fs::metadata(layout.ballast()).is_ok_and(|found| found.len() == BALLAST_BYTES) {
         return;
     }
-    let filled = File::create(layout.ballast()).and_then(|file| {
-        Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES)?)
-    });
+    let filled =
+        steps::create(&layout.ballast()).and_then(|file| steps::allocate(&file, BALLAST_BYTES));
     if filled.is_err() {
         // Still full: the next operation tries again.
-        let _absent = fs::remove_file(layout.ballast());
+        let _absent = steps::remove(&layout.ballast());
     }
 }
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    match steps::remove(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::io(format!("removing {}", path.display()), error))
         }
@@ -91,11 +91,11 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 fn replace_once(layout: &Layout, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let serial = TEMPORARY.fetch_add(1, Ordering::Relaxed);
     let temporary = layout.tmp().join(format!("{}-{serial}", std::process::id()));
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&temporary, path));
+    let written = steps::create(&temporary)
+        .and_then(|file| steps::write_at(&file, bytes, 0))
+        .and_then(|()| steps::rename(&temporary, path));
     if written.is_err() {
-        let _absent = fs::remove_file(&temporary);
+        let _absent = steps::remove(&temporary);
     }
     written
 }

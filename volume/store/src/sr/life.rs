@@ -97,7 +97,7 @@ impl Host {
         let uuid = wanted.uuid.clone();
         let sr = Sr { host: self.clone(), layout: Layout::new(&self.sr_root, &uuid), uuid };
         // Promises are made one at a time, or two SRs could be promised the same memory.
-        let _promises = Lock::sr(self, &Name::parse("promises")?)?;
+        let _promises = Lock::promises(self)?;
         let lock = Lock::sr(self, &sr.uuid)?;
         match Record::read(&sr.layout)? {
             Some(record) if record.attached => {}

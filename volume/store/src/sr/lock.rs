@@ -14,6 +14,7 @@ use rustix::{
     io::Errno,
 };
 
+use super::steps;
 use crate::{
     error::{Context, Error, Kind, Result},
     host::{Host, Name},
@@ -33,28 +34,37 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock of the SR `uuid`.
     pub(crate) fn sr(host: &Host, uuid: &Name) -> Result<Self> {
+        Self::named(host, uuid.as_str(), &format!("SR {uuid}"))
+    }
+
+    /// Takes the lock that whoever promises memory to an SR holds. No SR has this name.
+    pub(crate) fn promises(host: &Host) -> Result<Self> {
+        Self::named(host, ".promises", "the attaching of SRs")
+    }
+
+    fn named(host: &Host, name: &str, what: &str) -> Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&host.lock_dir)
             .while_doing(|| format!("creating {}", host.lock_dir.display()))?;
-        let path = host.lock_dir.join(uuid.as_str());
-        match Self::wait(&path, WAIT_MAX)? {
-            Some(lock) => Ok(lock),
-            None => Err(Error::new(
+        let path = host.lock_dir.join(name);
+        Self::wait(&path, WAIT_MAX)?.ok_or_else(|| {
+            Error::new(
                 Kind::Busy,
                 format!(
-                    "SR {uuid} has been locked by another operation for {} s ({} is held; fuser \
-                     names the process)",
+                    "{what} has been locked by another operation for {} s ({} is held; fuser \
+                     names the process): repeat when it has ended",
                     WAIT_MAX.as_secs(),
                     path.display()
                 ),
-            )),
-        }
+            )
+        })
     }
 
     /// Takes the lock on `path` if that is possible within `patience`.
     pub(crate) fn wait(path: &Path, patience: Duration) -> Result<Option<Self>> {
+        steps::step();
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -77,7 +87,7 @@ impl Lock {
 impl Lock {
     /// Empties the file that is locked.
     pub(crate) fn clear(&self) -> std::io::Result<()> {
-        self.file.set_len(0)
+        steps::set_len(&self.file, 0)
     }
 }
 

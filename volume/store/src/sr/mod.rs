@@ -7,6 +7,7 @@ mod life;
 pub(crate) mod lock;
 mod mount;
 pub(crate) mod record;
+pub(crate) mod steps;
 
 use std::{fs, os::unix::fs::MetadataExt};
 

@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -14,7 +14,7 @@ use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 
-use super::layout::Layout;
+use super::{layout::Layout, steps};
 use crate::error::{Context, Error, Kind, Result};
 
 /// `TMPFS_MAGIC` of `include/uapi/linux/magic.h`.
@@ -48,6 +48,7 @@ pub(crate) fn remove(layout: &Layout) -> Result<()> {
     for directory in [layout.data(), layout.meta()] {
         while is_mount_point(&directory) {
             // A file that is still open somewhere keeps only itself, not the SR.
+            steps::step();
             unmount(&directory, UnmountFlags::DETACH)
                 .while_doing(|| format!("unmounting {}", directory.display()))?;
         }
@@ -55,14 +56,14 @@ pub(crate) fn remove(layout: &Layout) -> Result<()> {
     let root = layout.root();
     let doing = || format!("removing {}", root.display());
     for directory in [layout.data(), layout.meta()] {
-        match fs::remove_dir_all(&directory) {
+        match steps::remove_tree(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Error::io(doing(), error));
             }
             _ => {}
         }
     }
-    match fs::remove_dir(root) {
+    match steps::remove_dir(root) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(doing(), error)),
         _ => Ok(()),
     }
@@ -111,11 +112,7 @@ fn is_mount_point(directory: &Path) -> bool {
 }
 
 fn create_private(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .while_doing(|| format!("creating {}", path.display()))
+    steps::make_dir(path).while_doing(|| format!("creating {}", path.display()))
 }
 
 fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
@@ -123,6 +120,7 @@ fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
     let limits = format!("size={bytes},nr_inodes=0,mode=0700");
     let with = |options: String| {
         let options = CString::new(options).expect("no NUL in numbers");
+        steps::step();
         mount(SOURCE, directory, "tmpfs", flags, Some(options.as_c_str()))
     };
     // Kernels before 6.4 do not know noswap (tmpfs(5)) and refuse it.

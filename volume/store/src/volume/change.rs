@@ -6,7 +6,7 @@ use crate::{
     error::{Context, Error, Kind, Result},
     host::Name,
     memory::human,
-    sr::{Sr, files},
+    sr::{Sr, files, steps},
 };
 
 impl Sr {
@@ -96,7 +96,7 @@ impl Sr {
         let index = self.layout.index(record.index);
         files::with_ballast(&self.layout, || {
             let file = std::fs::OpenOptions::new().write(true).open(&index)?;
-            file.set_len(block::chunks(size) as u64 * 4)
+            steps::set_len(&file, block::chunks(size) as u64 * 4)
         })
         .while_doing(|| format!("extending {}", index.display()))?;
         record.size = size;

@@ -8,13 +8,19 @@ use super::{
     view::{Pages, View},
 };
 use crate::{
-    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, VOLUME_BYTES_MAX, is_data},
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, VOLUME_BYTES_MAX, is_data},
     error::Result,
     sr::{Sr, record::next_number},
 };
 
-/// The allocated ranges of the files of a directory, by number; in units of the file.
-type Allocated = HashMap<u32, HashSet<u64>>;
+/// The allocated ranges of the files of a directory, by number: start and end, in units of the file.
+type Allocated = HashMap<u32, Vec<(u64, u64)>>;
+
+/// Whether the file has memory for a unit.
+fn holds(ranges: &[(u64, u64)], unit: u64) -> bool {
+    let after = ranges.partition_point(|&(start, _)| start <= unit);
+    after > 0 && unit < ranges[after - 1].1
+}
 
 impl Sr {
     /// Every way in which the SR contradicts itself, in words; none if it is sound. What is served
@@ -93,8 +99,9 @@ impl Sr {
     ) -> Result<()> {
         let key = &record.key;
         let mut pages = Pages::new(&self.layout);
+        let mut last = NEVER;
         for (chunk, layer) in view.pages() {
-            if !maps.get(&layer).is_some_and(|pages| pages.contains(&(chunk as u64))) {
+            if !maps.get(&layer).is_some_and(|pages| holds(pages, chunk as u64)) {
                 found.push(format!(
                     "volume {key}: the map of layer {layer:08x} has no page for chunk {chunk}"
                 ));
@@ -107,8 +114,11 @@ impl Sr {
             pages.forget();
             for (position, &entry) in page.iter().enumerate().filter(|(_, it)| is_data(**it)) {
                 let block = chunk as u64 * CHUNK_BLOCKS + position as u64;
-                named_by.entry(entry).or_default().insert(key);
-                if !data.get(&entry).is_some_and(|blocks| blocks.contains(&block)) {
+                if entry != last {
+                    named_by.entry(entry).or_default().insert(key);
+                    last = entry;
+                }
+                if !data.get(&entry).is_some_and(|blocks| holds(blocks, block)) {
                     found.push(format!("volume {key}: block {block} is not in layer {entry:08x}"));
                 }
             }
@@ -158,8 +168,8 @@ fn check_soles(
 fn allocated(directory: &std::path::Path, unit: u64) -> Result<Allocated> {
     let mut found = Allocated::new();
     for_numbers(directory, |number, path| {
-        let mut units = HashSet::new();
-        for_allocated(path, |start, end| units.extend(start / unit..end.div_ceil(unit)))?;
+        let mut units = Vec::new();
+        for_allocated(path, |start, end| units.push((start / unit, end.div_ceil(unit))))?;
         found.insert(number, units);
         Ok(())
     })?;

@@ -4,21 +4,17 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
-};
-
-use rustix::{
-    fs::{SeekFrom, seek},
-    io::Errno,
+    path::Path,
 };
 
 use super::{
     Live, Record,
     free::{punch, remove_stepwise},
-    view::{Pages, View},
+    view::{Pages, View, for_data},
 };
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
-    error::{Context, Error, Result},
+    error::{Context, Result},
     host::Name,
     sr::{self, Layout, Sr, files, layout::parse_number, lock::Lock},
 };
@@ -33,6 +29,7 @@ struct Needed {
     pages: HashSet<(Layer, u64)>,
     blocks: HashMap<(Layer, u64), Bits>,
     layers: HashSet<Layer>,
+    maps: HashSet<Layer>,
 }
 
 impl Sr {
@@ -51,9 +48,10 @@ impl Sr {
         for name in sr::names(&self.layout.tmp())? {
             files::remove(&self.layout.tmp().join(name.as_str()))?;
         }
-        self.remove_stills()?;
+        self.remove_copies()?;
         let mut records = self.volume_records()?;
         self.share_out(&mut records, live)?;
+        self.remove_strays(&records)?;
         let mut idle = Vec::new();
         for record in &mut records {
             // What nobody serves is held here, so that its top can be looked at too.
@@ -67,12 +65,9 @@ impl Sr {
             }
         }
         let needed = Needed::of(&self.layout, &records)?;
-        let busy: HashSet<Layer> = records
-            .iter()
-            .flat_map(Record::owned)
-            .filter(|layer| !idle.iter().any(|(top, _)| top == layer))
-            .collect();
         let owned: HashSet<Layer> = records.iter().flat_map(Record::owned).collect();
+        let still: HashSet<Layer> = idle.iter().map(|&(top, _)| top).collect();
+        let busy: HashSet<Layer> = owned.difference(&still).copied().collect();
         let mut freed = 0;
         for_numbers(&self.layout.data(), |layer, path| {
             if busy.contains(&layer) {
@@ -89,8 +84,7 @@ impl Sr {
             if busy.contains(&layer) {
                 return Ok(());
             }
-            let has_pages = needed.pages.iter().any(|&(named, _)| named == layer);
-            if owned.contains(&layer) || has_pages {
+            if owned.contains(&layer) || needed.maps.contains(&layer) {
                 sweep(path, PAGE_BYTES, |chunk| needed.pages.contains(&(layer, chunk))).map(drop)
             } else {
                 remove_stepwise(path).map(drop)
@@ -109,13 +103,29 @@ impl Sr {
 }
 
 impl Sr {
-    /// Removes hidden snapshots that nobody reads: what a copy left that was killed.
-    fn remove_stills(&self) -> Result<()> {
+    /// Removes what a copy left that was killed: hidden snapshots that nobody reads, and copies that
+    /// nobody will finish.
+    fn remove_copies(&self) -> Result<()> {
         for record in self.volume_records()? {
-            if record.hidden && !record.read_write() {
+            if record.hidden && !record.read_write() || record.unfinished {
                 let key = Name::parse(&record.key)?;
                 if let Ok(_held) = self.hold_now(&key) {
                     self.remove_record(&record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sr {
+    /// Removes what is known of volumes that are gone: what a destruction left that was killed.
+    fn remove_strays(&self, records: &[Record]) -> Result<()> {
+        let known: HashSet<&str> = records.iter().map(|record| record.key.as_str()).collect();
+        for directory in [self.layout.servings(), self.layout.datapaths()] {
+            for name in sr::names(&directory)? {
+                if !known.contains(name.as_str()) {
+                    files::remove(&directory.join(name.as_str()))?;
                 }
             }
         }
@@ -133,6 +143,7 @@ impl Needed {
             for view in View::all_of(layout, record)? {
                 for (chunk, layer) in view.pages() {
                     let place = (layer, chunk as u64);
+                    needed.maps.insert(layer);
                     needed.pages.insert(place);
                     if view.has_data && seen.insert(place) {
                         needed.add(chunk as u64, pages.get(layer, chunk)?.as_slice());
@@ -145,10 +156,15 @@ impl Needed {
     }
 
     fn add(&mut self, chunk: u64, page: &[Layer]) {
-        for (position, &layer) in page.iter().enumerate().filter(|(_, layer)| is_data(**layer)) {
-            let bits = self.blocks.entry((layer, chunk)).or_default();
-            bits[position / 64] |= 1 << (position % 64);
-            self.layers.insert(layer);
+        let mut position = 0;
+        for run in page.chunk_by(|one, other| one == other) {
+            let blocks = position..position + run.len();
+            position = blocks.end;
+            if is_data(run[0]) {
+                let bits = self.blocks.entry((run[0], chunk)).or_default();
+                blocks.for_each(|block| bits[block / 64] |= 1 << (block % 64));
+                self.layers.insert(run[0]);
+            }
         }
     }
 
@@ -162,7 +178,7 @@ impl Needed {
 }
 
 /// Punches the allocated units of a file that are not needed. The bytes freed.
-fn sweep(path: &std::path::Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<u64> {
+fn sweep(path: &Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<u64> {
     let mut garbage: Vec<(u64, u64)> = Vec::new();
     for_allocated(path, |start, end| {
         for number in start / unit..end.div_ceil(unit) {
@@ -182,25 +198,18 @@ fn sweep(path: &std::path::Path, unit: u64, needed: impl Fn(u64) -> bool) -> Res
 }
 
 /// Calls `each` with the ranges of a file that are allocated: start and end, bytes.
-pub(crate) fn for_allocated(path: &std::path::Path, mut each: impl FnMut(u64, u64)) -> Result<()> {
-    let doing = || format!("looking for data in {}", path.display());
-    let file = File::open(path).while_doing(doing)?;
-    let mut at = 0;
-    loop {
-        let start = match seek(&file, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(Error::io(doing(), error.into())),
-        };
-        at = seek(&file, SeekFrom::Hole(start)).while_doing(doing)?;
-        each(start, at);
-    }
+pub(crate) fn for_allocated(path: &Path, mut each: impl FnMut(u64, u64)) -> Result<()> {
+    let file = File::open(path).while_doing(|| format!("looking into {}", path.display()))?;
+    for_data(&file, path, |start, end| {
+        each(start, end);
+        Ok(())
+    })
 }
 
 /// Calls `each` with the files of a directory that are named by numbers.
 pub(crate) fn for_numbers(
-    directory: &std::path::Path,
-    mut each: impl FnMut(u32, &std::path::Path) -> Result<()>,
+    directory: &Path,
+    mut each: impl FnMut(u32, &Path) -> Result<()>,
 ) -> Result<()> {
     let entries =
         fs::read_dir(directory).while_doing(|| format!("reading {}", directory.display()))?;

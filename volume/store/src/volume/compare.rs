@@ -4,7 +4,7 @@
 
 use super::{
     Record,
-    view::{Pages, View},
+    view::{Index, Pages, View},
 };
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, chunks},
@@ -37,7 +37,7 @@ impl Sr {
         let record = self.volume_record(&Name::parse(key)?)?;
         let other = match Name::parse(key2).and_then(|key2| self.volume_record(&key2)) {
             Ok(other) if other.is_related(&record) => View::of(&self.layout, &other)?,
-            _ => View { index: Vec::new(), has_data: false },
+            _ => View { index: Index::default(), has_data: false },
         };
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let view = View::of(&self.layout, &record)?;

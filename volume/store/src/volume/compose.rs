@@ -1,19 +1,20 @@
 //! Composing: what a child changed since it began, over what its parent holds.
+//!
+//! Order, for a kill at any moment: the parent writes to a new top; the child's record is renamed
+//! into place, which commits; the parent is removed. Where a kill has spared the parent, composing
+//! once more changes nothing that is read, and removes it.
 
-use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::FileExt,
-};
+use std::fs::OpenOptions;
 
 use super::{
     Live, Record,
-    view::{Pages, View, read_index, write_index},
+    view::{Index, Pages, View},
 };
 use crate::{
-    block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, chunks, is_data},
+    block::{CHUNK_BLOCKS, Layer, PAGE_BYTES, chunks, is_data},
     error::{Context, Error, Kind, Result},
     host::Name,
-    sr::{Sr, files, record::take_numbers},
+    sr::{Sr, files, record::take_numbers, steps},
 };
 
 impl Sr {
@@ -85,18 +86,18 @@ impl Sr {
         let mut pages = Pages::new(&self.layout);
         let (over, under) = (View::of(&self.layout, child)?, View::of(&self.layout, parent)?);
         let start = match child.base {
-            Some(base) => read_index(&self.layout, base, child.size)?,
-            None => vec![NEVER; chunks(child.size)],
+            Some(base) => Index::read(&self.layout, base)?,
+            None => Index::default(),
         };
         let start = View { index: start, has_data: false };
         let map_path = self.layout.map(top);
         let doing = || format!("writing {}", map_path.display());
         let map = OpenOptions::new().write(true).open(&map_path).while_doing(doing)?;
-        let mut index = vec![NEVER; chunks(size)];
-        for (chunk, named) in index.iter_mut().enumerate() {
+        let mut index = Index::default();
+        for chunk in 0..chunks(size) {
             let (own, from, parent) = (over.at(chunk), start.at(chunk), under.at(chunk));
             if own == from || own == parent {
-                *named = parent;
+                index.push(chunk, parent);
                 continue;
             }
             let (over, from, under) = (
@@ -111,17 +112,15 @@ impl Sr {
             }
             pages.forget();
             if !is_data(merged[0]) && merged.iter().all(|&entry| entry == merged[0]) {
-                *named = merged[0];
+                index.push(chunk, merged[0]);
                 continue;
             }
             for (entry, merged) in bytes.chunks_exact_mut(4).zip(merged) {
                 entry.copy_from_slice(&merged.to_ne_bytes());
             }
-            map.write_all_at(&bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
-            *named = top;
+            steps::write_at(&map, &bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
+            index.push(chunk, top);
         }
-        let path = self.layout.index(number);
-        files::with_ballast(&self.layout, || write_index(&File::create(&path)?, &index))
-            .while_doing(|| format!("writing {}", path.display()))
+        index.write(&self.layout, number, size)
     }
 }

@@ -1,4 +1,8 @@
 //! Copying a volume into another SR of this host: the blocks that hold data, and no others.
+//!
+//! What is read from is a hidden snapshot, and what is written to is not shown before it is
+//! complete. Both are held all the time, so that whatever is not held was left by a copy that
+//! died, and can be collected.
 
 use super::{Live, NewVolume, Volume};
 use crate::{
@@ -22,57 +26,78 @@ impl Sr {
             return self.clone_volume(key, live);
         }
         let origin = self.volume(key)?;
-        let still = self.snapshot_hidden(key, live)?;
-        let copied = dest
-            .create_volume(&NewVolume {
+        let lock = self.lock()?;
+        let still = self.snapshot_hidden(&lock, key, live)?;
+        let from = self.open_here(still.key.as_str(), true);
+        drop(lock);
+        let copied = from.and_then(|mut from| {
+            let new = NewVolume {
                 name: &origin.name,
                 description: &origin.description,
                 size: i64::try_from(still.size).expect("a size within limits"),
                 sharable: origin.sharable,
-            })
-            .and_then(|copy| match self.copy_blocks(&still.key, dest, &copy.key) {
-                Ok(()) => dest.volume(copy.key.as_str()),
-                Err(error) => {
-                    // The first error is the one to tell.
-                    let _kept = dest.destroy_volume(copy.key.as_str(), live);
-                    Err(error)
-                }
-            });
+            };
+            dest.copy_in(&new, &mut from, live)
+        });
         self.destroy_volume(still.key.as_str(), live)?;
         copied
     }
 
-    fn copy_blocks(&self, from: &Name, dest: &Self, to: &Name) -> Result<()> {
-        let open = |sr: &Self, key: &Name, read_only| {
-            let serving = Serving {
-                pid: std::process::id(),
-                control_dir: String::new(),
-                minor: 0,
-                read_only,
-            };
-            Disk::open(&sr.layout.volume(key), &Open { serving })
-        };
-        let (mut from, mut to) = (open(self, from, true)?, open(dest, to, false)?);
-        let mut buffer = Vec::new();
-        for at in (0..from.size()).step_by(usize::try_from(STEP_BYTES).expect("64-bit host")) {
-            let length = STEP_BYTES.min(from.size() - at);
-            let mut data = Vec::new();
-            let mut offset = at;
-            from.read(at, length, |piece| match piece {
-                Piece::Zeros(count) => offset += count,
-                Piece::Data(slice) => {
-                    let count = slice.length() as u64;
-                    data.push((offset, slice));
-                    offset += count;
-                }
-            })?;
-            for (offset, slice) in data {
-                debug_assert_eq!(offset % BLOCK_BYTES, 0);
-                buffer.resize(slice.length(), 0);
-                slice.read(0, &mut buffer);
-                to.write(offset, &buffer)?;
-            }
+    /// Makes a volume that reads what `from` does.
+    fn copy_in(&self, new: &NewVolume<'_>, from: &mut Disk, live: &mut dyn Live) -> Result<Volume> {
+        let lock = self.lock()?;
+        let record = self.create_record(&lock, new, true)?;
+        let to = self.open_here(&record.key, false);
+        drop(lock);
+        let copied = to.and_then(|mut to| {
+            copy_blocks(from, &mut to)?;
+            self.finish(&Name::parse(&record.key)?)
+        });
+        if copied.is_err() {
+            // The first error is the one to tell.
+            let _kept = self.destroy_volume(&record.key, live);
         }
-        Ok(())
+        copied
     }
+
+    /// Shows a volume that is complete.
+    fn finish(&self, key: &Name) -> Result<Volume> {
+        let _lock = self.lock()?;
+        let mut record = self.volume_record(key)?;
+        record.hidden = false;
+        record.unfinished = false;
+        record.write(&self.layout)?;
+        Ok(self.describe(record))
+    }
+
+    /// Serves a volume from this process, to nobody else.
+    fn open_here(&self, key: &str, read_only: bool) -> Result<Disk> {
+        let serving =
+            Serving { pid: std::process::id(), control_dir: String::new(), minor: 0, read_only };
+        Disk::open(&self.layout.volume(&Name::parse(key)?), &Open { serving })
+    }
+}
+
+fn copy_blocks(from: &mut Disk, to: &mut Disk) -> Result<()> {
+    let mut buffer = Vec::new();
+    for at in (0..from.size()).step_by(usize::try_from(STEP_BYTES).expect("64-bit host")) {
+        let length = STEP_BYTES.min(from.size() - at);
+        let mut data = Vec::new();
+        let mut offset = at;
+        from.read(at, length, |piece| match piece {
+            Piece::Zeros(count) => offset += count,
+            Piece::Data(slice) => {
+                let count = slice.length() as u64;
+                data.push((offset, slice));
+                offset += count;
+            }
+        })?;
+        for (offset, slice) in data {
+            debug_assert_eq!(offset % BLOCK_BYTES, 0);
+            buffer.resize(slice.length(), 0);
+            slice.read(0, &mut buffer);
+            to.write(offset, &buffer)?;
+        }
+    }
+    Ok(())
 }

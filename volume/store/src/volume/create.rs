@@ -1,10 +1,6 @@
 //! Making a volume: empty, thin.
 
-use std::{
-    fs::{File, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::path::Path;
 
 use uuid::Uuid;
 
@@ -13,7 +9,7 @@ use crate::{
     block::{self, Layer, VOLUME_BYTES_MAX},
     error::{Context, Error, Kind, Result},
     memory::human,
-    sr::{Sr, files, record::take_numbers},
+    sr::{Sr, files, lock::Lock, record::take_numbers, steps},
 };
 
 /// What a new volume is to be.
@@ -36,8 +32,20 @@ impl Sr {
     /// [`Kind::SrNotAttached`], [`Kind::BadSize`], [`Kind::NoSpace`] where there is not even room
     /// for its record.
     pub fn create_volume(&self, new: &NewVolume<'_>) -> Result<Volume> {
+        let lock = self.lock()?;
+        let record = self.create_record(&lock, new, false)?;
+        Ok(self.describe(record))
+    }
+
+    /// Makes an empty volume; one that is `unfinished` is not shown, and collected as soon as
+    /// nobody serves it.
+    pub(crate) fn create_record(
+        &self,
+        _lock: &Lock,
+        new: &NewVolume<'_>,
+        unfinished: bool,
+    ) -> Result<Record> {
         let size = check_size(new.size)?;
-        let _lock = self.lock()?;
         let generation = self.record()?.generation;
         let top = take_numbers(&self.layout, 2)?;
         let index = top + 1;
@@ -55,13 +63,14 @@ impl Sr {
             sole: Vec::new(),
             has_data: true,
             cbt_enabled: false,
-            hidden: false,
+            hidden: unfinished,
+            unfinished,
             keys: [].into(),
         };
         self.make_layer(top, size)?;
         self.make_sparse(&self.layout.index(index), block::chunks(size) as u64 * 4)?;
         record.write(&self.layout)?;
-        Ok(self.describe(record))
+        Ok(record)
     }
 
     /// Makes an empty layer for a volume of `size` bytes.
@@ -71,14 +80,8 @@ impl Sr {
     }
 
     pub(crate) fn make_sparse(&self, path: &Path, bytes: u64) -> Result<()> {
-        let make = || -> std::io::Result<File> {
-            let mut options = OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-            file.set_len(bytes)?;
-            Ok(file)
-        };
+        let make = || steps::set_len(&steps::create(path)?, bytes);
         files::with_ballast(&self.layout, make)
-            .map(drop)
             .while_doing(|| format!("creating {}", path.display()))
     }
 }

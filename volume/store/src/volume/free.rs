@@ -12,13 +12,11 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
-
 use super::view::{Pages, View};
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
     error::{Context, Error, Result},
-    sr::{Layout, allocated},
+    sr::{Layout, allocated, files, steps},
 };
 
 /// The longest range that one call to the file system frees, so that a killed process stops soon.
@@ -146,8 +144,7 @@ pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<()> {
         let mut at = start;
         while at < end {
             let step = STEP_BYTES.min(end - at);
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(&file, flags, at, step).while_doing(doing)?;
+            steps::punch(&file, at, step).while_doing(doing)?;
             at += step;
         }
     }
@@ -156,7 +153,7 @@ pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<()> {
 
 fn remove_if_empty(path: &Path) -> Result<()> {
     match fs::metadata(path) {
-        Ok(found) if allocated(&found) == 0 => crate::sr::files::remove(path),
+        Ok(found) if allocated(&found) == 0 => files::remove(path),
         _ => Ok(()),
     }
 }
@@ -175,9 +172,9 @@ pub(crate) fn remove_stepwise(path: &Path) -> Result<u64> {
         let mut length = found.len();
         while length > 0 {
             length = length.saturating_sub(STEP_BYTES);
-            file.set_len(length).while_doing(doing)?;
+            steps::set_len(&file, length).while_doing(doing)?;
         }
     }
-    crate::sr::files::remove(path)?;
+    files::remove(path)?;
     Ok(bytes)
 }

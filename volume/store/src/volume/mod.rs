@@ -25,7 +25,7 @@ pub use self::{
 };
 pub(crate) use self::{
     record::Record,
-    view::{read_index, write_index},
+    view::{Index, write_index},
 };
 use crate::{
     error::{Error, Kind, Result},

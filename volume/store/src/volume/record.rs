@@ -38,9 +38,12 @@ pub(crate) struct Record {
     /// Whether its data exists; its map always does.
     pub(crate) has_data: bool,
     pub(crate) cbt_enabled: bool,
-    /// Known only to the datapath: the clone of a non-persistent disk.
+    /// Not shown to callers: the clone of a non-persistent disk, or what a copy needs meanwhile.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) hidden: bool,
+    /// Copied into by the process that holds it; without one, nothing that is of use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unfinished: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) keys: BTreeMap<String, String>,
 }

@@ -1,13 +1,11 @@
 //! Reverting: a volume reads again what a snapshot kept, under its own identity.
 
-use std::fs::File;
-
 use super::{
     Live,
-    view::{View, read_index, write_index},
+    view::{Index, View},
 };
 use crate::{
-    error::{Context, Error, Kind, Result},
+    error::{Error, Kind, Result},
     host::Name,
     sr::{Sr, files, record::take_numbers},
 };
@@ -47,10 +45,7 @@ impl Sr {
             (first, first + 1)
         };
         self.make_layer(top, from.size)?;
-        let entries = read_index(&self.layout, from.index, from.size)?;
-        let path = self.layout.index(index);
-        files::with_ballast(&self.layout, || write_index(&File::create(&path)?, &entries))
-            .while_doing(|| format!("writing {}", path.display()))?;
+        Index::read(&self.layout, from.index)?.write(&self.layout, index, from.size)?;
         // What the snapshot alone needed is shared from now on.
         from.sole.clear();
         from.write(&self.layout)?;

@@ -5,7 +5,7 @@
 //! commits. Before that there is one frozen layer more than needed, and nothing else.
 
 use std::{
-    fs::{self, File},
+    fs, thread,
     time::{Duration, Instant},
 };
 
@@ -13,14 +13,13 @@ use super::{
     Record, Volume,
     create::new_key,
     live::{Live, Switch},
-    view::write_index,
+    view::Index,
 };
 use crate::{
     block::{Layer, NEVER},
     error::{Context, Error, Kind, Result},
     host::Name,
-    sr::{Serving, Sr, allocated, files, lock::Lock, record::take_numbers},
-    volume::read_index,
+    sr::{Serving, Sr, allocated, files, lock::Lock, record::take_numbers, steps},
 };
 
 /// How long a process that holds a volume may take to say who it is.
@@ -51,11 +50,17 @@ impl Sr {
     /// Those of [`Sr::volume`]; [`Kind::NoSpace`] without room for the map;
     /// [`Kind::Unresponsive`] where the process that serves the volume does not answer.
     pub fn snapshot(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+        let _lock = self.lock()?;
         self.branch(key, Over::Snapshot { hidden: false }, live)
     }
 
     /// A snapshot that nobody is to see: what is copied from.
-    pub(crate) fn snapshot_hidden(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+    pub(crate) fn snapshot_hidden(
+        &self,
+        _lock: &Lock,
+        key: &str,
+        live: &mut dyn Live,
+    ) -> Result<Volume> {
         self.branch(key, Over::Snapshot { hidden: true }, live)
     }
 
@@ -64,6 +69,7 @@ impl Sr {
     /// # Errors
     /// As [`Sr::snapshot`].
     pub fn clone_volume(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+        let _lock = self.lock()?;
         self.branch(key, Over::Clone { hidden: false }, live)
     }
 
@@ -72,12 +78,13 @@ impl Sr {
     /// # Errors
     /// As [`Sr::snapshot`].
     pub fn clone_hidden(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+        let _lock = self.lock()?;
         self.branch(key, Over::Clone { hidden: true }, live)
     }
 
+    /// Held: the SR's lock.
     fn branch(&self, key: &str, over: Over, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
-        let lock = self.lock()?;
         let generation = self.record()?.generation;
         let mut origin = self.volume_record(&key)?;
         origin.require_data()?;
@@ -95,6 +102,7 @@ impl Sr {
             sole: Vec::new(),
             cbt_enabled: origin.cbt_enabled && !is_clone,
             hidden,
+            unfinished: false,
             keys: [].into(),
             ..origin.clone()
         };
@@ -108,15 +116,19 @@ impl Sr {
             branch.write(&self.layout)
         });
         if let Err(error) = made {
-            // What was made for the branch is named by nobody.
-            for path in [self.layout.index(index), self.layout.index(base)] {
+            // What was made for the branch is named by nobody. Without its index a switch that
+            // comes late is refused.
+            let (layer, map) = (self.layout.layer(own_top), self.layout.map(own_top));
+            for path in [self.layout.index(index), self.layout.index(base), layer, map] {
                 files::remove(&path)?;
             }
             return Err(error);
         }
-        origin.leaving.clear();
-        origin.write(&self.layout)?;
-        drop(lock);
+        if !origin.leaving.is_empty() {
+            origin.leaving.clear();
+            // The branch is there, whatever comes of this; the next operation brings it to rest.
+            let _kept = origin.write(&self.layout);
+        }
         Ok(self.describe(branch))
     }
 
@@ -174,27 +186,23 @@ impl Sr {
     }
 
     fn copy_index(&self, from: u32, to: u32, size: u64) -> Result<()> {
-        let index = read_index(&self.layout, from, size)?;
-        let path = self.layout.index(to);
-        files::with_ballast(&self.layout, || write_index(&File::create(&path)?, &index))
-            .while_doing(|| format!("writing {}", path.display()))
+        Index::read(&self.layout, from)?.write(&self.layout, to, size)
     }
 
     /// Sees to it that nobody writes to the volume, or knows who does.
     fn hold_or_served(&self, key: &Name) -> Result<Held> {
         let start = Instant::now();
         loop {
-            let error = match self.hold(key, "changed") {
-                Ok(lock) => return Ok(Held::Idle { _lock: Some(lock) }),
-                Err(error) => error,
-            };
+            if let Ok(lock) = self.hold_now(key) {
+                return Ok(Held::Idle { _lock: Some(lock) });
+            }
             match self.serving(key)? {
                 // Nobody writes, and the lock that it holds keeps everybody from doing so.
                 Some(serving) if serving.read_only => return Ok(Held::Idle { _lock: None }),
                 Some(serving) if serving.pid != 0 => return Ok(Held::Served(serving)),
                 // It is just being opened or closed.
-                _ if start.elapsed() < OPENING => {}
-                _ => return Err(error),
+                _ if start.elapsed() < OPENING => thread::sleep(OPENING / 1000),
+                _ => return self.hold(key, "changed").map(|lock| Held::Idle { _lock: Some(lock) }),
             }
         }
     }
@@ -213,5 +221,5 @@ impl Record {
 }
 
 fn make_empty(path: &std::path::Path) -> Result<()> {
-    File::create(path).map(drop).while_doing(|| format!("creating {}", path.display()))
+    steps::create(path).map(drop).while_doing(|| format!("creating {}", path.display()))
 }

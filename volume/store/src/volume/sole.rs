@@ -1,9 +1,6 @@
 //! Which frozen layers only one volume's data needs: what it overwrites there can be freed at once.
 
-use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    rc::Rc,
-};
+use std::collections::HashMap;
 
 use super::{
     Live, Record,
@@ -16,63 +13,74 @@ use crate::{
     sr::{Layout, Sr},
 };
 
-/// The layers that pages name, each page looked at once.
-#[derive(Debug)]
-struct Names<'a> {
-    layout: &'a Layout,
-    pages: HashMap<(Layer, usize), Rc<[Layer]>>,
+/// Whose data needs a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum User {
+    /// One view, by its position.
+    One(usize),
+    Several,
 }
 
-impl Names<'_> {
-    fn of(&mut self, view: &View) -> Result<HashSet<Layer>> {
-        let mut named = HashSet::new();
-        let mut last = 0;
-        let mut reader = Pages::new(self.layout);
-        for (chunk, layer) in view.pages() {
-            if let Entry::Vacant(vacant) = self.pages.entry((layer, chunk)) {
-                let mut layers: Vec<Layer> = Vec::new();
-                for &entry in reader.get(layer, chunk)?.iter() {
-                    if is_data(entry) && layers.last() != Some(&entry) {
-                        layers.push(entry);
-                    }
-                }
-                layers.sort_unstable();
-                layers.dedup();
-                reader.forget();
-                vacant.insert(layers.into());
-            }
-            for &layer in &*self.pages[&(layer, chunk)] {
-                if layer != last {
-                    named.insert(layer);
-                    last = layer;
-                }
+impl User {
+    fn and(self, other: Self) -> Self {
+        if self == other { self } else { Self::Several }
+    }
+}
+
+/// Who needs which layer. A page that several views share is looked at once.
+fn users(layout: &Layout, views: &[View]) -> Result<HashMap<Layer, User>> {
+    let mut users: HashMap<Layer, User> = HashMap::new();
+    let mut pages = Pages::new(layout);
+    let mut layers: Vec<Layer> = Vec::new();
+    for (chunk, named) in page_users(views).into_iter().enumerate() {
+        for (layer, user) in named {
+            layers.clear();
+            layers.extend(pages.get(layer, chunk)?.iter().filter(|&&entry| is_data(entry)));
+            layers.dedup();
+            for &layer in &layers {
+                users.entry(layer).and_modify(|known| *known = known.and(user)).or_insert(user);
             }
         }
-        Ok(named)
+        pages.forget();
     }
+    Ok(users)
+}
+
+/// For each chunk, the layers whose maps have a page of it, and who reads that.
+fn page_users(views: &[View]) -> Vec<Vec<(Layer, User)>> {
+    let mut users: Vec<Vec<(Layer, User)>> = Vec::new();
+    for (view, pages) in views.iter().map(View::pages).enumerate() {
+        for (chunk, layer) in pages {
+            if users.len() <= chunk {
+                users.resize(chunk + 1, Vec::new());
+            }
+            match users[chunk].iter_mut().find(|(named, _)| *named == layer) {
+                Some((_, user)) => *user = User::Several,
+                None => users[chunk].push((layer, User::One(view))),
+            }
+        }
+    }
+    users
 }
 
 impl Sr {
     /// Works out the sole sets of a whole family, keeps them, and tells those that are served. Only
     /// for when nothing becomes shared that was not: sets that grow may be told afterwards.
     pub(crate) fn share_out(&self, family: &mut [Record], live: &mut dyn Live) -> Result<()> {
-        let mut names = Names { layout: &self.layout, pages: HashMap::new() };
-        let mut named_by: Vec<HashSet<Layer>> = Vec::new();
-        let mut count: HashMap<Layer, u32> = HashMap::new();
-        for record in family.iter() {
-            let mut named = HashSet::new();
-            if record.has_data {
-                named = names.of(&View::of(&self.layout, record)?)?;
+        let with_data = |record: &&mut Record| record.has_data;
+        let views = family.iter_mut().filter(with_data);
+        let views: Vec<View> =
+            views.map(|record| View::of(&self.layout, record)).collect::<Result<_>>()?;
+        let mut soles = vec![Vec::new(); views.len()];
+        for (layer, user) in users(&self.layout, &views)? {
+            if let User::One(view) = user {
+                soles[view].push(layer);
             }
-            named.iter().for_each(|&layer| *count.entry(layer).or_default() += 1);
-            named_by.push(named);
         }
-        for (record, named) in family.iter_mut().zip(named_by) {
-            let owned: Vec<Layer> = record.owned().collect();
-            let mut sole: Vec<Layer> = named
-                .into_iter()
-                .filter(|layer| count[layer] == 1 && !owned.contains(layer))
-                .collect();
+        let mut soles = soles.into_iter();
+        for record in family.iter_mut() {
+            let mut sole = if record.has_data { soles.next().unwrap_or_default() } else { vec![] };
+            sole.retain(|layer| record.owned().all(|owned| owned != *layer));
             sole.sort_unstable();
             if sole == record.sole {
                 continue;

@@ -1,28 +1,115 @@
 //! Reading the maps of volumes that nobody serves here: their indexes and pages, by positioned
 //! reads, so that holes stay holes.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io,
-    os::unix::fs::FileExt,
-    rc::Rc,
+use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt, path::Path, rc::Rc};
+
+use rustix::{
+    fs::{SeekFrom, seek},
+    io::Errno,
 };
 
 use super::Record;
 use crate::{
-    block::{CHUNK_BLOCKS, Layer, PAGE_BYTES, chunks, is_data},
-    error::{Context, Result},
-    sr::Layout,
+    block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, chunks, is_data},
+    error::{Context, Error, Result},
+    sr::{Layout, files, steps},
 };
 
+/// How many map files are kept open: a process has 1024 descriptors, and most chains are shorter.
+const FILES_MAX: usize = 256;
+
 /// The entries of one chunk.
-pub(crate) type Page = [Layer; CHUNK_BLOCKS as usize];
+pub(crate) type Page = [Layer; ENTRIES];
+
+const ENTRIES: usize = CHUNK_BLOCKS as usize;
+
+/// Bytes of an index that are passed over at once where they are these.
+static ZEROS: [u8; 64] = [0; 64];
+
+/// What an index says other than that chunks were never written: chunk and entry, ascending.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Index {
+    entries: Vec<(usize, Layer)>,
+}
+
+impl Index {
+    /// Reads an index.
+    pub(crate) fn read(layout: &Layout, number: u32) -> Result<Self> {
+        let path = layout.index(number);
+        let doing = || format!("reading {}", path.display());
+        let file = File::open(&path).while_doing(doing)?;
+        let length = file.metadata().while_doing(doing)?.len();
+        let mut index = Self::default();
+        for_data(&file, &path, |start, end| {
+            let end = end.min(length);
+            let mut bytes = vec![0; usize::try_from(end - start).expect("64-bit host")];
+            file.read_exact_at(&mut bytes, start).while_doing(doing)?;
+            index.parse(usize::try_from(start / 4).expect("64-bit host"), &bytes);
+            Ok(())
+        })?;
+        Ok(index)
+    }
+
+    fn parse(&mut self, first: usize, bytes: &[u8]) {
+        for (at, run) in bytes.chunks(ZEROS.len()).enumerate() {
+            // Huge disks are mostly empty, and so are their indexes.
+            if *run != ZEROS[..run.len()] {
+                let chunks = first + at * ZEROS.len() / 4..;
+                self.entries.extend(chunks.zip(words(run)).filter(|&(_, layer)| layer != NEVER));
+            }
+        }
+    }
+
+    /// The layer whose map has the page of a chunk, or what all its entries are.
+    pub(crate) fn at(&self, chunk: usize) -> Layer {
+        // Where there are no gaps, it is where it would be looked for first.
+        let found = match self.entries.get(chunk) {
+            Some(&(at, _)) if at == chunk => Ok(chunk),
+            _ => self.entries.binary_search_by_key(&chunk, |&(at, _)| at),
+        };
+        found.map_or(NEVER, |position| self.entries[position].1)
+    }
+
+    /// Adds an entry behind all others.
+    pub(crate) fn push(&mut self, chunk: usize, layer: Layer) {
+        debug_assert!(self.entries.last().is_none_or(|&(last, _)| last < chunk));
+        if layer != NEVER {
+            self.entries.push((chunk, layer));
+        }
+    }
+
+    /// All entries of a volume of so many chunks.
+    pub(crate) fn to_vec(&self, chunks: usize) -> Vec<Layer> {
+        let mut all = vec![NEVER; chunks];
+        self.entries.iter().for_each(|&(chunk, layer)| all[chunk] = layer);
+        all
+    }
+
+    /// Makes an index file of a volume of `size` bytes.
+    pub(crate) fn write(&self, layout: &Layout, number: u32, size: u64) -> Result<()> {
+        let path = layout.index(number);
+        let all = self.to_vec(chunks(size));
+        files::with_ballast(layout, || write_index(&steps::create(&path)?, &all))
+            .while_doing(|| format!("writing {}", path.display()))
+    }
+}
+
+/// Writes an index into an empty file; pages of it that say nothing stay holes.
+pub(crate) fn write_index(file: &File, index: &[Layer]) -> io::Result<()> {
+    steps::set_len(file, index.len() as u64 * 4)?;
+    for (page, entries) in index.chunks(ENTRIES).enumerate() {
+        if *entries != [NEVER; ENTRIES][..entries.len()] {
+            let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
+            steps::write_at(file, &bytes, page as u64 * PAGE_BYTES)?;
+        }
+    }
+    Ok(())
+}
 
 /// The index of one volume at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    pub(crate) index: Vec<Layer>,
+    pub(crate) index: Index,
     /// Whether what its pages name is needed; else only the pages are.
     pub(crate) has_data: bool,
 }
@@ -32,48 +119,44 @@ impl View {
     pub(crate) fn all_of(layout: &Layout, record: &Record) -> Result<Vec<Self>> {
         let mut views = vec![Self::of(layout, record)?];
         if let Some(base) = record.base {
-            let index = read_index(layout, base, record.size)?;
-            views.push(Self { index, has_data: false });
+            views.push(Self { index: Index::read(layout, base)?, has_data: false });
         }
         Ok(views)
     }
 
     /// What a volume reads.
     pub(crate) fn of(layout: &Layout, record: &Record) -> Result<Self> {
-        let index = read_index(layout, record.index, record.size)?;
-        Ok(Self { index, has_data: record.has_data })
+        Ok(Self { index: Index::read(layout, record.index)?, has_data: record.has_data })
     }
 
     /// The layer whose map has the page of a chunk, or what all its entries are.
     pub(crate) fn at(&self, chunk: usize) -> Layer {
-        self.index.get(chunk).copied().unwrap_or_default()
+        self.index.at(chunk)
     }
 
     /// The chunks that have pages, and the layers whose maps have them.
     pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, Layer)> {
-        self.index.iter().copied().enumerate().filter(|&(_, layer)| is_data(layer))
+        self.index.entries.iter().copied().filter(|&(_, layer)| is_data(layer))
     }
 }
 
-/// Reads an index; one that is shorter than the volume ends in chunks that were never written.
-pub(crate) fn read_index(layout: &Layout, number: u32, size: u64) -> Result<Vec<Layer>> {
-    let path = layout.index(number);
-    let bytes = fs::read(&path).while_doing(|| format!("reading {}", path.display()))?;
-    let mut index: Vec<Layer> = words(&bytes).collect();
-    index.resize(chunks(size), 0);
-    Ok(index)
-}
-
-/// Writes an index into an empty file; pages of it that say nothing stay holes.
-pub(crate) fn write_index(file: &File, index: &[Layer]) -> io::Result<()> {
-    file.set_len(index.len() as u64 * 4)?;
-    for (page, entries) in index.chunks(CHUNK_BLOCKS as usize).enumerate() {
-        if entries.iter().any(|&entry| entry != 0) {
-            let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
-            file.write_all_at(&bytes, page as u64 * PAGE_BYTES)?;
-        }
+/// Calls `each` with the ranges of a file that are allocated: start and end, bytes.
+pub(crate) fn for_data(
+    file: &File,
+    path: &Path,
+    mut each: impl FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
+    let doing = || format!("looking for data in {}", path.display());
+    let mut at = 0;
+    loop {
+        let start = match seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(Error::io(doing(), error.into())),
+        };
+        at = seek(file, SeekFrom::Hole(start)).while_doing(doing)?;
+        each(start, at)?;
     }
-    Ok(())
 }
 
 pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
@@ -84,13 +167,13 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
 #[derive(Debug)]
 pub(crate) struct Pages<'a> {
     layout: &'a Layout,
-    file: Option<(Layer, Rc<File>)>,
+    files: HashMap<Layer, File>,
     pages: HashMap<(Layer, usize), Rc<Page>>,
 }
 
 impl<'a> Pages<'a> {
     pub(crate) fn new(layout: &'a Layout) -> Self {
-        Self { layout, file: None, pages: HashMap::new() }
+        Self { layout, files: HashMap::new(), pages: HashMap::new() }
     }
 
     /// The page that the map of `layer` has for `chunk`; an index must name it.
@@ -98,20 +181,26 @@ impl<'a> Pages<'a> {
         if let Some(page) = self.pages.get(&(layer, chunk)) {
             return Ok(Rc::clone(page));
         }
-        let path = self.layout.map(layer);
-        let doing = || format!("reading {}", path.display());
-        let file = match &self.file {
-            Some((open, file)) if *open == layer => Rc::clone(file),
-            _ => Rc::new(File::open(&path).while_doing(doing)?),
-        };
-        self.file = Some((layer, Rc::clone(&file)));
         let mut bytes = [0; PAGE_BYTES as usize];
-        file.read_exact_at(&mut bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
-        let mut page = [0; CHUNK_BLOCKS as usize];
+        let read = self.file(layer)?.read_exact_at(&mut bytes, chunk as u64 * PAGE_BYTES);
+        read.while_doing(|| format!("reading {}", self.layout.map(layer).display()))?;
+        let mut page = [NEVER; ENTRIES];
         page.iter_mut().zip(words(&bytes)).for_each(|(entry, word)| *entry = word);
         let page = Rc::new(page);
         self.pages.insert((layer, chunk), Rc::clone(&page));
         Ok(page)
+    }
+
+    fn file(&mut self, layer: Layer) -> Result<&File> {
+        if !self.files.contains_key(&layer) {
+            if self.files.len() >= FILES_MAX {
+                self.files.clear();
+            }
+            let path = self.layout.map(layer);
+            let file = File::open(&path).while_doing(|| format!("reading {}", path.display()))?;
+            self.files.insert(layer, file);
+        }
+        Ok(&self.files[&layer])
     }
 
     /// The entries of a chunk of a view.

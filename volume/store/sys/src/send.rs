@@ -21,7 +21,8 @@ pub enum Part<'a> {
 }
 
 /// Sends the parts in order over a stream socket and returns how many bytes went out; of more
-/// than [`PARTS_MAX`] parts only the first are taken. Raises no SIGPIPE.
+/// than [`PARTS_MAX`] parts only the first are taken. Raises no SIGPIPE and never waits, also where
+/// somebody else who has the socket has made it blocking.
 ///
 /// # Errors
 /// Those of sendmsg(2): `WouldBlock` where the socket is full, `BrokenPipe` where the peer is gone.
@@ -45,7 +46,11 @@ pub fn send<'a>(socket: impl AsFd, parts: impl IntoIterator<Item = Part<'a>>) ->
     // 'a, borrowed bytes or a mapping held by its slice, and the kernel only reads it. A mapped
     // page that is missing makes EFAULT, not a signal.
     let sent = unsafe {
-        libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+        libc::sendmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw const message,
+            libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
+        )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }

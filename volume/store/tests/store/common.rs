@@ -1,8 +1,8 @@
 //! A private SR root on tmpfs for each test, and a deterministic way to tell blocks apart.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use store::{Attachment, Disk, Host, Name, NewVolume, Open, Serving, Sr};
+use store::{Attachment, Disk, Host, Live, Name, NewVolume, Open, Result, Serving, Sr, Switch};
 use tempfile::TempDir;
 
 /// An SR of its own in a directory of its own; both vanish with it.
@@ -39,6 +39,20 @@ impl Fixture {
             read_only,
         };
         Disk::open(&path, &Open { serving })
+    }
+}
+
+/// The disks that this process serves, by key; it obeys at once.
+#[derive(Default)]
+pub(crate) struct Disks(pub(crate) BTreeMap<String, Disk>);
+
+impl Live for Disks {
+    fn switch(&mut self, key: &Name, _: &Serving, switch: &Switch) -> Result<()> {
+        self.0.get_mut(key.as_str()).expect("served here").switch(switch)
+    }
+
+    fn sole(&mut self, key: &Name, _: &Serving) -> Result<()> {
+        self.0.get_mut(key.as_str()).expect("served here").reload_sole()
     }
 }
 

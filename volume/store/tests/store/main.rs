@@ -1,6 +1,10 @@
 //! The store through its public surface.
 
 mod common;
+mod crash;
+mod dying;
 mod life;
 mod model;
+mod scale;
+mod share;
 mod tree;

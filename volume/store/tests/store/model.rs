@@ -79,7 +79,12 @@ impl World {
                 let Some(key) = pick(&self.volumes, volume) else { return };
                 let (model, disk) = self.volumes.get_mut(&key).unwrap();
                 let range = clamp(offset, length, model.len());
-                let data: Vec<u8> = range.clone().map(|at| byte ^ (at / 512) as u8).collect();
+                let mut data = Vec::with_capacity(range.len());
+                for sector in range.start / 512..range.end.div_ceil(512) {
+                    // All sectors differ from their neighbours.
+                    let end = ((sector + 1) * 512).min(range.end);
+                    data.resize(end - range.start, byte ^ sector as u8);
+                }
                 disk.write(offset, &data).unwrap();
                 model[range].copy_from_slice(&data);
             }

@@ -4,12 +4,18 @@
 //! share a stamp that stands for data; a block has changed where stamps differ, and certainly has
 //! where contents do; compose takes a child's block where its stamp is not the one it began with.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::Write,
+};
 
-use proptest::{prelude::*, test_runner::Config};
-use store::{Disk, Live, Name, Result, Serving, Switch};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngSeed, TestRunner},
+};
+use store::{Attachment, Disk, Name, Sr};
 
-use crate::common::{Fixture, content};
+use crate::common::{Disks, Fixture, content};
 
 const BLOCK: usize = 4096;
 /// Two chunks and a bit.
@@ -30,6 +36,8 @@ enum Op {
     DataDestroy { volume: usize },
     Destroy { volume: usize },
     Compare { volume: usize, with: usize },
+    Ranges { volume: usize, with: usize },
+    Copy { volume: usize },
     Serve { volume: usize, yes: bool },
     Collect,
     Reattach,
@@ -60,6 +68,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => volume().prop_map(|volume| Op::DataDestroy { volume }),
         8 => volume().prop_map(|volume| Op::Destroy { volume }),
         6 => (volume(), volume()).prop_map(|(volume, with)| Op::Compare { volume, with }),
+        4 => (volume(), volume()).prop_map(|(volume, with)| Op::Ranges { volume, with }),
+        1 => volume().prop_map(|volume| Op::Copy { volume }),
         8 => (volume(), any::<bool>()).prop_map(|(volume, yes)| Op::Serve { volume, yes }),
         1 => Just(Op::Collect),
         1 => Just(Op::Reattach),
@@ -79,19 +89,6 @@ struct Model {
     base: Vec<Block>,
     writable: bool,
     has_data: bool,
-}
-
-#[derive(Default)]
-struct Disks(BTreeMap<String, Disk>);
-
-impl Live for Disks {
-    fn switch(&mut self, key: &Name, _: &Serving, switch: &Switch) -> Result<()> {
-        self.0.get_mut(key.as_str()).expect("served here").switch(switch)
-    }
-
-    fn sole(&mut self, key: &Name, _: &Serving) -> Result<()> {
-        self.0.get_mut(key.as_str()).expect("served here").reload_sole()
-    }
 }
 
 struct World {
@@ -210,6 +207,43 @@ impl World {
         }
     }
 
+    /// The same to the block; with one that it shares nothing with, all that holds anything.
+    fn ranges(&self, volume: usize, with: usize) {
+        let (Some(new), Some(old)) = (self.pick(volume), self.pick(with)) else { return };
+        let sr = &self.fixture.sr;
+        let related = new == old || sr.similar(&new).unwrap().iter().any(|it| it.as_str() == old);
+        let mut told = HashSet::new();
+        for (start, length) in sr.compare(&new, &old).unwrap() {
+            told.extend(start as usize / BLOCK..(start + length) as usize / BLOCK);
+        }
+        for (at, &block) in self.models[&new].blocks.iter().enumerate() {
+            let other = self.models[&old].blocks.get(at).filter(|_| related);
+            let other = other.copied().unwrap_or_default();
+            let told = told.contains(&at);
+            assert!(told || block.fill == other.fill, "a change of block {at} is missed");
+            assert!(!told || block.stamp != other.stamp, "block {at} was never touched");
+        }
+    }
+
+    /// Into another SR, where it is all that takes memory.
+    fn copy(&mut self, volume: usize) {
+        let Some(key) = self.pick(volume).filter(|key| self.models[key].has_data) else { return };
+        let host = &self.fixture.host;
+        let uuid = Name::parse("0f0e0d0c-0000-4000-8000-000000000002").unwrap();
+        let wanted = Attachment { uuid: uuid.clone(), ..crate::common::attachment(host, 1 << 28) };
+        let there: Sr = host.attach(&wanted).unwrap();
+        let copy = self.fixture.sr.copy(&key, &there, &mut self.disks).unwrap();
+        let here = std::mem::replace(&mut self.fixture.sr, there);
+        let mut disk = self.fixture.open(copy.key.as_str(), true).unwrap();
+        let there = std::mem::replace(&mut self.fixture.sr, here);
+        let model = &self.models[&key];
+        assert_reads(&mut disk, model, "the copy");
+        let data = model.blocks.iter().filter(|block| block.fill != 0).count();
+        assert_eq!(there.stat().unwrap().used, (data * BLOCK) as u64);
+        drop(disk);
+        self.fixture.host.destroy(&uuid).unwrap();
+    }
+
     fn apply(&mut self, op: &Op) {
         match *op {
             Op::Create => {
@@ -272,13 +306,15 @@ impl World {
                 self.remove(&key);
             }
             Op::Compare { volume, with } => self.compare(volume, with),
+            Op::Ranges { volume, with } => self.ranges(volume, with),
+            Op::Copy { volume } => self.copy(volume),
             Op::Serve { volume, yes } => {
-                let Some(key) = self.pick(volume).filter(|key| self.models[key].writable) else {
+                let Some(key) = self.pick(volume).filter(|key| self.models[key].has_data) else {
                     return;
                 };
                 self.disks.0.remove(&key);
                 if yes {
-                    let disk = self.fixture.open(&key, false).unwrap();
+                    let disk = self.fixture.open(&key, !self.models[&key].writable).unwrap();
                     self.disks.0.insert(key, disk);
                 }
             }
@@ -303,11 +339,7 @@ impl World {
                     &mut opened
                 }
             };
-            let got = content(disk);
-            assert_eq!(got.len(), model.blocks.len() * BLOCK);
-            for (at, (block, bytes)) in model.blocks.iter().zip(got.chunks(BLOCK)).enumerate() {
-                assert!(*bytes == fill(block.fill), "block {at} of {key} is not {}", block.fill);
-            }
+            assert_reads(disk, model, key);
         }
         let wrong = self.fixture.sr.check().unwrap();
         assert!(wrong.is_empty(), "{wrong:#?}");
@@ -329,36 +361,61 @@ impl World {
     }
 }
 
-fn fill(fill: u32) -> [u8; BLOCK] {
-    let mut bytes = [0; BLOCK];
-    bytes.chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&fill.to_ne_bytes()));
-    bytes
+fn assert_reads(disk: &mut Disk, model: &Model, name: &str) {
+    let got = content(disk);
+    assert_eq!(got.len(), model.blocks.len() * BLOCK);
+    for (at, (block, bytes)) in model.blocks.iter().zip(got.chunks(BLOCK)).enumerate() {
+        let alike = bytes[..BLOCK - 4] == bytes[4..];
+        let right = alike && bytes[..4] == block.fill.to_ne_bytes();
+        assert!(right, "block {at} of {name} is not {}", block.fill);
+    }
+}
+
+fn fill(fill: u32) -> Vec<u8> {
+    fill.to_ne_bytes().repeat(BLOCK / 4)
 }
 
 fn clamp(block: usize, count: usize, blocks: usize) -> std::ops::Range<usize> {
     block.min(blocks)..(block + count).min(blocks)
 }
 
-/// `STORE_CASES` runs more cases than the default, for a long search.
-fn config() -> Config {
-    let cases = std::env::var("STORE_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(12);
-    Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() }
+/// A number from the environment.
+fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
-proptest! {
-    #![proptest_config(config())]
-
-    #[test]
-    fn any_tree_of_volumes_reads_as_the_model(ops in prop::collection::vec(op(), 1..250)) {
-        let mut world = World::new();
-        for (at, op) in ops.iter().enumerate() {
-            world.apply(op);
-            if at % 25 == 24 {
-                world.check_contents();
-            }
-        }
-        world.check_contents();
-        world.check_memory();
-        world.check_contents();
+/// For a long search `STORE_CASES` sets how many sequences are run, `STORE_OPS` how many operations
+/// each of them has. `STORE_SEED` runs those again that said that this was their seed.
+#[test]
+fn any_tree_of_volumes_reads_as_the_model() {
+    let seed = setting("STORE_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    let config = Config {
+        cases: setting("STORE_CASES").unwrap_or(12),
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        max_shrink_iters: 400,
+        ..Config::default()
+    };
+    let length = setting("STORE_OPS").map_or(1..=250_usize, |count| count..=count);
+    writeln!(std::io::stderr(), "STORE_SEED={seed}").unwrap();
+    let run = TestRunner::new(config).run(&prop::collection::vec(op(), length), |ops| {
+        run(&ops);
+        Ok(())
+    });
+    if let Err(error) = run {
+        panic!("STORE_SEED={seed}: {error}");
     }
+}
+
+fn run(ops: &[Op]) {
+    let mut world = World::new();
+    for (at, op) in ops.iter().enumerate() {
+        world.apply(op);
+        if at % 25 == 24 {
+            world.check_contents();
+        }
+    }
+    world.check_contents();
+    world.check_memory();
+    world.check_contents();
 }

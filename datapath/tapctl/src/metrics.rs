@@ -1,0 +1,256 @@
+//! Statistics in shared memory: where a tapdisk's files lie, and what the bytes in them are.
+//!
+//! `<directory>/td3-<pid>/` holds for each VBD `vdi-<minor>` (the image), `nbd-<minor>` and
+//! `nbd-old-<minor>` (its two NBD servers), a page each (`drivers/tapdisk-metrics.h` of blktap).
+//! Written by tapdisk-ram; whoever finds a dead tapdisk removes what it left.
+//!
+//! All of them begin with the same structure (`drivers/tapdisk-metrics-stats.h`), which readers on
+//! the host map (`blktap3_stats.ml` of xapi's metrics daemon); the rest of the page is zero.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::{Error, Result},
+    minor::Minor,
+    process,
+};
+
+/// Where blktap keeps its files.
+pub const METRICS_DIR: &str = "/dev/shm";
+
+/// The length of a file: a page.
+pub const FILE_BYTES: u64 = 4096;
+
+/// The length of the structure at the front of each file.
+pub const COUNTERS_BYTES: usize = 96;
+
+/// One direction of an image's or a server's requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Direction {
+    /// Requests that came.
+    pub submitted: u64,
+    /// Requests that were answered, with an error or without.
+    pub completed: u64,
+    /// Sectors of 512 bytes.
+    pub sectors: u64,
+    /// What the answered requests took, all together.
+    pub microseconds: u64,
+}
+
+/// What a file says (`struct stats`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Reads.
+    pub read: Direction,
+    /// Writes.
+    pub write: Direction,
+    /// Requests of any sort that were answered with an error.
+    pub errors: u64,
+}
+
+/// `struct stats`, for its layout.
+#[allow(dead_code, reason = "the offsets of the fields are all that is used")]
+#[repr(C)]
+struct Layout {
+    version: u32,
+    pad: u32,
+    out_of_requests: u64,
+    read: [u64; 4],
+    write: [u64; 4],
+    errors: u64,
+    flags: u64,
+}
+
+const READ: usize = std::mem::offset_of!(Layout, read);
+const WRITE: usize = std::mem::offset_of!(Layout, write);
+const ERRORS: usize = std::mem::offset_of!(Layout, errors);
+const _: () = assert!(size_of::<Layout>() == COUNTERS_BYTES && READ == 16 && ERRORS == 80);
+
+impl Counters {
+    /// The front of a file. Version and flags are zero, as blktap's are in these files.
+    #[must_use]
+    pub fn encode(&self) -> [u8; COUNTERS_BYTES] {
+        let mut bytes = [0; COUNTERS_BYTES];
+        let mut put = |at: usize, value: u64| {
+            bytes[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+        };
+        for (at, direction) in [(READ, &self.read), (WRITE, &self.write)] {
+            put(at, direction.submitted);
+            put(at + 8, direction.completed);
+            put(at + 16, direction.sectors);
+            put(at + 24, direction.microseconds);
+        }
+        put(ERRORS, self.errors);
+        bytes
+    }
+
+    /// What the front of a file says; `None` where it is too short.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let get = |at: usize| {
+            let field = bytes.get(at..at + 8)?;
+            Some(u64::from_ne_bytes(field.try_into().ok()?))
+        };
+        let direction = |at| {
+            Some(Direction {
+                submitted: get(at)?,
+                completed: get(at + 8)?,
+                sectors: get(at + 16)?,
+                microseconds: get(at + 24)?,
+            })
+        };
+        Some(Self { read: direction(READ)?, write: direction(WRITE)?, errors: get(ERRORS)? })
+    }
+}
+
+/// The directory that holds one for each tapdisk; it need not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsDir(PathBuf);
+
+impl MetricsDir {
+    /// The directory of that path.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory of a tapdisk.
+    #[must_use]
+    pub fn process(&self, pid: u32) -> PathBuf {
+        self.0.join(format!("td3-{pid}"))
+    }
+
+    /// The file of a VBD's image.
+    #[must_use]
+    pub fn vdi(&self, pid: u32, minor: Minor) -> PathBuf {
+        self.process(pid).join(format!("vdi-{minor}"))
+    }
+
+    /// The file of a VBD's NBD server.
+    #[must_use]
+    pub fn nbd(&self, pid: u32, minor: Minor) -> PathBuf {
+        self.process(pid).join(format!("nbd-{minor}"))
+    }
+
+    /// The file of a VBD's second NBD server.
+    #[must_use]
+    pub fn nbd_old(&self, pid: u32, minor: Minor) -> PathBuf {
+        self.process(pid).join(format!("nbd-old-{minor}"))
+    }
+
+    /// Makes the calling process's directory, 0700. What is there by its name was left by a dead
+    /// process that had the number before, and goes.
+    ///
+    /// # Errors
+    /// Those of mkdir(2) and of removing what is in the way.
+    pub fn create_own(&self) -> Result<()> {
+        let own = self.process(std::process::id());
+        let failed = |cause| Error::io("make the directory", own.display(), cause);
+        remove(&own).map_err(failed)?;
+        fs::create_dir_all(&self.0).map_err(failed)?;
+        // Everybody may create in /dev/shm: it has to be new to be ours alone.
+        DirBuilder::new().mode(0o700).create(&own).map_err(failed)
+    }
+
+    /// Removes the calling process's directory.
+    ///
+    /// # Errors
+    /// Those of unlink(2) and rmdir(2).
+    pub fn remove_own(&self) -> Result<()> {
+        let own = self.process(std::process::id());
+        remove(&own).map_err(|cause| Error::io("remove the directory", own.display(), cause))
+    }
+
+    /// Removes what a dead tapdisk left; nothing while any process has that number. Whether there
+    /// was something.
+    ///
+    /// # Errors
+    /// Those of unlink(2) and rmdir(2).
+    pub fn remove_leftovers(&self, pid: u32) -> Result<Option<PathBuf>> {
+        let left = self.process(pid);
+        if fs::symlink_metadata(&left).is_err() || process::exists(pid) {
+            return Ok(None);
+        }
+        match remove(&left) {
+            Ok(()) => Ok(Some(left)),
+            Err(cause) => Err(Error::io("remove the directory", left.display(), cause)),
+        }
+    }
+}
+
+/// Removes a directory and what is in it; one that is not there is removed. Links are not followed.
+fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Somebody put something else there.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(directory),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_lie_where_readers_of_the_host_look() {
+        let direction = |from| Direction {
+            submitted: from,
+            completed: from + 1,
+            sectors: from + 2,
+            microseconds: from + 3,
+        };
+        let counters = Counters { read: direction(10), write: direction(20), errors: 30 };
+        let bytes = counters.encode();
+        let words: Vec<u64> =
+            bytes.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap())).collect();
+        assert_eq!(words, [0, 0, 10, 11, 12, 13, 20, 21, 22, 23, 30, 0]);
+        assert_eq!(Counters::parse(&bytes), Some(counters));
+        assert_eq!(Counters::parse(&bytes[..80]), None);
+    }
+
+    #[test]
+    fn a_directory_of_the_same_number_is_replaced_and_that_of_the_living_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = MetricsDir::new(root.path().join("shm"));
+        let pid = std::process::id();
+        dir.create_own().unwrap();
+        fs::write(dir.vdi(pid, 3), "left").unwrap();
+        dir.create_own().unwrap();
+        assert!(!dir.vdi(pid, 3).exists());
+        assert_eq!(dir.remove_leftovers(pid).unwrap(), None, "it lives");
+        dir.remove_own().unwrap();
+        dir.remove_own().unwrap();
+        // No process has this number: it is beyond the highest that there can be.
+        let dead = 1 << 30;
+        assert_eq!(dir.remove_leftovers(dead).unwrap(), None);
+        fs::create_dir(dir.process(dead)).unwrap();
+        fs::write(dir.nbd(dead, 0), "left").unwrap();
+        assert_eq!(dir.remove_leftovers(dead).unwrap(), Some(dir.process(dead)));
+        assert!(!dir.process(dead).exists());
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_removed_and_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = MetricsDir::new(root.path().join("shm"));
+        fs::create_dir_all(dir.path()).unwrap();
+        let other = root.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("kept"), "kept").unwrap();
+        std::os::unix::fs::symlink(&other, dir.process(std::process::id())).unwrap();
+        dir.create_own().unwrap();
+        assert!(other.join("kept").exists());
+    }
+}

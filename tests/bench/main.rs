@@ -1,0 +1,225 @@
+//! The benchmark: what a user of a RAM disk waits for, side by side with what they would use
+//! instead, all of it in one run on one machine.
+//!
+//! `make bench` runs all of it, `make bench-quick` a shorter one. Every row says what was aimed at
+//! and what was measured; nothing here passes or fails. The rows are in `path`, `four`, `memory`,
+//! `plugin` and `snapshots`; who is compared is in `servers`, `load` and `lean` are the generators
+//! and `floor` is the least that moving bytes costs.
+
+mod chain;
+mod floor;
+mod four;
+mod fresh;
+mod lean;
+mod load;
+mod machine;
+mod memory;
+mod path;
+mod plugin;
+mod process;
+mod samples;
+mod servers;
+mod snapshots;
+mod table;
+
+use std::{
+    cell::RefCell,
+    fmt,
+    fs::{self, File},
+    io::{self, Write},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use end_to_end::{Xapi, tools};
+use serde_json::json;
+use tempfile::TempDir;
+
+use lean::{Lean, Until};
+use load::Load;
+use table::Row;
+
+/// Measures the RAM SR beside its peers.
+#[derive(Debug, Parser)]
+struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// A shorter run: small disks, few rounds, under two minutes
+    #[arg(long)]
+    quick: bool,
+    /// How often everything is measured
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Also measure a tapdisk that polls: the variable that makes it do so
+    #[arg(long, value_name = "NAME=VALUE")]
+    polling: Option<String>,
+    /// Where the numbers go as JSON
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Be the floor
+    #[command(hide = true)]
+    Floor { socket: PathBuf, bytes: usize, fresh: PathBuf },
+    /// Put our own load on an NBD server: for a profiler that watches it
+    Load {
+        socket: PathBuf,
+        /// Of one request
+        bytes: u32,
+        depth: usize,
+        seconds: f64,
+        #[arg(long)]
+        write: bool,
+        #[arg(long)]
+        random: bool,
+        #[arg(long, default_value = "")]
+        export: String,
+    },
+}
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    quick: bool,
+    rounds: usize,
+    /// For one measurement.
+    time: Duration,
+    /// Bytes of the disks that are read and written again and again.
+    disk: u64,
+    /// Bytes of a disk that is large.
+    large: u64,
+    /// Calls of one method.
+    calls: usize,
+}
+
+/// What all parts share.
+struct Bench {
+    scale: Scale,
+    xapi: Xapi,
+    polling: Option<Xapi>,
+    /// On tmpfs.
+    directory: TempDir,
+    start: Instant,
+    skipped: RefCell<Vec<String>>,
+}
+
+impl Bench {
+    /// Says how far it is.
+    fn progress(&self, text: impl fmt::Display) -> Result<()> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        Ok(writeln!(io::stderr(), "{seconds:>6.1} s  {text}")?)
+    }
+
+    /// Tells of a peer that is not there.
+    fn skipped(&self, name: &str, error: &anyhow::Error) {
+        self.skipped.borrow_mut().push(format!("SKIPPED: {name}: {error:#}"));
+    }
+
+    /// A file of bytes that look random.
+    fn image(&self, size: u64) -> Result<PathBuf> {
+        let path = self.directory.path().join("image");
+        let mut file = File::create(&path)?;
+        let mut left = size;
+        let mut seed = 1;
+        while left > 0 {
+            let part = left.min(64 << 20);
+            file.write_all(&tools::noise(seed, usize::try_from(part)?))?;
+            left -= part;
+            seed += 1;
+        }
+        Ok(path)
+    }
+}
+
+/// A part of the benchmark, and what it is called.
+type Part = (&'static str, fn(&Bench) -> Result<Vec<Row>>);
+
+const PARTS: [Part; 7] = [
+    ("path", path::rows),
+    ("four", four::rows),
+    ("fresh", fresh::rows),
+    ("memory", memory::rows),
+    ("plugin", plugin::rows),
+    ("snapshots", snapshots::rows),
+    ("chain", chain::rows),
+];
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    match options.command {
+        Some(Command::Floor { socket, bytes, fresh }) => {
+            return floor::serve(&socket, bytes, &fresh);
+        }
+        Some(Command::Load { socket, bytes, depth, seconds, write, random, export }) => {
+            let load = Load { write, random, bytes, depth };
+            let time = Until::Time(Duration::from_secs_f64(seconds));
+            let outcome = Lean::nbd(&socket, &export)?.run(&load, time, |_| {})?;
+            let (speed, rate) = (outcome.megabytes(&load), outcome.per_second());
+            writeln!(io::stdout(), "{}: {rate:.0} IOPS, {speed:.0} MB/s", load.label())?;
+            return Ok(());
+        }
+        None => {}
+    }
+    let mut scale = if options.quick {
+        Scale {
+            quick: true,
+            rounds: 2,
+            time: Duration::from_millis(250),
+            disk: 256 << 20,
+            large: 1 << 30,
+            calls: 50,
+        }
+    } else {
+        Scale {
+            quick: false,
+            rounds: 9,
+            time: Duration::from_secs(1),
+            disk: 1 << 30,
+            large: 8 << 30,
+            calls: 300,
+        }
+    };
+    scale.rounds = options.rounds.unwrap_or(scale.rounds);
+    // Two servers of a large disk are never there at the same time; nor is the SR to be refused.
+    scale.large = scale.large.min(process::available()? / 3).next_multiple_of(1 << 30);
+    let polling = options.polling.as_deref().map(|variable| {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, "1"));
+        Xapi::with(&[(name, value)])
+    });
+    let directory = TempDir::with_prefix_in("bench-", "/dev/shm").context("a tmpfs")?;
+    let start = Instant::now();
+    let skipped = RefCell::default();
+    let bench = Bench { scale, xapi: Xapi::new(), polling, directory, start, skipped };
+    let machine = machine::describe()?;
+    let mut rows = Vec::new();
+    for (name, part) in PARTS {
+        if options.only.is_empty() || options.only.iter().any(|only| only == name) {
+            rows.extend(part(&bench).with_context(|| name)?);
+        }
+    }
+    if let Some(directory) = options.json.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let report = json!({
+        "machine": machine,
+        "quick": scale.quick,
+        "rounds": scale.rounds,
+        "skipped": *bench.skipped.borrow(),
+        "rows": table::json(&rows),
+    });
+    fs::write(&options.json, serde_json::to_string_pretty(&report)?)?;
+    let mut out = io::stdout();
+    writeln!(out, "{}", machine::text(&machine))?;
+    writeln!(out, "medians of {} rounds of {:?} each", scale.rounds, scale.time)?;
+    writeln!(out, "{}", table::text(&rows))?;
+    bench.skipped.borrow().iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    writeln!(out, "all numbers: {}", options.json.display())?;
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The system calls that change an SR. Whatever the store creates, writes, renames or frees in its
+//! files goes through here, so that a test can kill a process before each single one of them: an
+//! SR has to be sound after any number of steps. Only stores to mapped memory are not seen, which
+//! are never the ones that commit.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// A process that a test has chosen dies here; any other goes on.
+pub(crate) fn step() {
+    #[cfg(feature = "failpoints")]
+    failpoints::step();
+}
+
+/// Creates a file, or empties the one that is there.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    step();
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Creates a directory that nobody else may look into, and those above it.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    step();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Writes all of `bytes` at an offset.
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    step();
+    file.write_all_at(bytes, offset)
+}
+
+/// Gives a file another length.
+pub(crate) fn set_len(file: &File, length: u64) -> io::Result<()> {
+    step();
+    file.set_len(length)
+}
+
+/// Allocates the first `length` bytes of a file.
+pub(crate) fn allocate(file: &File, length: u64) -> io::Result<()> {
+    step();
+    Ok(fallocate(file, FallocateFlags::empty(), 0, length)?)
+}
+
+/// Frees a range of a file.
+pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    step();
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(file, flags, offset, length)?)
+}
+
+/// Puts a file into another one's place.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step();
+    fs::rename(from, to)
+}
+
+/// Removes a file.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    step();
+    fs::remove_file(path)
+}
+
+/// Removes an empty directory.
+pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
+    step();
+    fs::remove_dir(path)
+}
+
+/// Removes a directory with all that is in it.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        } else {
+            remove(&entry.path())?;
+        }
+    }
+    remove_dir(path)
+}
+
+/// What tests choose the moment of death with.
+#[cfg(feature = "failpoints")]
+pub mod failpoints {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// Steps that this process may still take; below zero, as many as it likes.
+    static LEFT: AtomicI64 = AtomicI64::new(i64::MIN);
+
+    /// Lets this process take `steps` more steps and be killed before the next: no destructor and
+    /// no error path runs.
+    pub fn die_after(steps: u32) {
+        LEFT.store(steps.into(), Ordering::Relaxed);
+    }
+
+    /// How many steps are left of those that [`die_after`] allowed.
+    #[must_use]
+    pub fn left() -> i64 {
+        LEFT.load(Ordering::Relaxed)
+    }
+
+    /// A step.
+    pub fn step() {
+        if LEFT.load(Ordering::Relaxed) >= 0 && LEFT.fetch_sub(1, Ordering::Relaxed) == 0 {
+            kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
+        }
+    }
+}

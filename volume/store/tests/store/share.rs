@@ -1,0 +1,231 @@
+//! What sharing must not cost and must not hide, case by case: memory that comes back, zeros that
+//! count, changes that are told.
+
+use store::{Error, Inactive, Kind, Live, Name, Result, Serving, Sr, Switch};
+
+use crate::common::{Disks, Fixture, content};
+
+const BLOCK: u64 = 4096;
+const MIB: u64 = 1 << 20;
+
+/// An SR in which a disk of `bytes` is served that was written throughout.
+fn full_disk(sr_bytes: u64, bytes: u64) -> (Fixture, String, Disks) {
+    let fixture = Fixture::new(sr_bytes);
+    let key = fixture.create(i64::try_from(bytes).unwrap());
+    let mut disks = Disks::default();
+    disks.0.insert(key.clone(), fixture.open(&key, false).unwrap());
+    rewrite(&mut disks, &key, 1);
+    (fixture, key, disks)
+}
+
+fn rewrite(disks: &mut Disks, key: &str, byte: u8) {
+    let disk = disks.0.get_mut(key).unwrap();
+    for at in (0..disk.size()).step_by(1 << 20) {
+        disk.write(at, &[byte; 1 << 20]).unwrap();
+    }
+}
+
+/// The backup cycle on an SR with hardly more room than the disk: each rewritten block has to free
+/// the one before at once.
+#[test]
+fn a_disk_that_was_backed_up_needs_its_size_once_while_it_is_served() {
+    let (fixture, key, mut disks) = full_disk(33 * MIB, 32 * MIB);
+    for byte in 2..5 {
+        let snapshot = fixture.sr.snapshot(&key, &mut disks).unwrap().key;
+        fixture.sr.destroy_volume(snapshot.as_str(), &mut disks).unwrap();
+        rewrite(&mut disks, &key, byte);
+        assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
+        assert_eq!(fixture.sr.volume(&key).unwrap().utilisation, 32 * MIB);
+    }
+    assert!(content(disks.0.get_mut(&key).unwrap()) == [4; 32 << 20]);
+}
+
+#[test]
+fn a_disk_that_was_backed_up_needs_its_size_once_when_it_was_idle() {
+    let (fixture, key, mut disks) = full_disk(33 * MIB, 32 * MIB);
+    for byte in 2..5 {
+        disks.0.clear();
+        let snapshot = fixture.sr.snapshot(&key, &mut Inactive).unwrap().key;
+        fixture.sr.destroy_volume(snapshot.as_str(), &mut Inactive).unwrap();
+        disks.0.insert(key.clone(), fixture.open(&key, false).unwrap());
+        rewrite(&mut disks, &key, byte);
+        assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
+    }
+    assert!(fixture.sr.check().unwrap().is_empty());
+}
+
+#[test]
+fn zeros_of_a_child_hide_the_data_of_a_parent_that_it_is_composed_over() {
+    let fixture = Fixture::new(64 * MIB);
+    let parent = fixture.create(5 << 20);
+    fixture.open(&parent, false).unwrap().write(0, &[1; 4 << 20]).unwrap();
+    let child = fixture.sr.clone_volume(&parent, &mut Inactive).unwrap().key.to_string();
+    let mut disk = fixture.open(&child, false).unwrap();
+    disk.write_zeroes(BLOCK, BLOCK, false).unwrap();
+    disk.discard(3 * BLOCK, BLOCK).unwrap();
+    disk.write_zeroes(5 * BLOCK + 100, 200, false).unwrap();
+    // Where there was nothing when the child began, zeros are an update all the same.
+    disk.write_zeroes(4 << 20, BLOCK, false).unwrap();
+    drop(disk);
+    fixture.open(&parent, false).unwrap().write(0, &[2; 5 << 20]).unwrap();
+    fixture.sr.compose(&child, &parent, &mut Inactive).unwrap();
+    assert_eq!(fixture.sr.volume(&parent).unwrap_err().kind(), Kind::VolumeMissing);
+    let mut wanted = vec![2; 5 << 20];
+    wanted[4096..8192].fill(0);
+    wanted[3 * 4096..4 * 4096].fill(0);
+    wanted[5 * 4096..6 * 4096].fill(1);
+    wanted[5 * 4096 + 100..5 * 4096 + 300].fill(0);
+    wanted[4 << 20..(4 << 20) + 4096].fill(0);
+    assert!(content(&mut fixture.open(&child, true).unwrap()) == wanted);
+    assert!(fixture.sr.check().unwrap().is_empty());
+}
+
+#[test]
+fn what_was_discarded_and_written_again_between_two_snapshots_has_changed() {
+    let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
+    let old = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let disk = disks.0.get_mut(&key).unwrap();
+    // As it was; of a whole chunk, so that its page of the map goes and comes back; and zeros only.
+    disk.discard(0, BLOCK).unwrap();
+    disk.write(0, &[1; 4096]).unwrap();
+    disk.discard(4 << 20, 4 << 20).unwrap();
+    disk.write(6 << 20, &[9; 4096]).unwrap();
+    let new = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let ranges = [(0, BLOCK), (4 << 20, 4 << 20)];
+    assert_eq!(fixture.sr.compare(&new, &old).unwrap(), ranges);
+    assert_eq!(granules(&fixture.sr, &old, &new), [0..1, 64..128]);
+    // Also when only the map of the older one is left.
+    fixture.sr.data_destroy(&old, &mut disks).unwrap();
+    assert_eq!(granules(&fixture.sr, &old, &new), [0..1, 64..128]);
+    assert_eq!(granules(&fixture.sr, &new, &key), []);
+}
+
+/// The granules that changed, in ranges.
+fn granules(sr: &Sr, old: &str, new: &str) -> Vec<std::ops::Range<usize>> {
+    let bitmap = sr.changed_blocks(old, new, 0, -1).unwrap().bitmap;
+    let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
+    let bits = (0..bitmap.len() * 8).filter(|bit| bitmap[bit / 8] & (0x80 >> (bit % 8)) != 0);
+    for bit in bits {
+        match ranges.last_mut() {
+            Some(last) if last.end == bit => last.end += 1,
+            _ => ranges.push(bit..bit + 1),
+        }
+    }
+    ranges
+}
+
+#[test]
+fn volumes_of_two_sizes_are_compared_to_the_end_of_the_newer() {
+    let (fixture, key, mut disks) = full_disk(64 * MIB, 6 * MIB);
+    let old = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let size = fixture.sr.resize(&key, 13 << 20).unwrap();
+    let disk = disks.0.get_mut(&key).unwrap();
+    disk.resize(size).unwrap();
+    assert_eq!(fixture.sr.compare(&key, &old).unwrap(), [], "growing alone changes nothing");
+    disk.write(12 << 20, &[1; 100]).unwrap();
+    disk.write(7 << 20, &[1; 100]).unwrap();
+    let new = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    assert_eq!(fixture.sr.compare(&new, &old).unwrap(), [(7 << 20, BLOCK), (12 << 20, BLOCK)]);
+    assert_eq!(granules(&fixture.sr, &old, &new), [112..113, 192..193]);
+    // The other way round there is nothing beyond the end of the smaller one to be told.
+    assert_eq!(granules(&fixture.sr, &new, &old), []);
+    assert_eq!(fixture.sr.changed_blocks(&new, &old, 0, -1).unwrap().bitmap.len(), 12);
+}
+
+/// Nothing is left to be written, and still snapshots come, go, and give back what they alone held.
+#[test]
+fn a_full_sr_takes_and_loses_snapshots() {
+    let (fixture, key, mut disks) = full_disk(16 * MIB, 12 * MIB);
+    let snapshot = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let disk = disks.0.get_mut(&key).unwrap();
+    disk.write(0, &[2; 4 << 20]).unwrap();
+    assert_eq!(disk.write(4 << 20, &[2; 4096]).unwrap_err().kind(), Kind::NoSpace);
+    assert_eq!(fixture.sr.stat().unwrap().free(), 0);
+    let second = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let clone = fixture.sr.clone_volume(&snapshot, &mut disks).unwrap().key.to_string();
+    let mut other = fixture.open(&clone, false).unwrap();
+    assert_eq!(other.write(0, &[3; 4096]).unwrap_err().kind(), Kind::NoSpace);
+    // Letting go of what is shared frees nothing; of what is not, all of it, for whoever asks.
+    other.discard(0, 4 << 20).unwrap();
+    fixture.sr.destroy_volume(&second, &mut disks).unwrap();
+    assert_eq!(fixture.sr.stat().unwrap().free(), 0);
+    fixture.sr.destroy_volume(&snapshot, &mut disks).unwrap();
+    assert_eq!(fixture.sr.stat().unwrap().free(), 4 * MIB);
+    disks.0.get_mut(&key).unwrap().write(0, &[4; 8192]).unwrap();
+    other.write(0, &[3; 4 << 20]).unwrap();
+    assert_eq!(other.write(4 << 20, &[3; 4096]).unwrap_err().kind(), Kind::NoSpace);
+    drop(other);
+    fixture.sr.destroy_volume(&clone, &mut disks).unwrap();
+    rewrite(&mut disks, &key, 5);
+    assert_eq!(fixture.sr.stat().unwrap().used, 12 * MIB);
+    assert!(fixture.sr.check().unwrap().is_empty());
+}
+
+/// Keeps the switches that it is to pass on; obeys them only if it is told to.
+#[derive(Default)]
+struct Late(Vec<Switch>, Option<Disks>);
+
+impl Live for Late {
+    fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()> {
+        self.0.push(switch.clone());
+        match &mut self.1 {
+            Some(disks) => disks.switch(key, serving, switch),
+            None => Err(Error::new(Kind::Unresponsive, "no answer")),
+        }
+    }
+
+    fn sole(&mut self, _: &Name, _: &Serving) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A message that comes twice, after another one.
+#[test]
+fn a_switch_that_was_obeyed_is_not_obeyed_again_after_a_later_one() {
+    let (fixture, key, disks) = full_disk(64 * MIB, 8 * MIB);
+    let mut late = Late(Vec::new(), Some(disks));
+    fixture.sr.snapshot(&key, &mut late).unwrap();
+    late.1.as_mut().unwrap().0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
+    fixture.sr.snapshot(&key, &mut late).unwrap();
+    late.1.unwrap().0.get_mut(&key).unwrap().switch(&late.0[0]).unwrap_err();
+}
+
+/// The disk goes on in the top that its record names no more, and that was empty so far.
+#[test]
+fn a_disk_that_was_never_switched_keeps_what_it_writes() {
+    let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
+    fixture.sr.snapshot(&key, &mut disks).unwrap();
+    fixture.sr.snapshot(&key, &mut Late::default()).unwrap_err();
+    fixture.sr.collect(&mut disks).unwrap();
+    disks.0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
+    disks.0.clear();
+    fixture.sr.collect(&mut disks).unwrap();
+    assert_eq!(content(&mut fixture.open(&key, false).unwrap())[..4096], [2; 4096]);
+    assert!(fixture.sr.check().unwrap().is_empty());
+}
+
+/// The switch of an operation that gave up waiting may be obeyed much later, or never.
+#[test]
+fn a_switch_that_comes_late_changes_nothing() {
+    let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
+    let mut late = Late::default();
+    let error = fixture.sr.snapshot(&key, &mut late).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unresponsive);
+    fixture.sr.snapshot(&key, &mut late).unwrap_err();
+    fixture.sr.collect(&mut disks).unwrap();
+    disks.0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
+    let snapshot = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    for switch in &late.0 {
+        // One that was killed instead would have left the file.
+        std::fs::write(&switch.index, "").unwrap();
+        disks.0.get_mut(&key).unwrap().switch(switch).unwrap_err();
+    }
+    rewrite(&mut disks, &key, 3);
+    let mut wanted = vec![1; 8 << 20];
+    wanted[..4096].fill(2);
+    assert!(content(&mut fixture.open(&snapshot, true).unwrap()) == wanted);
+    assert!(fixture.sr.check().unwrap().is_empty());
+    fixture.sr.destroy_volume(&snapshot, &mut disks).unwrap();
+    fixture.sr.collect(&mut disks).unwrap();
+    assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB);
+}
