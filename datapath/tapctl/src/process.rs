@@ -158,8 +158,11 @@ impl Identity {
         let failed = |cause: io::Error| Error::io("wait for process", self.pid, cause);
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-            if !self.is_same() {
-                return Ok(true);
+            // A process whose first thread has ended before the others is no use to anybody, but
+            // what it has open is only closed when all of them have.
+            match stat(self.pid) {
+                Ok(Some(stat)) if stat.start_ticks == self.start_ticks => {}
+                _ => return Ok(true),
             }
             return deadline.wait(pidfd, PollFlags::IN).map_err(failed);
         }
@@ -184,10 +187,16 @@ fn proc_path(pid: u32, file: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{file}"))
 }
 
-/// When the process with this number started; `None` where there is none.
+/// When the process with this number started; `None` where there is none, or it has ended.
 fn start(pid: u32) -> io::Result<Option<u64>> {
+    Ok(stat(pid)?.filter(|stat| !stat.has_ended).map(|stat| stat.start_ticks))
+}
+
+/// What is known of the process with this number; `None` where there is none.
+fn stat(pid: u32) -> io::Result<Option<Stat>> {
     match fs::read(proc_path(pid, "stat")) {
-        Ok(stat) => parse_start(&stat)
+        Ok(text) => parse_stat(&text)
+            .map(Some)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         // The process ended between open and read.
@@ -196,18 +205,24 @@ fn start(pid: u32) -> io::Result<Option<u64>> {
     }
 }
 
-/// The start time in the contents of a stat file: `Some(None)` for a process that has ended,
-/// `None` where it is not valid. The name, second field, may hold anything, parentheses, spaces
-/// and line ends included: fields are counted from the last closing parenthesis.
-fn parse_start(stat: &[u8]) -> Option<Option<u64>> {
+/// What a stat file says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    /// Whether at least its first thread has.
+    has_ended: bool,
+    start_ticks: u64,
+}
+
+/// Takes the contents of a stat file apart; `None` where they are not valid. The name, second
+/// field, may hold anything, parentheses, spaces and line ends included: fields are counted from
+/// the last closing parenthesis.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace();
-    if matches!(fields.next()?, "Z" | "X" | "x") {
-        return Some(None);
-    }
+    let has_ended = matches!(fields.next()?, "Z" | "X" | "x");
     let start = fields.nth(START_FIELD - STATE_FIELD - 1)?;
-    Some(Some(start.parse().ok()?))
+    Some(Stat { has_ended, start_ticks: start.parse().ok()? })
 }
 
 #[cfg(test)]

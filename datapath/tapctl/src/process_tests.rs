@@ -21,11 +21,13 @@ fn the_start_time_is_found_behind_any_name() {
     let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21\n";
     for name in ["tapdisk", "a b", "a) S 1 (b", ")", "", "a)\nb"] {
         let stat = format!("77 ({name}) {tail}");
-        assert_eq!(parse_start(stat.as_bytes()), Some(Some(4242)), "{name}");
+        let wanted = Stat { has_ended: false, start_ticks: 4242 };
+        assert_eq!(parse_stat(stat.as_bytes()), Some(wanted), "{name}");
     }
-    assert_eq!(parse_start(b"77 (\xff\xfe) Z 1"), Some(None), "a zombie has ended");
+    let zombie = [b"77 (\xff\xfe) Z", &tail.as_bytes()[1..]].concat();
+    assert!(parse_stat(&zombie).unwrap().has_ended, "a zombie has ended");
     for broken in ["", "77", "77 (a) S 1 2", "77 (a)"] {
-        assert_eq!(parse_start(broken.as_bytes()), None, "{broken}");
+        assert_eq!(parse_stat(broken.as_bytes()), None, "{broken}");
     }
 }
 
