@@ -1,6 +1,7 @@
 # make run    installs into a private directory and shows the main job, end to end
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=x86_64-unknown-linux-musl]   make uninstall
+# make test-long  the store against its model, 10,000 operations a run (seeds are printed)
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
@@ -14,7 +15,7 @@ built = $(CARGO_TARGET_DIR)/$(if $(TARGET),$(TARGET)/)release
 cargo_build = $(CARGO) build --locked --release $(if $(TARGET),--target $(TARGET))
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram
 
-.PHONY: all build run test lint bench bench-quick install uninstall clean
+.PHONY: all build run test test-long lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -37,6 +38,11 @@ test:
 	else \
 		$(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
+
+# A seed that failed: STORE_SEED=... make test-long
+test-long:
+	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
+		$(CARGO) test --locked -p store --test store tree -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

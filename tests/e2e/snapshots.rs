@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use end_to_end::{Disk, Xapi};
+use end_to_end::{Disk, Xapi, tools};
 use nbd::client::{Client, Wish};
 use rustix::process::Signal;
 use serde_json::json;
@@ -212,6 +212,61 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     let third = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
     assert_eq!(read(&third), [4, 4]);
     disk.unplug();
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+/// fio writes and verifies, while the tree around its disk changes all the time.
+#[test]
+fn fio_notices_nothing_of_snapshots_clones_and_their_end() {
+    if !tools::present(&["fio"]) {
+        return;
+    }
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("1GiB");
+    let key = xapi.create_vdi(&sr, 64 * MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let uri = format!("--uri={}", disk.nbd());
+    let (done, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let at = |key: &serde_json::Value| json!({ "sr": sr, "key": key });
+            while !done.load(Ordering::Acquire) {
+                let snapshot = xapi.volume("Volume.snapshot", at(&json!(key))).unwrap();
+                let clone = xapi.volume("Volume.clone", at(&json!(key))).unwrap();
+                let other = xapi.volume("Volume.clone", at(&snapshot["key"])).unwrap();
+                let compare = json!({ "sr": sr, "key": clone["key"], "key2": snapshot["key"] });
+                xapi.volume("Volume.compare", compare).unwrap();
+                for volume in [&snapshot, &clone, &other] {
+                    xapi.volume("Volume.destroy", at(&volume["key"])).unwrap();
+                }
+                rounds.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let fio = tools::attempt(
+            "fio",
+            &[
+                "--name=busy",
+                "--ioengine=nbd",
+                &uri,
+                "--rw=randwrite",
+                "--bs=4k",
+                "--iodepth=32",
+                "--size=64M",
+                "--loops=4",
+                "--verify=crc32c",
+                "--verify_fatal=1",
+                "--minimal",
+            ],
+        );
+        done.store(true, Ordering::Release);
+        assert!(fio.status.success(), "{}", String::from_utf8_lossy(&fio.stderr));
+    });
+    assert!(rounds.load(Ordering::Relaxed) > 3, "there was something to notice");
+    disk.unplug();
+    let collected = xapi.maintain(&["gc", "--sr", &sr]);
+    assert!(collected.status.success(), "{collected:?}");
+    assert_eq!(xapi.used(&sr), 64 * MIB, "nothing of the others is left");
     let checked = xapi.maintain(&["check", "--sr", &sr]);
     assert!(checked.status.success(), "{checked:?}");
 }
