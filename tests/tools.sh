@@ -9,8 +9,8 @@ set -eu
 build='cc:gcc ld:binutils make:make'
 run='mkfs.ext4:e2fsprogs nbdcopy:libnbd-bin qemu-img:qemu-utils cmp:diffutils'
 test="$run nbdinfo:libnbd-bin nbdsh:python3-libnbd qemu-io:qemu-utils fio:fio setpriv:util-linux"
-# qemu-storage-daemon is in qemu-utils from Debian 12's backports on, and in qemu-system-common before.
-bench="$test nbdkit:nbdkit qemu-nbd:qemu-utils dd:coreutils python3:python3"
+# qemu-storage-daemon comes with qemu-utils since qemu 10; Debian 12 has it in qemu-system-common.
+bench="$test nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common python3:python3"
 
 case "${1:-}" in
 run) wanted="$build $run" ;;

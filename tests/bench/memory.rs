@@ -50,11 +50,8 @@ pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
             served_row = served_row.figure(name, private as f64 / MIB);
         }
         discard(&server)?;
-        let left = if name == NBDKIT {
-            process::resident(server.pid)?
-        } else {
-            process::blocks(bench.directory.path())?
-        };
+        let left =
+            if name == NBDKIT { process::resident(server.pid)? } else { server.file_bytes()? };
         after = after.figure(name, left as f64 / MIB);
         server.end();
     }

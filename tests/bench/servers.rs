@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -187,6 +188,12 @@ impl<'a> Server<'a> {
         fs::remove_file(back)?;
         ensure!(same.status.success(), "{}: reads other bytes than were written", self.name);
         Ok(())
+    }
+
+    /// What its file takes.
+    pub(crate) fn file_bytes(&self) -> Result<u64> {
+        let file = self.file.as_ref().context("it serves no file")?;
+        Ok(file.metadata()?.blocks() * 512)
     }
 
     /// Ends it and frees its memory.

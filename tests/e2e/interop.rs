@@ -151,6 +151,7 @@ fn fio_verifies_random_writes() {
                 "--size=64M",
                 "--verify=crc32c",
                 "--verify_fatal=1",
+                "--verify_state_save=0",
                 "--do_verify=1",
                 "--minimal",
                 "--randrepeat=1",

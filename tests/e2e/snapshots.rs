@@ -256,6 +256,7 @@ fn fio_notices_nothing_of_snapshots_clones_and_their_end() {
                 "--loops=4",
                 "--verify=crc32c",
                 "--verify_fatal=1",
+                "--verify_state_save=0",
                 "--minimal",
             ],
         );

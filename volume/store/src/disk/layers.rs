@@ -1,12 +1,12 @@
 //! The files of the layers that a disk reads and writes: descriptors and mappings, bounded.
 
 use std::{
-    collections::HashMap,
     fs::{File, OpenOptions},
     rc::Rc,
     sync::atomic::AtomicU32,
 };
 
+use rustc_hash::FxHashMap;
 use sys::{Access, Map};
 
 use crate::{
@@ -92,9 +92,9 @@ pub(super) struct Layers {
     layout: Option<Layout>,
     pub(super) top: Option<Top>,
     write: bool,
-    maps: HashMap<Layer, Map>,
-    windows: HashMap<(Layer, usize), Rc<Map>>,
-    files: HashMap<Layer, File>,
+    maps: FxHashMap<Layer, Map>,
+    windows: FxHashMap<(Layer, usize), Rc<Map>>,
+    files: FxHashMap<Layer, File>,
 }
 
 impl Layers {
@@ -103,9 +103,9 @@ impl Layers {
             layout,
             top,
             write,
-            maps: HashMap::new(),
-            windows: HashMap::new(),
-            files: HashMap::new(),
+            maps: FxHashMap::default(),
+            windows: FxHashMap::default(),
+            files: FxHashMap::default(),
         }
     }
 
@@ -194,14 +194,14 @@ impl Layers {
 }
 
 /// Keeps what is mapped within bounds when one more map of `bytes` comes.
-fn make_room_for_map(maps: &mut HashMap<Layer, Map>, bytes: usize) {
+fn make_room_for_map(maps: &mut FxHashMap<Layer, Map>, bytes: usize) {
     if maps.len() >= MAPPINGS_MAX.min(MAPS_BYTES_MAX / bytes.max(1)) {
         maps.clear();
     }
 }
 
 /// The same when so many windows come. Slices that are still to be sent keep theirs.
-fn make_room_for_windows(windows: &mut HashMap<(Layer, usize), Rc<Map>>, count: usize) {
+fn make_room_for_windows(windows: &mut FxHashMap<(Layer, usize), Rc<Map>>, count: usize) {
     if windows.len() + count > MAPPINGS_MAX {
         windows.clear();
     }
