@@ -42,6 +42,7 @@ install)
     mkdir "$staging" "$staging/programs"
     for program in volume-plugin datapath-plugin tapdisk-ram; do
         install -m 0755 "$built/$program" "$staging/programs/$program"
+        if command -v strip >/dev/null; then strip "$staging/programs/$program"; fi
     done
     # A daemon that traces calls runs methods through Python: see schemas/plugin/src/runpy.rs.
     for program in volume-plugin datapath-plugin; do
