@@ -42,7 +42,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Error::new(
             Kind::Corrupt,
             format!(
-                "{} is damaged: {error}; volume-plugin check --sr <uuid> tells what else is",
+                "{} is damaged: {error}; what it described is lost, and the rest of the SR can be \
+                 copied out volume by volume",
                 path.display()
             ),
         )

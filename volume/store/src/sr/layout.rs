@@ -127,6 +127,12 @@ impl Layout {
         self.root.join("meta/datapath")
     }
 
+    /// Whether a path directly below `meta` is one of those that this module knows.
+    pub(crate) fn is_metadata(&self, path: &Path) -> bool {
+        let files = [self.record(), self.numbers(), self.ballast(), self.used()];
+        files.iter().chain(&self.directories()).any(|known| known == path)
+    }
+
     /// Every directory of an SR below its two file systems.
     pub(crate) fn directories(&self) -> [PathBuf; 6] {
         [self.volumes(), self.indexes(), self.maps(), self.servings(), self.datapaths(), self.tmp()]

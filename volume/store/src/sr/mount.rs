@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -14,7 +14,10 @@ use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 
-use super::{layout::Layout, steps};
+use super::{
+    layout::{Layout, parse_number},
+    steps,
+};
 use crate::error::{Context, Error, Kind, Result};
 
 /// `TMPFS_MAGIC` of `include/uapi/linux/magic.h`.
@@ -72,23 +75,32 @@ pub(crate) fn remove(layout: &Layout) -> Result<()> {
 /// Refuses a directory that holds anything but what an SR of this sort consists of: SRs of all
 /// types have their mounts below one root.
 pub(crate) fn check_ours(layout: &Layout) -> Result<()> {
-    let entries = match fs::read_dir(layout.root()) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.while_doing(|| format!("reading {}", layout.root().display()))?,
-    };
-    let ours = [layout.data(), layout.meta()];
-    let other = entries.flatten().map(|entry| entry.path()).find(|path| !ours.contains(path));
-    let is_mount = is_mount_point(layout.root()).then(|| layout.root().to_owned());
-    other.or(is_mount).map_or(Ok(()), |path| {
+    let (data, meta) = (layout.data(), layout.meta());
+    let is_layer =
+        |path: &Path| path.file_name().and_then(|name| parse_number(name.to_str()?)).is_some();
+    let foreign = foreign_entry(layout.root(), |path| path == data || path == meta)?
+        .or(foreign_entry(&data, is_layer)?)
+        .or(foreign_entry(&meta, |path| layout.is_metadata(path))?)
+        .or(is_mount_point(layout.root()).then(|| layout.root().to_owned()));
+    foreign.map_or(Ok(()), |path| {
         Err(Error::new(
             Kind::SrMissing,
             format!(
-                "{} is not a ram SR (it holds {:?}) and is left alone",
+                "{} is not a ram SR (it holds {}) and is left alone",
                 layout.root().display(),
-                path.file_name().unwrap_or_default()
+                path.display()
             ),
         ))
     })
+}
+
+/// Something in a directory that is none of `ours`; a directory that is not there holds nothing.
+fn foreign_entry(directory: &Path, ours: impl Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        entries => entries.while_doing(|| format!("reading {}", directory.display()))?,
+    };
+    Ok(entries.flatten().map(|entry| entry.path()).find(|path| !ours(path)))
 }
 
 /// Whether the data of the SR has a tmpfs of its own, which counts and limits it.

@@ -35,9 +35,14 @@ impl Sr {
         let _lock = self.lock()?;
         self.sr_attached()?;
         let record = self.volume_record(&Name::parse(key)?)?;
+        let nothing = View { index: Index::default(), has_data: false };
         let other = match Name::parse(key2).and_then(|key2| self.volume_record(&key2)) {
             Ok(other) if other.is_related(&record) => View::of(&self.layout, &other)?,
-            _ => View { index: Index::default(), has_data: false },
+            Ok(_) => nothing,
+            Err(error) => match error.kind() {
+                Kind::VolumeMissing | Kind::VolumeLost | Kind::BadArgument => nothing,
+                _ => return Err(error),
+            },
         };
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let view = View::of(&self.layout, &record)?;

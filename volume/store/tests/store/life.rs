@@ -175,3 +175,22 @@ fn a_plain_file_is_loaded_and_never_written_back() {
         rustix::io::Errno::NOENT
     );
 }
+
+/// SRs of all types have their mounts below one root: what another one keeps there is never removed,
+/// even if its directories have the names of ours.
+#[test]
+fn a_directory_of_somebody_else_is_left_alone() {
+    for place in ["data/precious", "meta/precious", "precious"] {
+        let root = tempfile::TempDir::with_prefix_in("xapi-ram-test-", "/dev/shm").unwrap();
+        let host = host(root.path());
+        let wanted = attachment(&host, 64 * MIB);
+        let file = root.path().join(wanted.uuid.as_str()).join(place);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        let attached = host.attach(&wanted);
+        let destroyed = host.destroy(&wanted.uuid);
+        assert_eq!(attached.unwrap_err().kind(), Kind::SrMissing, "{place}");
+        assert_eq!(destroyed.unwrap_err().kind(), Kind::SrMissing, "{place}");
+        assert!(file.exists(), "{place}");
+    }
+}
