@@ -222,3 +222,40 @@ fn ten_thousand_writes_before_the_first_reply_is_read_do_not_block() {
     let expected: Vec<u8> = (0..10_000).flat_map(|i| simple_reply(i, 0)).collect();
     assert!(got == expected);
 }
+
+/// Clients that begin the largest write and stop: together they may not take memory without end.
+/// Whoever comes too late is told, keeps its connection, and is served when there is room again.
+#[test]
+fn half_sent_writes_share_a_bound_on_memory() {
+    const LENGTH: u32 = 32 << 20;
+    const ENOMEM: u32 = 12;
+    let head = request(command::WRITE, 0, 7, 0, LENGTH);
+    let mut held: Vec<Rig> = Vec::new();
+    let late = loop {
+        let mut rig = Rig::started(false);
+        rig.send(&head);
+        rig.send(&vec![5; LENGTH as usize - 1]);
+        rig.drive();
+        rig.send(&[5]);
+        rig.drive();
+        let answer = rig.take();
+        if answer == simple_reply(7, ENOMEM) {
+            break rig;
+        }
+        // This one had room, and was answered: now it holds what it has only begun.
+        assert_eq!(answer, simple_reply(7, 0));
+        rig.send(&head);
+        rig.send(&vec![6; LENGTH as usize - 1]);
+        rig.drive();
+        held.push(rig);
+        assert!(held.len() <= 4, "the bound is not kept");
+    };
+    assert!(held.len() >= 3, "several of the largest requests fit: {}", held.len());
+    let mut late = late;
+    late.exchange(&write_request(0, 0, &[1; 4096]));
+    drop(held);
+    late.send(&head);
+    late.send(&vec![8; LENGTH as usize]);
+    late.drive();
+    assert!(late.take().ends_with(&simple_reply(7, 0)), "there is room again");
+}

@@ -10,6 +10,8 @@ use rustix::{
     net::{RecvFlags, recv},
 };
 
+use super::reserve::Reserve;
+
 /// Size of the buffer: room for a 256 KiB write, the unit of many copy tools, and what follows it.
 const BUFFER_BYTES: usize = 320 << 10;
 /// While a large payload arrives, how much of what follows it may be received with it: this is
@@ -43,11 +45,21 @@ pub(super) struct Input {
     /// Bytes still to be received only to be dropped.
     skip: usize,
     unneeded: u32,
+    /// What the buffer has beyond its usual size.
+    reserve: Reserve,
 }
 
 impl Input {
     pub(super) fn new() -> Self {
-        Self { buffer: vec![0; BUFFER_BYTES], start: 0, end: 0, wanted: 0, skip: 0, unneeded: 0 }
+        Self {
+            buffer: vec![0; BUFFER_BYTES],
+            start: 0,
+            end: 0,
+            wanted: 0,
+            skip: 0,
+            unneeded: 0,
+            reserve: Reserve::default(),
+        }
     }
 
     /// Whether the first `length` bytes are here; if not, they are waited for.
@@ -140,6 +152,12 @@ impl Input {
         }
     }
 
+    /// Whether a message of that length may be waited for: it fits, or there is memory for it.
+    #[inline]
+    pub(super) fn may_hold(&self, length: usize) -> bool {
+        length <= self.buffer.len() || self.reserve.may_become(length)
+    }
+
     /// Frees the tail of the buffer so that the wanted message fits, and returns up to where to
     /// receive.
     fn make_room(&mut self) -> usize {
@@ -155,7 +173,8 @@ impl Input {
             let larger = (self.wanted + READ_AHEAD_BYTES).next_multiple_of(4096);
             let mut buffer = vec![0; larger];
             buffer[..unread].copy_from_slice(&self.buffer[self.start..self.end]);
-            *self = Self { buffer, start: 0, end: unread, ..*self };
+            let reserve = Reserve::take(larger - BUFFER_BYTES);
+            *self = Self { buffer, start: 0, end: unread, reserve, ..*self };
         } else if self.start > 0
             && (self.start + self.wanted > length
                 || self.end == length

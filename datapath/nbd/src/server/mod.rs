@@ -17,6 +17,7 @@ mod input;
 mod loans;
 mod output;
 mod request;
+mod reserve;
 mod transmission;
 
 pub use connection::{Connection, End, Identity, Interest, Progress};

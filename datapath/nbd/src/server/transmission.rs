@@ -46,6 +46,10 @@ impl<E: Export> Turn<'_, E> {
             Ok(_) if self.session.stopping => {
                 Refusal { errno: Errno::ESHUTDOWN, message: "the disk is being closed" }
             }
+            // One that was let in stays in: its buffer has grown by then.
+            Ok(Request::Write { length, .. }) if !self.input.may_hold(HEAD + length as usize) => {
+                Refusal { errno: Errno::ENOMEM, message: "too many large writes at a time" }
+            }
             Ok(Request::Write { offset, length, durable }) => {
                 return self.write(raw.cookie, offset, length, durable);
             }
