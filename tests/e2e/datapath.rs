@@ -198,3 +198,18 @@ fn a_uri_of_nothing_is_refused_with_its_text() {
         );
     }
 }
+
+/// Whoever only connects keeps nobody out, however many they are.
+#[test]
+fn silent_connections_do_not_lock_a_disk() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, MIB), "5");
+    let mut served = connect(&disk);
+    let silent: Vec<_> =
+        (0..400).map(|_| std::os::unix::net::UnixStream::connect(&disk.socket).unwrap()).collect();
+    connect(&disk).write(0, b"let in").unwrap();
+    assert_eq!(served.read(0, 6).unwrap(), b"let in", "nor do they push out who is served");
+    drop(silent);
+    disk.unplug();
+}

@@ -57,6 +57,15 @@ impl Clients {
         Ok(place)
     }
 
+    /// Closes the socket of a client that has not even finished the handshake; whether there was one.
+    pub(crate) fn evict(&mut self) -> bool {
+        let is_silent = |client: &Option<Client>| {
+            client.as_ref().is_some_and(|it| it.connection.is_negotiating())
+        };
+        let silent = self.places.iter().position(is_silent);
+        silent.inspect(|&place| self.places[place] = None).is_some()
+    }
+
     pub(crate) fn get(&mut self, place: usize) -> Option<&mut Client> {
         self.places.get_mut(place)?.as_mut()
     }

@@ -122,7 +122,8 @@ impl Server {
         let Some(image) = self.vbds[place].as_mut().and_then(|vbd| vbd.image.as_mut()) else {
             return;
         };
-        let connection = if self.clients.count() < CLIENTS_MAX {
+        // Those that only connect must not keep out those that want something.
+        let connection = if self.clients.count() < CLIENTS_MAX || self.clients.evict() {
             image.connection(socket, door)
         } else {
             Err(io::Error::other(format!("more than {CLIENTS_MAX} clients")))

@@ -340,6 +340,12 @@ impl Connection {
         self.descriptors = Vec::new();
     }
 
+    /// Whether the client has not finished the handshake yet.
+    #[must_use]
+    pub fn is_negotiating(&self) -> bool {
+        self.session.phase != Phase::Transmission
+    }
+
     /// At most that many requests were obeyed whose replies are not sent.
     #[must_use]
     pub fn outstanding(&self) -> usize {
