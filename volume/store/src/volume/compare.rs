@@ -102,7 +102,9 @@ impl Sr {
         let (old, new) = (View::of(&self.layout, &old)?, View::of(&self.layout, &new)?);
         self.for_differing(&new, &old, chunks(size), |block| {
             let granule = block * BLOCK_BYTES / GRANULE_BYTES;
-            if (first..first + granules).contains(&granule) {
+            // Beyond the end of the newer one nothing has changed, though an older, larger one may
+            // have held something there.
+            if block * BLOCK_BYTES < size && (first..first + granules).contains(&granule) {
                 let bit = usize::try_from(granule - first).expect("64-bit host");
                 bitmap[bit / 8] |= 0x80 >> (bit % 8);
             }

@@ -194,3 +194,14 @@ fn a_directory_of_somebody_else_is_left_alone() {
         assert!(file.exists(), "{place}");
     }
 }
+
+#[test]
+fn what_lies_beyond_the_end_of_the_newer_volume_has_not_changed() {
+    let fixture = Fixture::new(64 * MIB);
+    let new = fixture.create(5 * 4096);
+    let old = fixture.sr.clone_volume(&new, &mut Inactive).unwrap().key.to_string();
+    fixture.sr.resize(&old, 10 * 4096).unwrap();
+    fixture.open(&old, false).unwrap().write(6 * 4096, &[1]).unwrap();
+    assert_eq!(fixture.sr.changed_blocks(&old, &new, 0, -1).unwrap().bitmap, [0]);
+    assert_eq!(fixture.sr.changed_blocks(&new, &old, 0, -1).unwrap().bitmap, [0x80]);
+}
