@@ -55,9 +55,6 @@ struct Options {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Also measure a tapdisk that polls: the variable that makes it do so
-    #[arg(long, value_name = "NAME=VALUE")]
-    polling: Option<String>,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -103,7 +100,8 @@ struct Scale {
 struct Bench {
     scale: Scale,
     xapi: Xapi,
-    polling: Option<Xapi>,
+    /// A host whose tapdisks do not poll.
+    sleeping: Xapi,
     /// On tmpfs.
     directory: TempDir,
     start: Instant,
@@ -189,14 +187,11 @@ fn main() -> Result<()> {
     scale.rounds = options.rounds.unwrap_or(scale.rounds);
     // Two servers of a large disk are never there at the same time; nor is the SR to be refused.
     scale.large = scale.large.min(process::available()? / 3).next_multiple_of(1 << 30);
-    let polling = options.polling.as_deref().map(|variable| {
-        let (name, value) = variable.split_once('=').unwrap_or((variable, "1"));
-        Xapi::with(&[(name, value)])
-    });
+    let sleeping = Xapi::with(&[("XAPI_RAM_POLL_US", "0")]);
     let directory = TempDir::with_prefix_in("bench-", "/dev/shm").context("a tmpfs")?;
     let start = Instant::now();
     let skipped = RefCell::default();
-    let bench = Bench { scale, xapi: Xapi::new(), polling, directory, start, skipped };
+    let bench = Bench { scale, xapi: Xapi::new(), sleeping, directory, start, skipped };
     let machine = machine::describe()?;
     let mut rows = Vec::new();
     for (name, part) in PARTS {

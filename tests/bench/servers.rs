@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(crate) const OURS: &str = "ours";
-pub(crate) const POLLING: &str = "ours, polling";
+pub(crate) const SLEEPING: &str = "ours, no polling";
 pub(crate) const NBDKIT: &str = "nbdkit memory";
 pub(crate) const QEMU_NBD: &str = "qemu-nbd tmpfs";
 pub(crate) const QSD: &str = "qemu-storage-daemon tmpfs";

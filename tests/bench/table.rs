@@ -82,11 +82,26 @@ impl Row {
     }
 
     /// Holds ours against somebody's, where both were measured.
-    pub(crate) fn against(mut self, who: &str, goal: Goal) -> Self {
-        let Some((_, ours)) = self.figures.first() else { return self };
-        if let Some((_, theirs)) = self.figures[1..].iter().find(|(name, _)| name == who) {
-            let value = ours.ratio(theirs);
-            self.checks.push(Check { against: who.to_owned(), value, goal });
+    pub(crate) fn against(self, who: &str, goal: Goal) -> Self {
+        match self.figures.first() {
+            Some((ours, _)) => {
+                let ours = ours.clone();
+                self.compare(&ours, who, who.to_owned(), goal)
+            }
+            None => self,
+        }
+    }
+
+    /// The same for another variant of ours, which is named.
+    pub(crate) fn also(self, variant: &str, who: &str, goal: Goal) -> Self {
+        self.compare(variant, who, format!("{who} ({variant})"), goal)
+    }
+
+    fn compare(mut self, one: &str, other: &str, against: String, goal: Goal) -> Self {
+        let of = |who: &str| self.figures.iter().find(|(name, _)| name == who);
+        if let Some(((_, one), (_, other))) = of(one).zip(of(other)) {
+            let value = one.ratio(other);
+            self.checks.push(Check { against, value, goal });
         }
         self
     }

@@ -4,6 +4,7 @@
 mod behaviour;
 mod hostile;
 mod metrics;
+mod polling;
 mod protocol;
 mod sockets;
 
@@ -35,7 +36,12 @@ struct Tapdisk {
 
 impl Host {
     fn new() -> Self {
-        let xapi = Xapi::new();
+        Self::with(&[])
+    }
+
+    /// With more variables in everybody's environment.
+    fn with(environment: &[(&str, &str)]) -> Self {
+        let xapi = Xapi::with(environment);
         let dir = xapi.control_dir();
         Self { xapi, dir }
     }

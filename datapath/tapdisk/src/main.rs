@@ -4,7 +4,7 @@
 //! `launch` starts the process that stays, `daemon` detaches it from whoever started it, `server`
 //! is its single-threaded event loop, `serving` the part of it that is about clients, `vbd` what
 //! they are clients of, `door` and `receiver` how they come, `control` what the process is told,
-//! `metrics` and `stats` what it tells of itself. `ctl` is the other side: a `tap-ctl`. PROTOCOL.md
+//! `poller` and `polling` how it waits, `metrics` and `stats` what it tells of itself. `ctl` is the other side: a `tap-ctl`. PROTOCOL.md
 //! has all of it in tables.
 
 mod client;
@@ -16,6 +16,7 @@ mod door;
 mod launch;
 mod metrics;
 mod poller;
+mod polling;
 mod receiver;
 mod server;
 mod serving;
@@ -32,7 +33,8 @@ use clap::{Parser, Subcommand};
 /// the path of its control socket, and waits to be told what to serve. Environment:
 /// XAPI_RAM_CONTROL_DIR, the directory of its sockets (default: /run/blktap-control);
 /// XAPI_RAM_SHM_DIR, the directory of its statistics (default: /dev/shm, or shm below a control
-/// directory that is not the default).
+/// directory that is not the default); XAPI_RAM_POLL_US, for how many microseconds it looks for the
+/// next request of a busy client before it sleeps (default: 50; 0: never).
 #[derive(Debug, Parser)]
 #[command(name = "tapdisk-ram", version)]
 struct Arguments {

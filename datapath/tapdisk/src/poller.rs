@@ -4,7 +4,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -12,7 +12,10 @@ use rustix::{
     io::Errno,
 };
 
-use crate::door::Door;
+use crate::{
+    door::Door,
+    polling::{Looked, Polling},
+};
 
 /// Events taken at a time.
 const EVENTS_MAX: usize = 64;
@@ -70,12 +73,13 @@ impl Key {
 pub(crate) struct Poller {
     epoll: OwnedFd,
     ready: Vec<Key>,
+    polling: Polling,
 }
 
 impl Poller {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(polling: Polling) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, ready: Vec::with_capacity(EVENTS_MAX) })
+        Ok(Self { epoll, ready: Vec::with_capacity(EVENTS_MAX), polling })
     }
 
     /// Waits for a descriptor from now on, until it is closed.
@@ -103,6 +107,46 @@ impl Poller {
 
     /// What is ready, at the latest after `timeout` (`None`: whenever).
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<&[Key]> {
+        if timeout == Some(Duration::ZERO) {
+            self.sleep(timeout)?;
+            return Ok(&self.ready);
+        }
+        let start = Instant::now();
+        if let Some(look) = self.polling.look() {
+            let looked = self.look(start, timeout.map_or(look, |timeout| timeout.min(look)))?;
+            self.polling.looked(looked);
+            if !self.ready.is_empty() {
+                return Ok(&self.ready);
+            }
+        }
+        self.sleep(timeout)?;
+        if !self.ready.is_empty() {
+            self.polling.slept(start.elapsed());
+        }
+        Ok(&self.ready)
+    }
+
+    /// Looks again and again for so long.
+    fn look(&mut self, start: Instant, time: Duration) -> io::Result<Looked> {
+        let mut before = start;
+        loop {
+            self.sleep(Some(Duration::ZERO))?;
+            let now = Instant::now();
+            if Polling::is_crowded(now - before) {
+                return Ok(Looked::Crowded);
+            }
+            if !self.ready.is_empty() {
+                return Ok(Looked::Found);
+            }
+            if now - start >= time {
+                return Ok(Looked::InVain);
+            }
+            before = now;
+        }
+    }
+
+    /// Lets the kernel say what is ready.
+    fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = timeout.map(|timeout| {
             Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 60, tv_nsec: 0 })
         });
@@ -115,7 +159,7 @@ impl Poller {
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(&self.ready)
+        Ok(())
     }
 }
 

@@ -142,6 +142,7 @@ mod tests {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
     use super::*;
+    use crate::polling::Polling;
 
     fn pass(socket: &UnixStream, text: &[u8], descriptors: &[&UnixStream]) {
         let descriptors: Vec<_> = descriptors.iter().map(|it| it.as_fd()).collect();
@@ -152,7 +153,8 @@ mod tests {
     }
 
     fn receivers() -> (Poller, Receivers, UnixStream, usize) {
-        let (poller, mut receivers) = (Poller::new().unwrap(), Receivers::default());
+        let (poller, mut receivers) =
+            (Poller::new(Polling::default()).unwrap(), Receivers::default());
         let (ours, theirs) = UnixStream::pair().unwrap();
         let place = receivers.add(&poller, ours, 7, Door::Receiver).unwrap();
         (poller, receivers, theirs, place)

@@ -19,6 +19,7 @@ use crate::{
     client::Clients,
     daemon,
     poller::{Key, Poller},
+    polling::Polling,
     receiver::Receivers,
     vbd::{Image, Vbd},
 };
@@ -27,6 +28,8 @@ use crate::{
 const CONTROL_DIR_VARIABLE: &str = "XAPI_RAM_CONTROL_DIR";
 /// The environment variable that names the directory of statistics.
 const METRICS_DIR_VARIABLE: &str = "XAPI_RAM_SHM_DIR";
+/// The environment variable that says for how long the loop polls: microseconds, 0 for never.
+const POLLING_VARIABLE: &str = "XAPI_RAM_POLL_US";
 /// How many are let in at a time, before others get their turn.
 pub(crate) const ACCEPTS_MAX: usize = 16;
 /// How long nobody is let in where there is no room, or no descriptor: they wait in the queue.
@@ -85,7 +88,7 @@ pub(crate) fn run() -> Result<()> {
     }
     let listener = Listener::bind(&dir, std::process::id()).context("making the control socket")?;
     let signals = signals().context("preparing for signals")?;
-    let poller = Poller::new().context("making an epoll")?;
+    let poller = Poller::new(polling(&env, &log)).context("making an epoll")?;
     poller.add(&signals, Key::Signal, true, false).context("waiting for signals")?;
     poller.add(&listener, Key::Control, true, false).context("waiting for callers")?;
     if let Err(error) = dir.metrics().create_own() {
@@ -119,6 +122,19 @@ pub(crate) fn run() -> Result<()> {
     let _left = server.dir.metrics().remove_own();
     server.info(format_args!("ended"));
     done.context("serving")
+}
+
+/// How the loop waits, as the environment says.
+fn polling(env: &Env, log: &Syslog) -> Polling {
+    let said = env.get(POLLING_VARIABLE).map(|text| text.to_string_lossy().into_owned());
+    let polling = said.as_deref().map(|text| {
+        Polling::parse(text).unwrap_or_else(|| {
+            let text = format_args!("{POLLING_VARIABLE}={text:?} is no number of microseconds");
+            log.send(Severity::Warning, text);
+            Polling::default()
+        })
+    });
+    polling.unwrap_or_default()
 }
 
 /// The directories that the environment names.
