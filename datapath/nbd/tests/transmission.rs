@@ -246,6 +246,37 @@ fn a_write_that_is_cut_off_changes_nothing() {
     assert!(contents(&mut rig.export, 4096, 10_000) == data);
 }
 
+/// While one large write is carried out the next ones come in already: each still arrives whole, in
+/// its turn, whatever lies between them, and the last one, which is cut off, not at all.
+#[test]
+fn large_writes_in_flight_keep_their_order_and_their_bytes() {
+    let mut rig = Rig::started(false);
+    let mut random = Random(7);
+    let mut model = vec![0; 8 << 20];
+    let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+    for cookie in 0..24 {
+        let length = [1 << 20, 200_000, 128 << 10, 3_000_000, 70_000, 5][cookie % 6];
+        let at = random.below((model.len() - length) as u64) as usize;
+        let data: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+        model[at..at + length].copy_from_slice(&data);
+        bytes.extend(write_request(cookie as u64, at as u64, &data));
+        expected.extend(simple_reply(cookie as u64, 0));
+        if cookie % 3 == 0 {
+            bytes.extend(request(command::READ, 0, 100, at as u64, 50));
+            expected.extend(simple_reply(100, 0));
+            expected.extend(&model[at..at + 50]);
+        }
+    }
+    let cut_off = write_request(99, 0, &vec![7; 1 << 20]);
+    bytes.extend(&cut_off[..cut_off.len() - 1]);
+    assert!(rig.exchange(&bytes) == expected);
+    assert!(contents(&mut rig.export, 0, model.len() as u32) == model);
+    rig.client.shutdown(std::net::Shutdown::Both).unwrap();
+    rig.drive();
+    assert!(matches!(rig.end, Some(End::Truncated)), "{:?}", rig.end);
+    assert!(contents(&mut rig.export, 0, model.len() as u32) == model);
+}
+
 #[test]
 fn a_request_without_its_magic_ends_the_session_after_the_replies_before_it() {
     let mut rig = Rig::started(false);
@@ -282,11 +313,13 @@ fn random_requests_agree_with_a_plain_array() {
                 let mut reads = Vec::new();
                 for _ in 0..1 + random.below(8) {
                     let offset = random.below(MODEL);
-                    let length = 1 + random.below((MODEL - offset).min(40_000));
+                    // Some are large enough to be written in parts, and to be received ahead of.
+                    let most = if random.below(8) == 0 { 600_000 } else { 40_000 };
+                    let length = 1 + random.below((MODEL - offset).min(most));
                     let range = offset as usize..(offset + length) as usize;
                     match random.below(4) {
                         0 => {
-                            let data = vec![random.next() as u8; length as usize];
+                            let data: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
                             model[range].copy_from_slice(&data);
                             let cookie = client
                                 .submit(0, command::WRITE, offset, length as u32, &data)

@@ -1,7 +1,9 @@
 //! What a client has sent and nobody has obeyed yet: one buffer, received into directly.
 //!
 //! Invariant: a message lies in one piece, and the kernel writes to where it is parsed. The
-//! buffer is small; it grows for a request that does not fit and is given back afterwards.
+//! buffer is small; it grows for a request that does not fit and is given back afterwards. While a
+//! large payload is carried out of it, what follows already comes in beside it
+//! ([`Input::look_ahead`]): the client never waits for a copy.
 
 use std::{io, os::unix::net::UnixStream};
 
@@ -10,13 +12,15 @@ use rustix::{
     net::{RecvFlags, recv},
 };
 
-use super::reserve::Reserve;
+use super::{ahead::Ahead, reserve::Reserve};
 
 /// Size of the buffer: room for a 256 KiB write, the unit of many copy tools, and what follows it.
 const BUFFER_BYTES: usize = 320 << 10;
-/// While a large payload arrives, how much of what follows it may be received with it: this is
-/// what may have to be moved to the front of the buffer afterwards.
-const READ_AHEAD_BYTES: usize = 16 << 10;
+/// From this size on a message is received without anything that follows it, and that while it is
+/// carried out.
+const LARGE_BYTES: usize = 128 << 10;
+/// Less than this may be moved to the front of the buffer, to receive behind it.
+const MOVED_BYTES_MAX: usize = 16 << 10;
 /// A grown buffer up to this size is kept while large requests keep coming: touching fresh memory
 /// for each costs as much as the copy.
 const KEPT_BYTES_MAX: usize = 4 << 20;
@@ -45,6 +49,8 @@ pub(super) struct Input {
     /// Bytes still to be received only to be dropped.
     skip: usize,
     unneeded: u32,
+    /// What came after the message that begins at `start`, which then ends at `end`.
+    ahead: Ahead,
     /// What the buffer has beyond its usual size.
     reserve: Reserve,
 }
@@ -58,6 +64,7 @@ impl Input {
             wanted: 0,
             skip: 0,
             unneeded: 0,
+            ahead: Ahead::default(),
             reserve: Reserve::default(),
         }
     }
@@ -93,13 +100,20 @@ impl Input {
         debug_assert!(length <= self.end - self.start);
         self.start += length;
         self.wanted = 0;
+        if self.start == self.end && !self.ahead.is_empty() {
+            self.start = 0;
+            self.end = self.ahead.become_buffer(&mut self.buffer);
+        }
     }
 
     /// Lets go of the next `length` bytes, of which some may not have arrived.
     pub(super) fn skip(&mut self, length: usize) {
-        let here = length.min(self.end - self.start);
-        self.consume(here);
-        self.skip = length - here;
+        self.skip = length;
+        while self.skip > 0 && self.start < self.end {
+            let here = self.skip.min(self.end - self.start);
+            self.skip -= here;
+            self.consume(here);
+        }
     }
 
     /// Whether a [`skip`](Self::skip) is not complete yet.
@@ -136,10 +150,18 @@ impl Input {
         Ok(Received::Bytes { count, drained })
     }
 
+    /// While the message of `length` bytes that begins here is carried out: takes from the socket
+    /// what follows it.
+    pub(super) fn look_ahead(&mut self, socket: &UnixStream, length: usize) {
+        if length >= LARGE_BYTES && self.end - self.start <= length {
+            self.ahead.receive(socket, self.buffer.len());
+        }
+    }
+
     /// Gives back what large requests have needed, as far as nothing lies in it.
     pub(super) fn relax(&mut self) {
-        if self.start == self.end && self.buffer.len() > BUFFER_BYTES && self.wanted <= BUFFER_BYTES
-        {
+        let is_more = self.buffer.len() > BUFFER_BYTES || self.ahead.capacity() > 0;
+        if self.start == self.end && is_more && self.wanted <= BUFFER_BYTES {
             *self = Self { wanted: self.wanted, skip: self.skip, ..Self::new() };
         }
     }
@@ -170,26 +192,23 @@ impl Input {
         let length = self.buffer.len();
         if self.wanted > length {
             // A size in whole pages leaves the allocator no reason to copy or to clear.
-            let larger = (self.wanted + READ_AHEAD_BYTES).next_multiple_of(4096);
+            let larger = self.wanted.next_multiple_of(4096);
             let mut buffer = vec![0; larger];
             buffer[..unread].copy_from_slice(&self.buffer[self.start..self.end]);
-            let reserve = Reserve::take(larger - BUFFER_BYTES);
-            *self = Self { buffer, start: 0, end: unread, reserve, ..*self };
+            self.buffer = buffer;
+            self.reserve = Reserve::take(larger - BUFFER_BYTES);
+            (self.start, self.end) = (0, unread);
         } else if self.start > 0
             && (self.start + self.wanted > length
                 || self.end == length
-                || (length - self.end < READ_AHEAD_BYTES && unread < READ_AHEAD_BYTES))
+                || (length - self.end < MOVED_BYTES_MAX && unread < MOVED_BYTES_MAX))
         {
             self.buffer.copy_within(self.start..self.end, 0);
             self.start = 0;
             self.end = unread;
         }
         let length = self.buffer.len();
-        if self.wanted > length / 2 && self.wanted > READ_AHEAD_BYTES {
-            length.min(self.start + self.wanted + READ_AHEAD_BYTES)
-        } else {
-            length
-        }
+        if self.wanted >= LARGE_BYTES { length.min(self.start + self.wanted) } else { length }
     }
 
     /// Returns to the small buffer when the large one was for an exception.
@@ -210,7 +229,7 @@ impl Input {
     /// Bytes of memory held.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.buffer.len()
+        self.buffer.len() + self.ahead.capacity()
     }
 }
 
@@ -252,12 +271,12 @@ mod tests {
         input.consume(4);
         fill(&mut input, &ours, long.len());
         assert!(input.bytes(long.len()) == long);
-        assert!(input.capacity() > long.len());
+        assert!(input.capacity() >= long.len());
         input.consume(long.len());
         fill(&mut input, &ours, 4);
         assert_eq!(input.bytes(4), b"tail");
         input.rest();
-        assert!(input.capacity() > long.len(), "not while something lies in it");
+        assert!(input.capacity() >= long.len(), "not while something lies in it");
         input.consume(4);
         input.rest();
         assert_eq!(input.capacity(), BUFFER_BYTES);
@@ -272,7 +291,7 @@ mod tests {
         assert!(!input.has(1 << 20));
         assert_eq!(input.receive(&ours).unwrap(), Received::Nothing);
         input.rest();
-        assert!(input.capacity() > 1 << 20);
+        assert!(input.capacity() >= 1 << 20);
         for _ in 0..=UNNEEDED_MAX {
             input.consume(0);
             theirs.write_all(b"x").unwrap();
@@ -296,6 +315,36 @@ mod tests {
         fill(&mut input, &ours, 4);
         assert!(!input.skipping());
         assert_eq!(input.array(), Some(*b"next"));
+    }
+
+    /// What comes while a message is carried out is the next one, also where it is larger than that
+    /// one, ends in the middle of a head, or is to be dropped.
+    #[test]
+    fn what_is_received_ahead_follows_in_order() {
+        let (ours, mut theirs) = pair();
+        let mut input = Input::new();
+        let first = vec![1; LARGE_BYTES];
+        theirs.write_all(&first).unwrap();
+        fill(&mut input, &ours, first.len());
+        assert_eq!(input.receive(&ours).unwrap(), Received::Nothing);
+        theirs.write_all(b"secondth").unwrap();
+        input.look_ahead(&ours, first.len());
+        theirs.write_all(b"ird").unwrap();
+        input.look_ahead(&ours, first.len());
+        assert!(input.bytes(first.len()) == first);
+        assert!(input.capacity() > BUFFER_BYTES);
+        input.consume(first.len());
+        assert_eq!(input.array(), Some(*b"second"));
+        input.consume(6);
+        assert!(!input.has(2 * BUFFER_BYTES));
+        theirs.write_all(b"fourth").unwrap();
+        assert_eq!(input.receive(&ours).unwrap(), Received::Bytes { count: 6, drained: true });
+        assert_eq!(input.bytes(11), b"thirdfourth");
+        input.skip(7);
+        assert_eq!(input.array(), Some(*b"urth"));
+        input.consume(4);
+        input.relax();
+        assert_eq!(input.capacity(), BUFFER_BYTES);
     }
 
     #[test]

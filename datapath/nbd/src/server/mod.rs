@@ -11,6 +11,7 @@
 //! 3. A write is applied when all of its payload is here, or not at all.
 //! 4. Memory is bounded: one request of the largest size in, about that much out.
 
+mod ahead;
 mod connection;
 mod handshake;
 mod input;

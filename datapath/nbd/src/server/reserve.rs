@@ -21,6 +21,11 @@ impl Reserve {
         Self(bytes)
     }
 
+    /// Whether so much more would leave half of it to requests that cannot do without.
+    pub(super) fn has_plenty(bytes: usize) -> bool {
+        HELD_BYTES.get() + bytes <= HELD_BYTES_MAX / 2
+    }
+
     /// Whether so much could be taken in place of this.
     pub(super) fn may_become(&self, bytes: usize) -> bool {
         HELD_BYTES.get() - self.0 + bytes <= HELD_BYTES_MAX

@@ -20,6 +20,8 @@ const DESCRIPTORS_MAX: usize = 4096;
 const DESCRIPTOR_BYTES_MAX: u64 = 0xffff_f000;
 /// Discarding that many bytes is as much work as moving one.
 const DISCARD_BYTES_PER_BYTE: usize = 64;
+/// Payloads are written in parts of so many bytes.
+const PART_BYTES: usize = 128 << 10;
 /// Head of a request.
 const HEAD: usize = wire::Request::BYTES;
 
@@ -123,7 +125,7 @@ impl<E: Export> Turn<'_, E> {
         self.recall(offset, length)?;
         self.stats.writes += 1;
         self.stats.write_sectors += Stats::sectors(offset, length);
-        let written = self.export.write(offset, &self.input.bytes(total)[HEAD..]);
+        let written = self.write_parts(offset, total);
         self.input.consume(total);
         match written.and_then(|()| self.flush(durable)) {
             Ok(()) => self.done(cookie),
@@ -133,6 +135,23 @@ impl<E: Export> Turn<'_, E> {
             }
         }
         Ok(true)
+    }
+
+    /// Writes the payload of a message of `total` bytes. A large one goes in parts, between which the
+    /// socket is emptied, so that the client can go on sending.
+    #[inline]
+    fn write_parts(&mut self, offset: u64, total: usize) -> io::Result<()> {
+        let mut from = HEAD;
+        while from < total {
+            let at = offset + (from - HEAD) as u64;
+            let to = total.min(from + PART_BYTES - (at % PART_BYTES as u64) as usize);
+            self.export.write(at, &self.input.bytes(total)[from..to])?;
+            from = to;
+            if from < total {
+                self.input.look_ahead(self.socket, total);
+            }
+        }
+        Ok(())
     }
 
     #[inline]

@@ -9,6 +9,7 @@
 //! pointers, handed to the kernel as addresses ([`Part::Shared`]), or seen as atomics
 //! ([`Map::words`]).
 
+mod copy;
 mod inherit;
 mod map;
 mod send;

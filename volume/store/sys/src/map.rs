@@ -4,6 +4,8 @@ use std::{fs::File, io, ops::Range, ptr::NonNull, rc::Rc, sync::atomic::AtomicU3
 
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::copy;
+
 /// Whether a mapping may be written through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -83,7 +85,7 @@ impl Map {
         assert_eq!(self.access, Access::ReadWrite, "a read-only mapping is not written");
         let to = self.at(offset..offset + bytes.len());
         // SAFETY: as in `read`; the mapping is writable, as just asserted.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        unsafe { copy::into_memory(bytes, to) }
     }
 
     /// The window as 32-bit words that other processes may change: block map entries.
