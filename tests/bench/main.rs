@@ -55,6 +55,9 @@ struct Options {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// A Plugin.query in Python, made with xapi-storage's bindings, to be compared too
+    #[arg(long, value_name = "FILE")]
+    python_plugin: Option<PathBuf>,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -102,6 +105,7 @@ struct Bench {
     xapi: Xapi,
     /// A host whose tapdisks do not poll.
     sleeping: Xapi,
+    python_plugin: Option<PathBuf>,
     /// On tmpfs.
     directory: TempDir,
     start: Instant,
@@ -191,7 +195,9 @@ fn main() -> Result<()> {
     let directory = TempDir::with_prefix_in("bench-", "/dev/shm").context("a tmpfs")?;
     let start = Instant::now();
     let skipped = RefCell::default();
-    let bench = Bench { scale, xapi: Xapi::new(), sleeping, directory, start, skipped };
+    let python_plugin = options.python_plugin;
+    let bench =
+        Bench { scale, xapi: Xapi::new(), sleeping, python_plugin, directory, start, skipped };
     let machine = machine::describe()?;
     let mut rows = Vec::new();
     for (name, part) in PARTS {

@@ -2,10 +2,10 @@
 //! and is told what to do through its control socket.
 //!
 //! `launch` starts the process that stays, `daemon` detaches it from whoever started it, `server`
-//! is its single-threaded event loop, `serving` the part of it that is about clients, `vbd` what
-//! they are clients of, `door` and `receiver` how they come, `control` what the process is told,
-//! `poller` and `polling` how it waits, `metrics` and `stats` what it tells of itself. `ctl` is the other side: a `tap-ctl`. PROTOCOL.md
-//! has all of it in tables.
+//! is its single-threaded event loop, `poller` and `polling` how it waits, `serving` the part of it
+//! that is about clients, `vbd` what they are clients of, `door` and `receiver` how they come,
+//! `control` what the process is told, `metrics` and `stats` what it tells of itself. `ctl` is the
+//! other side: a `tap-ctl`. PROTOCOL.md has all of it in tables.
 
 mod client;
 mod control;
