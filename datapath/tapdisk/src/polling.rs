@@ -3,8 +3,8 @@
 //!
 //! It looks for [`LOOK_DEFAULT`] at most, and only where that has paid lately: after waits that
 //! were short, never on an idle or slow disk, and hardly ever where a client can only go on when this
-//! process sleeps, because both have to share a core. blktap polls the rings of guests by default,
-//! and for longer (`polling-duration` of tapback).
+//! process sleeps, because both have to share a core. Guests' rings are polled by default as well, for
+//! up to 8 ms at a time (`default-vbd3-polling-duration` of xapi).
 
 use std::time::Duration;
 
