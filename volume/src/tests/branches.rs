@@ -110,6 +110,9 @@ fn changed_blocks_begin_with_the_top_bit_and_outlive_the_data() {
     assert_eq!(bitmap(0, -1), all);
     assert_eq!(bitmap(9 * 65536 + 1, 1), [0b1000_0000]);
     assert_eq!(bitmap(8 * 65536 + 1, 65536), [0b0100_0000]);
+    let writable = json!({"sr": SR, "key": key});
+    plugin.refused("Volume.data_destroy", writable, 1, &[&key, "not a snapshot", "xe vdi-destroy"]);
+    assert_eq!(plugin.byte(&key, 512), 1, "and nothing is lost");
     plugin.volume("data_destroy", &snapshot);
     plugin.volume("data_destroy", &snapshot);
     assert_eq!(plugin.volume("stat", &snapshot)["volume_type"], "CBT_Metadata");

@@ -1,4 +1,5 @@
-//! `Volume.data_destroy`: drops the data and keeps what tells changed blocks.
+//! `Volume.data_destroy`: drops the data of a snapshot and keeps what tells changed blocks. Anything
+//! but a snapshot is refused, as xapi itself refuses it.
 
 use plugin::Context;
 use schemas::{Error, volume::VolumeParams};

@@ -36,10 +36,11 @@ impl Sr {
         self.release(lock, &record, gone, record.own_top(), live)
     }
 
-    /// Destroys the data of a volume and keeps its map, by which changed blocks can still be told.
+    /// Destroys the data of a snapshot and keeps its map, by which changed blocks can still be told.
     ///
     /// # Errors
-    /// As [`Sr::destroy_volume`], and where there is no such volume.
+    /// As [`Sr::destroy_volume`], and where there is no such volume; [`Kind::BadArgument`] where it
+    /// is no snapshot.
     pub fn data_destroy(&self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
         let lock = self.lock()?;
@@ -48,11 +49,19 @@ impl Sr {
         if !record.has_data {
             return Ok(());
         }
+        if record.read_write() {
+            return Err(Error::new(
+                Kind::BadArgument,
+                format!(
+                    "volume {key} is not a snapshot: its data cannot be destroyed while its map is \
+                     kept; destroy the volume itself (xe vdi-destroy), or the data of a snapshot \
+                     of it"
+                ),
+            ));
+        }
         let served = self.hold(&key, "relieved of its data")?;
         let gone = vec![View::of(&self.layout, &record)?];
         record.has_data = false;
-        record.top = 0;
-        record.leaving.clear();
         record.sole.clear();
         record.write(&self.layout)?;
         drop(served);

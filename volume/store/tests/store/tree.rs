@@ -13,7 +13,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestRunner},
 };
-use store::{Attachment, Disk, Name, Sr};
+use store::{Attachment, Disk, Kind, Name, Sr};
 
 use crate::common::{Disks, Fixture, content};
 
@@ -65,7 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => volume().prop_map(|volume| Op::Clone { volume }),
         4 => (volume(), volume()).prop_map(|(volume, to)| Op::Revert { volume, to }),
         3 => (volume(), volume()).prop_map(|(child, parent)| Op::Compose { child, parent }),
-        2 => volume().prop_map(|volume| Op::DataDestroy { volume }),
+        4 => volume().prop_map(|volume| Op::DataDestroy { volume }),
         8 => volume().prop_map(|volume| Op::Destroy { volume }),
         6 => (volume(), volume()).prop_map(|(volume, with)| Op::Compare { volume, with }),
         4 => (volume(), volume()).prop_map(|(volume, with)| Op::Ranges { volume, with }),
@@ -294,10 +294,15 @@ impl World {
             Op::Compose { child, parent } => self.compose(child, parent),
             Op::DataDestroy { volume } => {
                 let Some(key) = self.pick(volume) else { return };
+                let model = self.models.get_mut(&key).unwrap();
+                if model.writable {
+                    let refused = self.fixture.sr.data_destroy(&key, &mut self.disks);
+                    assert_eq!(refused.unwrap_err().kind(), Kind::BadArgument);
+                    return;
+                }
+                model.has_data = false;
                 self.disks.0.remove(&key);
                 self.fixture.sr.data_destroy(&key, &mut self.disks).unwrap();
-                let model = self.models.get_mut(&key).unwrap();
-                (model.has_data, model.writable) = (false, false);
             }
             Op::Destroy { volume } => {
                 let Some(key) = self.pick(volume) else { return };
