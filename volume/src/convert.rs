@@ -26,8 +26,23 @@ pub(crate) fn volume(sr: &Name, volume: store::Volume) -> Volume {
     }
 }
 
-/// The state of an SR. Memory that can be read at all is healthy.
-pub(crate) fn sr_stat(stat: &store::SrStat) -> sr::SrStat {
+/// The state of an SR.
+///
+/// It is healthy even with damaged volumes, and the text says so: on anything else xapi fails the plug
+/// of the PBD with `SR_UNHEALTHY` (`Storage_utils.transform_storage_exn`), and the disks that are sound
+/// would be out of reach with those that are not. Nothing is being repaired, either, which xapi would
+/// wait for if it were `Recovering`. As xapi-storage-script drops the text, it is logged too.
+pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::SrStat {
+    let word = match damaged {
+        [] => String::new(),
+        [first, ..] => format!(
+            "{} of the volumes are damaged, and nothing that they may share with others is freed \
+             (volume-plugin check --sr {} lists everything): {}",
+            damaged.len(),
+            stat.uuid,
+            first.error.chain()
+        ),
+    };
     sr::SrStat {
         sr: stat.uuid.to_string(),
         name: stat.name.clone(),
@@ -37,6 +52,6 @@ pub(crate) fn sr_stat(stat: &store::SrStat) -> sr::SrStat {
         total_space: stat.total,
         datasources: Vec::new(),
         clustered: false,
-        health: Health::Healthy(String::new()),
+        health: Health::Healthy(word),
     }
 }

@@ -1,11 +1,19 @@
-//! `srs`: lists the SRs in this host's memory, those that the toolstack has forgotten included.
+//! `srs`: lists the SRs in this host's memory, those that the toolstack has forgotten and those that
+//! are damaged included.
 
 use plugin::{Args, Context};
 use schemas::Error;
 
-use crate::{errors, methods};
+use crate::{
+    errors,
+    methods::{self, plugin::diagnostics},
+};
 
 pub(crate) fn run(ctx: &Context<'_>, _: &Args) -> Result<String, Error> {
-    let found = methods::host(ctx).srs().map_err(errors::from_store)?;
-    Ok(found.iter().map(|sr| methods::plugin::diagnostics::describe_sr(&sr.stat) + "\n").collect())
+    let host = methods::host(ctx);
+    let found = host.srs().map_err(errors::from_store)?;
+    let damaged = host.damaged_srs().map_err(errors::from_store)?;
+    let sound = found.iter().map(|sr| diagnostics::describe_sr(&sr.stat));
+    let damaged = damaged.iter().map(|(uuid, error)| diagnostics::describe_damaged_sr(uuid, error));
+    Ok(sound.chain(damaged).map(|line| line + "\n").collect())
 }

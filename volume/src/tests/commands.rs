@@ -57,3 +57,52 @@ fn reclaim_destroys_what_was_forgotten_and_spares_what_is_attached() {
     let (status, text) = run(&plugin, &["reclaim", "--sr", SR]);
     assert!(status == 1 && text.contains("SR_does_not_exist"), "{text}");
 }
+
+/// One damaged volume neither hides the others nor takes the SR out of service; it can be got rid of.
+#[test]
+fn a_damaged_volume_is_told_everywhere_and_destroyed() {
+    let plugin = Plugin::with_sr();
+    let (bad, good) = (plugin.create(MIB), plugin.create(MIB));
+    plugin.write(&bad, 0, 8192, 1);
+    std::fs::write(plugin.record(&bad), "{").unwrap();
+    let listed = plugin.ok("SR.ls", json!({"sr": SR}));
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["key"]), (1, &json!(good)));
+    let health = &plugin.ok("SR.stat", json!({"sr": SR}))["health"];
+    assert_eq!(health[0], "Healthy", "or the PBD could not be plugged");
+    let advice = format!("volume-plugin Volume.destroy --sr {SR} --key {bad}");
+    let told = |text: &str| {
+        assert!(text.contains("1 of the volumes") && text.contains(&advice), "{text}");
+    };
+    told(health[1].as_str().unwrap());
+    let key = json!({"sr": SR, "key": bad});
+    plugin.refused("Volume.stat", key, 181, &[plugin.record(&bad).to_str().unwrap(), &advice]);
+    for command in ["check", "gc"] {
+        let (status, text) = run(&plugin, &[command, "--sr", SR]);
+        assert!(status == 1 && text.contains(&advice), "{command}: {text}");
+    }
+    let diagnostics = plugin.ok("Plugin.diagnostics", json!({}));
+    assert!(diagnostics.as_str().unwrap().contains(&advice), "{diagnostics}");
+    let line: Vec<&str> = advice.split(' ').collect();
+    assert_eq!(plugin.run(&line, "").0, 0);
+    assert_eq!(run(&plugin, &["check", "--sr", SR]), (0, format!("SR {SR} is sound\n")));
+    let stat = plugin.ok("SR.stat", json!({"sr": SR}));
+    assert_eq!((&stat["health"], &stat["free_space"]), (&json!(["Healthy", ""]), &json!(64 * MIB)));
+}
+
+#[test]
+fn a_damaged_sr_is_listed_and_reclaimed_by_force_only() {
+    let plugin = Plugin::with_sr();
+    plugin.attach("sr-two");
+    std::fs::write(plugin.root.path().join("sr-two/meta/sr.json"), "").unwrap();
+    let (status, text) = run(&plugin, &["srs"]);
+    assert!(status == 0 && text.lines().count() == 2, "{text}");
+    assert!(text.contains("SR sr-two: damaged: ") && text.contains("meta/sr.json"), "{text}");
+    let diagnostics = plugin.ok("Plugin.diagnostics", json!({}));
+    assert!(diagnostics.as_str().unwrap().contains("SR sr-two: damaged: "), "{diagnostics}");
+    plugin.refused("SR.stat", json!({"sr": "sr-two"}), 181, &["meta/sr.json", "reclaim"]);
+    let (status, text) = run(&plugin, &["reclaim", "--sr", "sr-two"]);
+    assert!(status == 1 && text.contains("--force"), "{text}");
+    let destroyed = (0, "SR sr-two is destroyed\n".to_owned());
+    assert_eq!(run(&plugin, &["reclaim", "--sr", "sr-two", "--force"]), destroyed);
+    assert_eq!(run(&plugin, &["srs"]).1.lines().count(), 1);
+}

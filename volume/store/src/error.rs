@@ -73,6 +73,24 @@ impl Error {
         self.kind
     }
 
+    /// Whether what lies in the SR is to blame: something that has to be there is not, or makes no
+    /// sense.
+    pub(crate) fn tells_damage(&self) -> bool {
+        let lacks = |source: &io::Error| {
+            matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+        };
+        self.kind == Kind::Corrupt || self.source.as_ref().is_some_and(lacks)
+    }
+
+    /// The error and its cause in one sentence.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        match &self.source {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
     /// The error number to answer a client of a disk with.
     #[must_use]
     pub fn errno(&self) -> rustix::io::Errno {

@@ -31,4 +31,6 @@ pub use memory::{Memory, human};
 pub use sr::steps::failpoints;
 pub use sr::{Attachment, Layout, Serving, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
-pub use volume::{ChangedBlocks, GRANULE_BYTES, Inactive, Live, NewVolume, Switch, Volume};
+pub use volume::{
+    ChangedBlocks, Damaged, GRANULE_BYTES, Inactive, Live, NewVolume, Switch, Volume,
+};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use plugin::Context;
 use schemas::{Error, NoParams};
-use store::{Host, Memory, Sr, SrStat, Volume};
+use store::{Host, Memory, Name, Sr, SrStat, Volume};
 
 use crate::methods;
 
@@ -26,6 +26,9 @@ pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
             }
         }),
     }
+    for (uuid, error) in host.damaged_srs().unwrap_or_default() {
+        lines.push(describe_damaged_sr(&uuid, &error));
+    }
     Ok(lines.join("\n") + "\n")
 }
 
@@ -34,6 +37,11 @@ pub(crate) fn describe_sr(stat: &SrStat) -> String {
     let state = if stat.attached { "attached" } else { "detached" };
     let (used, total) = (Mib(stat.used), Mib(stat.total));
     format!("SR {} {:?}: {state}, {used} of {total} used", stat.uuid, stat.name)
+}
+
+/// One line on an SR of which nothing more is known.
+pub(crate) fn describe_damaged_sr(uuid: &Name, error: &store::Error) -> String {
+    format!("SR {uuid}: damaged: {}", error.chain())
 }
 
 fn memory() -> String {
@@ -56,11 +64,16 @@ fn place(host: &Host) -> String {
 }
 
 fn volumes(host: &Host, stat: &SrStat) -> Vec<String> {
-    let found = Sr::open(host, stat.uuid.as_str()).and_then(|sr| Ok((sr.volumes()?, sr)));
+    let found =
+        Sr::open(host, stat.uuid.as_str()).and_then(|sr| Ok((sr.volumes()?, sr.damaged()?, sr)));
     match found {
         Err(error) => vec![format!("  {error}")],
-        Ok((volumes, _)) if volumes.is_empty() => vec!["  no volumes".into()],
-        Ok((volumes, sr)) => volumes.iter().map(|volume| describe_volume(&sr, volume)).collect(),
+        Ok((volumes, damaged, sr)) => {
+            let sound = volumes.iter().map(|volume| describe_volume(&sr, volume));
+            let damaged = damaged.iter().map(|it| format!("  {}", it.error.chain()));
+            let lines: Vec<String> = sound.chain(damaged).collect();
+            if lines.is_empty() { vec!["  no volumes".into()] } else { lines }
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! `SR.ls`: the volumes, without those that only a datapath knows of.
+//! `SR.ls`: the volumes, without those that only a datapath knows of. What is damaged is not listed but
+//! logged.
 
 use plugin::Context;
 use schemas::{Error, sr::SrParams, volume::Volume};
@@ -8,5 +9,9 @@ use crate::{convert, errors, methods};
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<Vec<Volume>, Error> {
     let sr = methods::open(ctx, &p.sr)?;
     let volumes = sr.volumes().map_err(errors::from_store)?;
+    for damaged in sr.damaged().map_err(errors::from_store)? {
+        // One that cannot be read must not hide all the others.
+        ctx.log.error(damaged.error.chain());
+    }
     Ok(volumes.into_iter().map(|volume| convert::volume(sr.uuid(), volume)).collect())
 }

@@ -14,7 +14,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: ConfigurationParams) -> Result<Vec<Probe
     found.retain(|sr| wanted.as_ref().is_none_or(|wanted| sr.stat.uuid == *wanted));
     let probed = found.into_iter().map(|sr| ProbeResult {
         complete: true,
-        sr: Some(convert::sr_stat(&sr.stat)),
+        sr: Some(convert::sr_stat(&sr.stat, &[])),
         extra_info: [("attached".to_owned(), sr.stat.attached.to_string())].into(),
         configuration: device_config::of(sr.attachment),
     });

@@ -59,7 +59,7 @@ impl Disk {
         // What a dead process said of itself is not true any more.
         lock.clear().while_doing(|| format!("clearing {}", lock_path.display()))?;
         // Only now is it sure that nobody destroys or reverts it.
-        let record: Record = files::read_json(&layout.volume(key))?.ok_or_else(missing)?;
+        let record = Record::read(&layout, key)?.ok_or_else(missing)?;
         if !record.has_data {
             return Err(Error::new(
                 Kind::VolumeMissing,
@@ -151,7 +151,7 @@ impl Disk {
         let Some((layout, key)) = self.layers.layout().zip(self.key.as_ref()) else {
             return Ok(());
         };
-        let record: Option<Record> = files::read_json(&layout.volume(key))?;
+        let record = Record::read(layout, key)?;
         // A record that names another top is about a switch that is still to come.
         if let Some(record) = record.filter(|record| record.top == self.top) {
             self.sole = HashSet::from_iter(record.sole);

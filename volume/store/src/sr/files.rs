@@ -39,14 +39,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        Error::new(
-            Kind::Corrupt,
-            format!(
-                "{} is damaged: {error}; what it described is lost, and the rest of the SR can be \
-                 copied out volume by volume",
-                path.display()
-            ),
-        )
+        Error::new(Kind::Corrupt, format!("{} is damaged ({error})", path.display()))
     })
 }
 

@@ -51,6 +51,11 @@ impl Layout {
         &self.root
     }
 
+    /// The name of the SR's directory, its UUID.
+    pub(crate) fn uuid(&self) -> impl std::fmt::Display {
+        self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.root.join("data")
     }

@@ -158,6 +158,26 @@ impl Host {
         mount::remove(&sr.layout)
     }
 
+    /// The SRs in this host's memory whose own records cannot be understood, and why: they can only
+    /// be destroyed.
+    ///
+    /// # Errors
+    /// Where the directory of SRs cannot be read.
+    pub fn damaged_srs(&self) -> Result<Vec<(Name, Error)>> {
+        let mut found = Vec::new();
+        for name in names(&self.sr_root)? {
+            let layout = Layout::new(&self.sr_root, &name);
+            // A directory that holds anything else belongs to an SR of another type.
+            if let Err(error) = Record::read(&layout)
+                && mount::check_ours(&layout).is_ok()
+            {
+                found.push((name, error));
+            }
+        }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+
     /// All SRs in this host's memory, attached or not.
     ///
     /// # Errors

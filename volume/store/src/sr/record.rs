@@ -32,7 +32,20 @@ pub(crate) struct Record {
 impl Record {
     /// Reads the record; `None` where there is no SR.
     pub(crate) fn read(layout: &Layout) -> Result<Option<Self>> {
-        let record: Option<Self> = files::read_json(&layout.record())?;
+        let record: Option<Self> = files::read_json(&layout.record()).map_err(|error| {
+            if error.kind() != Kind::Corrupt {
+                return error;
+            }
+            Error::new(
+                Kind::Corrupt,
+                format!(
+                    "{error}: without it the SR cannot be attached, and its contents are lost; \
+                     give its memory back (volume-plugin reclaim --sr {uuid} --force) and let \
+                     xapi forget it (xe sr-forget uuid={uuid})",
+                    uuid = layout.uuid()
+                ),
+            )
+        })?;
         if let Some(Self { format, .. }) = record
             && format != FORMAT
         {
@@ -94,7 +107,11 @@ pub(crate) fn next_number(layout: &Layout) -> Result<u32> {
     text.trim().parse().map_err(|_| {
         Error::new(
             Kind::Corrupt,
-            format!("{} says {text:?}, not the next number of a layer", path.display()),
+            format!(
+                "{} says {text:?}, not the next number of a layer: nothing new can be made in this \
+                 SR; copy its disks block by block into another one (xe vdi-copy)",
+                path.display()
+            ),
         )
     })
 }

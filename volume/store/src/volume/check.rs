@@ -1,14 +1,17 @@
 //! Proving that an SR is sound: what its invariants say, looked up in its files.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use super::{
-    Record,
+    Record, Records,
     collect::{for_allocated, for_numbers},
     view::{Pages, View},
 };
 use crate::{
-    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, VOLUME_BYTES_MAX, is_data},
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     error::Result,
     sr::{Sr, record::next_number},
 };
@@ -27,23 +30,18 @@ impl Sr {
     /// meanwhile may be told wrongly: its map is read while it changes.
     ///
     /// # Errors
-    /// Where the SR is not attached, or its files cannot be read at all.
+    /// Where the SR is not attached. Whatever cannot be read is one of the findings.
     pub fn check(&self) -> Result<Vec<String>> {
         let _lock = self.lock()?;
         self.sr_attached()?;
-        let mut found = Vec::new();
-        let records = self.volume_records()?;
-        let data = allocated(&self.layout.data(), BLOCK_BYTES)?;
-        let maps = allocated(&self.layout.maps(), PAGE_BYTES)?;
-        self.check_numbers(&records, &mut found)?;
+        let Records { sound: records, damaged } = self.volume_records()?;
+        let mut found: Vec<String> = damaged.iter().map(|it| it.error.chain()).collect();
+        let data = allocated(&self.layout.data(), BLOCK_BYTES, &mut found);
+        let maps = allocated(&self.layout.maps(), PAGE_BYTES, &mut found);
+        self.check_numbers(&records, &mut found);
         check_owners(&records, &mut found);
         let mut named_by: HashMap<Layer, HashSet<&str>> = HashMap::new();
         for record in &records {
-            if record.size == 0 || record.size % BLOCK_BYTES != 0 || record.size > VOLUME_BYTES_MAX
-            {
-                found.push(format!("volume {} has a size of {}", record.key, record.size));
-                continue;
-            }
             for owned in record.own_top().into_iter().filter(|layer| !data.contains_key(layer)) {
                 found.push(format!(
                     "volume {} owns layer {owned:08x}, which is missing",
@@ -53,30 +51,26 @@ impl Sr {
             let views = match View::all_of(&self.layout, record) {
                 Ok(views) => views,
                 Err(error) => {
-                    found.push(format!("volume {}: {error}", record.key));
+                    found.push(error.chain());
                     continue;
                 }
             };
             for view in &views {
-                self.check_view(record, view, &data, &maps, &mut found, &mut named_by)?;
+                self.check_view(record, view, &data, &maps, &mut found, &mut named_by);
             }
         }
         check_soles(&records, &named_by, &mut found);
         Ok(found)
     }
 
-    fn check_numbers(&self, records: &[Record], found: &mut Vec<String>) -> Result<()> {
-        let next = next_number(&self.layout)?;
-        for directory in [self.layout.data(), self.layout.maps(), self.layout.indexes()] {
-            for_numbers(&directory, |number, path| {
-                if number >= next {
-                    found.push(format!(
-                        "{} has a number that was never given out (next: {next})",
-                        path.display()
-                    ));
+    fn check_numbers(&self, records: &[Record], found: &mut Vec<String>) {
+        match next_number(&self.layout) {
+            Err(error) => found.push(error.chain()),
+            Ok(next) => {
+                for directory in [self.layout.data(), self.layout.maps(), self.layout.indexes()] {
+                    check_given_out(&directory, next, found);
                 }
-                Ok(())
-            })?;
+            }
         }
         let mut keys = HashSet::new();
         found.extend(
@@ -85,7 +79,6 @@ impl Sr {
                 .filter(|record| !keys.insert(&record.index))
                 .map(|record| format!("volume {} shares its index with another", record.key)),
         );
-        Ok(())
     }
 
     fn check_view<'a>(
@@ -96,7 +89,7 @@ impl Sr {
         maps: &Allocated,
         found: &mut Vec<String>,
         named_by: &mut HashMap<Layer, HashSet<&'a str>>,
-    ) -> Result<()> {
+    ) {
         let key = &record.key;
         let mut pages = Pages::new(&self.layout);
         let mut last = NEVER;
@@ -110,7 +103,13 @@ impl Sr {
             if !view.has_data {
                 continue;
             }
-            let page = pages.get(layer, chunk)?;
+            let page = match pages.get(layer, chunk) {
+                Ok(page) => page,
+                Err(error) => {
+                    found.push(record.damaged(&self.layout, &error).to_string());
+                    continue;
+                }
+            };
             pages.forget();
             for (position, &entry) in page.iter().enumerate().filter(|(_, it)| is_data(**it)) {
                 let block = chunk as u64 * CHUNK_BLOCKS + position as u64;
@@ -123,7 +122,6 @@ impl Sr {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -165,13 +163,30 @@ fn check_soles(
     }
 }
 
-fn allocated(directory: &std::path::Path, unit: u64) -> Result<Allocated> {
-    let mut found = Allocated::new();
-    for_numbers(directory, |number, path| {
-        let mut units = Vec::new();
-        for_allocated(path, |start, end| units.push((start / unit, end.div_ceil(unit))))?;
-        found.insert(number, units);
+fn check_given_out(directory: &Path, next: u32, found: &mut Vec<String>) {
+    let looked = for_numbers(directory, |number, path| {
+        if number >= next {
+            found.push(format!(
+                "{} has a number that was never given out (next: {next})",
+                path.display()
+            ));
+        }
         Ok(())
-    })?;
-    Ok(found)
+    });
+    found.extend(looked.err().map(|error| error.chain()));
+}
+
+fn allocated(directory: &Path, unit: u64, found: &mut Vec<String>) -> Allocated {
+    let mut ranges = Allocated::new();
+    let looked = for_numbers(directory, |number, path| {
+        let mut units = Vec::new();
+        let looked = for_allocated(path, |start, end| {
+            units.push((start / unit, end.div_ceil(unit)));
+        });
+        found.extend(looked.err().map(|error| error.chain()));
+        ranges.insert(number, units);
+        Ok(())
+    });
+    found.extend(looked.err().map(|error| error.chain()));
+    ranges
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Live, Record,
+    Live, Record, Records,
     free::{punch, remove_stepwise},
     view::{Pages, View, for_data},
 };
@@ -37,7 +37,7 @@ impl Sr {
     /// that volumes let go of while others still shared their layer. The bytes of data freed.
     ///
     /// # Errors
-    /// Where a map cannot be read: nothing is freed then.
+    /// Where a record or a map cannot be read: what it names is not known, so nothing is freed then.
     pub fn collect(&self, live: &mut dyn Live) -> Result<u64> {
         let lock = self.lock()?;
         self.sr_attached()?;
@@ -49,9 +49,10 @@ impl Sr {
             files::remove(&self.layout.tmp().join(name.as_str()))?;
         }
         self.remove_copies()?;
-        let mut records = self.volume_records()?;
+        let found = self.volume_records()?;
+        self.remove_strays(&found)?;
+        let mut records = found.all_sound()?;
         self.share_out(&mut records, live)?;
-        self.remove_strays(&records)?;
         let mut idle = Vec::new();
         for record in &mut records {
             // What nobody serves is held here, so that its top can be looked at too.
@@ -106,7 +107,7 @@ impl Sr {
     /// Removes what a copy left that was killed: hidden snapshots that nobody reads, and copies that
     /// nobody will finish.
     fn remove_copies(&self) -> Result<()> {
-        for record in self.volume_records()? {
+        for record in self.volume_records()?.sound {
             if record.hidden && !record.read_write() || record.unfinished {
                 let key = Name::parse(&record.key)?;
                 if let Ok(_held) = self.hold_now(&key) {
@@ -120,8 +121,10 @@ impl Sr {
 
 impl Sr {
     /// Removes what is known of volumes that are gone: what a destruction left that was killed.
-    fn remove_strays(&self, records: &[Record]) -> Result<()> {
-        let known: HashSet<&str> = records.iter().map(|record| record.key.as_str()).collect();
+    fn remove_strays(&self, found: &Records) -> Result<()> {
+        let sound = found.sound.iter().map(|record| record.key.as_str());
+        let damaged = found.damaged.iter().map(|damaged| damaged.key.as_str());
+        let known: HashSet<&str> = sound.chain(damaged).collect();
         for directory in [self.layout.servings(), self.layout.datapaths()] {
             for name in sr::names(&directory)? {
                 if !known.contains(name.as_str()) {
@@ -146,7 +149,14 @@ impl Needed {
                     needed.maps.insert(layer);
                     needed.pages.insert(place);
                     if view.has_data && seen.insert(place) {
-                        needed.add(chunk as u64, pages.get(layer, chunk)?.as_slice());
+                        let page = pages.get(layer, chunk).map_err(|error| {
+                            if error.tells_damage() {
+                                record.damaged(layout, &error)
+                            } else {
+                                error
+                            }
+                        })?;
+                        needed.add(chunk as u64, page.as_slice());
                         pages.forget();
                     }
                 }

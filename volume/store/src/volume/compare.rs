@@ -123,7 +123,10 @@ impl Sr {
         let view = View::of(&self.layout, &record)?;
         let mut found: Vec<(u64, Record)> = Vec::new();
         for other in self.family(&record)?.into_iter().filter(|other| !other.hidden) {
-            let theirs = View::of(&self.layout, &other)?;
+            let theirs = match View::of(&self.layout, &other) {
+                Err(error) if error.tells_damage() => continue,
+                theirs => theirs?,
+            };
             let mut differing = 0;
             let last = chunks(record.size.max(other.size));
             self.for_differing(&view, &theirs, last, |_| differing += 1)?;

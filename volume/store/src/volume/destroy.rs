@@ -15,7 +15,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Sr {
     /// Destroys a volume. One that is not there is destroyed already. `live` is told what other
-    /// volumes may free by themselves from then on.
+    /// volumes may free by themselves from then on. What was damaged can be destroyed too: since
+    /// nobody knows what it named, a collection finds out what nobody else does.
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`]; [`Kind::VolumeInUse`] while it is served.
@@ -27,13 +28,31 @@ impl Sr {
             Err(error) if matches!(error.kind(), Kind::VolumeMissing | Kind::VolumeLost) => {
                 return Ok(());
             }
+            Err(error) if error.tells_damage() => return self.destroy_damaged(lock, &key, live),
             record => record?,
         };
         let served = self.hold(&key, "destroyed")?;
-        let gone = View::all_of(&self.layout, &record)?;
+        let gone = match View::all_of(&self.layout, &record) {
+            Err(error) if error.tells_damage() => {
+                drop(served);
+                return self.destroy_damaged(lock, &key, live);
+            }
+            gone => gone?,
+        };
         self.remove_record(&record)?;
         drop(served);
         self.release(lock, &record, gone, record.own_top(), live)
+    }
+
+    fn destroy_damaged(&self, lock: Lock, key: &Name, live: &mut dyn Live) -> Result<()> {
+        let served = self.hold(key, "destroyed")?;
+        self.remove_known(key)?;
+        drop(served);
+        match self.collect_locked(&lock, live) {
+            // There is another one; it goes with that one.
+            Err(error) if error.tells_damage() => Ok(()),
+            collected => collected.map(drop),
+        }
     }
 
     /// Destroys the data of a snapshot and keeps its map, by which changed blocks can still be told.
@@ -78,7 +97,26 @@ impl Sr {
         whole: Option<Layer>,
         live: &mut dyn Live,
     ) -> Result<()> {
-        let mut family = record.relatives(self.volume_records()?);
+        let (garbage, tops) = match self.garbage(record, &gone, whole, live) {
+            // The map of a damaged volume may name anything but what another one still owned.
+            Err(error) if error.tells_damage() => (Garbage::whole(whole), Vec::new()),
+            found => found?,
+        };
+        drop(lock);
+        // What nobody names will never be named again.
+        let freed = garbage.free(&self.layout, &tops)?;
+        self.give_back(freed)
+    }
+
+    /// What `gone` named and nobody else does, and the layers that others write to.
+    fn garbage(
+        &self,
+        record: &Record,
+        gone: &[View],
+        whole: Option<Layer>,
+        live: &mut dyn Live,
+    ) -> Result<(Garbage, Vec<Layer>)> {
+        let mut family = record.relatives(self.volume_records()?.all_sound()?);
         // First they free by themselves what they let go of; only then may their maps be read, or
         // a block could be missed by both.
         self.share_out(&mut family, live)?;
@@ -86,26 +124,25 @@ impl Sr {
         for other in &family {
             survivors.extend(View::all_of(&self.layout, other)?);
         }
-        let garbage = Garbage::of(&self.layout, &gone, whole, &survivors)?;
-        drop(lock);
-        // What nobody names will never be named again.
-        let tops: Vec<Layer> = family.iter().flat_map(Record::owned).collect();
-        let freed = garbage.free(&self.layout, &tops)?;
-        self.give_back(freed)
+        let garbage = Garbage::of(&self.layout, gone, whole, &survivors)?;
+        Ok((garbage, family.iter().flat_map(Record::owned).collect()))
     }
 
     /// Removes a volume's record, which commits, and what only it can have named.
     pub(crate) fn remove_record(&self, record: &Record) -> Result<()> {
-        let key = Name::parse(&record.key)?;
-        files::remove(&self.layout.volume(&key))?;
-        files::remove(&self.layout.serving(&key))?;
-        files::remove(&self.layout.datapath(&key))?;
+        self.remove_known(&Name::parse(&record.key)?)?;
         // Its views were read before: the index files are not needed to find what it named.
         record
             .base
             .into_iter()
             .chain([record.index])
             .try_for_each(|number| files::remove(&self.layout.index(number)))
+    }
+
+    fn remove_known(&self, key: &Name) -> Result<()> {
+        files::remove(&self.layout.volume(key))?;
+        files::remove(&self.layout.serving(key))?;
+        files::remove(&self.layout.datapath(key))
     }
 
     /// Keeps a volume from being served, for as long as the result lives.
@@ -131,7 +168,7 @@ impl Sr {
 
     /// The other volumes that may share something with this one.
     pub(crate) fn family(&self, record: &Record) -> Result<Vec<Record>> {
-        let mut records = self.volume_records()?;
+        let mut records = self.volume_records()?.sound;
         records.retain(|other| other.is_related(record) && other.key != record.key);
         Ok(records)
     }

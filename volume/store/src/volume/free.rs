@@ -35,6 +35,11 @@ pub(crate) struct Garbage {
 }
 
 impl Garbage {
+    /// Only a layer that nobody else can name.
+    pub(crate) fn whole(layer: Option<Layer>) -> Self {
+        Self { whole: layer.into_iter().collect(), ..Self::default() }
+    }
+
     /// What the `gone` views named and none of the `survivors` of their family does; nobody else can
     /// have named the layer `whole`.
     pub(crate) fn of(
@@ -43,7 +48,7 @@ impl Garbage {
         whole: Option<Layer>,
         survivors: &[View],
     ) -> Result<Self> {
-        let mut garbage = Self { whole: whole.into_iter().collect(), ..Self::default() };
+        let mut garbage = Self::whole(whole);
         let mut pages = Pages::new(layout);
         let mut seen = HashSet::new();
         for view in gone {

@@ -30,7 +30,7 @@ pub(crate) use self::{
 use crate::{
     error::{Error, Kind, Result},
     host::Name,
-    sr::{self, Sr, files},
+    sr::{self, Sr},
 };
 
 /// A volume as the outside sees it.
@@ -58,6 +58,33 @@ pub struct Volume {
     pub has_data: bool,
 }
 
+/// A volume whose record cannot be understood: what it reads, and which layers it shares with
+/// others, is not known.
+#[derive(Debug)]
+pub struct Damaged {
+    /// Its key.
+    pub key: Name,
+    /// What is wrong, with which file, and what to do.
+    pub error: Error,
+}
+
+/// All volumes of an SR, each by its key.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) sound: Vec<Record>,
+    pub(crate) damaged: Vec<Damaged>,
+}
+
+impl Records {
+    /// All of them, for whoever has to know of each what it shares.
+    pub(crate) fn all_sound(self) -> Result<Vec<Record>> {
+        match self.damaged.into_iter().next() {
+            Some(damaged) => Err(damaged.error),
+            None => Ok(self.sound),
+        }
+    }
+}
+
 impl Sr {
     /// One volume.
     ///
@@ -73,24 +100,40 @@ impl Sr {
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`], or what reading its memory gives.
+    ///
+    /// Those of which something is missing or makes no sense are left out: see [`Sr::damaged`].
     pub fn volumes(&self) -> Result<Vec<Volume>> {
         self.record()?;
-        let records = self.volume_records()?;
+        let records = self.volume_records()?.sound;
         Ok(records.into_iter().filter(|it| !it.hidden).map(|it| self.describe(it)).collect())
     }
 
-    pub(crate) fn volume_records(&self) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
+    /// The volumes whose records cannot be understood. Nothing that they may share with others is
+    /// freed before they are destroyed, which [`Sr::destroy_volume`] does.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`], or what reading the SR's memory gives.
+    pub fn damaged(&self) -> Result<Vec<Damaged>> {
+        self.record()?;
+        Ok(self.volume_records()?.damaged)
+    }
+
+    pub(crate) fn volume_records(&self) -> Result<Records> {
+        let mut found = Records::default();
         for key in sr::names(&self.layout.volumes())? {
-            // One that is destroyed meanwhile is simply not there.
-            records.extend(files::read_json::<Record>(&self.layout.volume(&key))?);
+            match Record::read(&self.layout, &key) {
+                // One that is destroyed meanwhile is simply not there.
+                Ok(record) => found.sound.extend(record),
+                Err(error) => found.damaged.push(Damaged { key, error }),
+            }
         }
-        records.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(records)
+        found.sound.sort_by(|a, b| a.key.cmp(&b.key));
+        found.damaged.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
     }
 
     pub(crate) fn volume_record(&self, key: &Name) -> Result<Record> {
-        match files::read_json(&self.layout.volume(key))? {
+        match Record::read(&self.layout, key)? {
             Some(record) => Ok(record),
             None => Err(self.missing(key)),
         }

@@ -1,12 +1,12 @@
 //! A volume's record: `meta/volume/<key>`. Renaming it into place is what commits an operation.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    block::{Layer, NEVER},
-    error::Result,
+    block::{BLOCK_BYTES, Layer, NEVER, VOLUME_BYTES_MAX},
+    error::{Error, Kind, Result},
     host::Name,
     sr::{Layout, files},
 };
@@ -49,6 +49,40 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Reads the record of a volume; `None` where there is no such volume.
+    pub(crate) fn read(layout: &Layout, key: &Name) -> Result<Option<Self>> {
+        let path = layout.volume(key);
+        let record: Option<Self> = files::read_json(&path).map_err(|error| match error.kind() {
+            Kind::Corrupt => damaged(layout, key, &error),
+            _ => error,
+        })?;
+        let wrong = record.as_ref().and_then(|record| record.contradiction(key));
+        match wrong {
+            Some(wrong) => {
+                Err(damaged(layout, key, &format_args!("{} is damaged ({wrong})", path.display())))
+            }
+            None => Ok(record),
+        }
+    }
+
+    /// What no record of the volume `key` says.
+    fn contradiction(&self, key: &Name) -> Option<String> {
+        if self.key != key.as_str() {
+            return Some(format!("it is about volume {:?}", self.key));
+        }
+        let size = self.size;
+        let possible = size > 0 && size % BLOCK_BYTES == 0 && size <= VOLUME_BYTES_MAX;
+        (!possible).then(|| format!("a volume cannot have a size of {size}"))
+    }
+
+    /// The error for a volume of which something is missing or makes no sense.
+    pub(crate) fn damaged(&self, layout: &Layout, error: &Error) -> Error {
+        match Name::parse(&self.key) {
+            Ok(key) => damaged(layout, &key, &error.chain()),
+            Err(error) => error,
+        }
+    }
+
     /// Whether it can be written.
     pub(crate) fn read_write(&self) -> bool {
         self.top != NEVER
@@ -100,6 +134,18 @@ impl Record {
     pub(crate) fn write(&self, layout: &Layout) -> Result<()> {
         files::replace_json(layout, &layout.volume(&Name::parse(&self.key)?), self)
     }
+}
+
+fn damaged(layout: &Layout, key: &Name, what: &dyn fmt::Display) -> Error {
+    let sr = layout.uuid();
+    Error::new(
+        Kind::Corrupt,
+        format!(
+            "volume {key} is damaged: {what}; it cannot be used, and nothing that it may share with \
+             other volumes is freed as long as it is there; destroy it (volume-plugin \
+             Volume.destroy --sr {sr} --key {key})"
+        ),
+    )
 }
 
 fn shares(some: &[u32], others: &[u32]) -> bool {

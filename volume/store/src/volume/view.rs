@@ -116,17 +116,27 @@ pub(crate) struct View {
 
 impl View {
     /// What a volume reads, and what it started from.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`](crate::Kind) where an index is missing. So for those that follow.
     pub(crate) fn all_of(layout: &Layout, record: &Record) -> Result<Vec<Self>> {
         let mut views = vec![Self::of(layout, record)?];
         if let Some(base) = record.base {
-            views.push(Self { index: Index::read(layout, base)?, has_data: false });
+            views.push(Self { index: Self::index(layout, record, base)?, has_data: false });
         }
         Ok(views)
     }
 
     /// What a volume reads.
     pub(crate) fn of(layout: &Layout, record: &Record) -> Result<Self> {
-        Ok(Self { index: Index::read(layout, record.index)?, has_data: record.has_data })
+        let index = Self::index(layout, record, record.index)?;
+        Ok(Self { index, has_data: record.has_data })
+    }
+
+    fn index(layout: &Layout, record: &Record, number: u32) -> Result<Index> {
+        Index::read(layout, number).map_err(|error| {
+            if error.tells_damage() { record.damaged(layout, &error) } else { error }
+        })
     }
 
     /// The layer whose map has the page of a chunk, or what all its entries are.
