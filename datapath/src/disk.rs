@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use plugin::Context;
 use schemas::{Error, Failure};
-use store::{Host, Inactive, Kind, Layout, Sr, VolumeUri};
+use store::{Host, Inactive, Kind, Layout, Name, Sr, VolumeUri};
 use tapctl::{CONTROL_DIR, ControlDir};
 
 use crate::{
@@ -101,8 +101,8 @@ impl<'a> Disk<'a> {
     /// What a tapdisk has to open: the volume, or the clone that takes its place.
     fn path_to_serve(&mut self, mode: Mode) -> Result<PathBuf, Error> {
         let sr = self.sr()?;
-        if !self.state.persistent && self.state.clone.is_none() {
-            // A call was killed before it had made one.
+        if !self.state.persistent {
+            // A call may have been killed before it had made one.
             self.make_clone()?;
         }
         let clone = self.state.clone.as_deref().filter(|_| !self.state.persistent);
@@ -129,12 +129,34 @@ impl<'a> Disk<'a> {
         Ok(self.layout.volume(&volume.key))
     }
 
-    /// Makes the anonymous clone that takes the writes of a non-persistent disk.
+    /// Makes sure of the anonymous clone that takes the writes of a non-persistent disk. Its key is
+    /// written down first: what is not is thrown away by the next collection.
     pub(crate) fn make_clone(&mut self) -> Result<(), Error> {
+        let sr = self.sr()?;
+        let clone = match &self.state.clone {
+            Some(clone) => Name::parse(clone).map_err(errors::store)?,
+            None => {
+                let clone = sr.new_key().map_err(errors::store)?;
+                self.state.clone = Some(clone.to_string());
+                self.save()?;
+                clone
+            }
+        };
+        if sr.volume(clone.as_str()).is_ok() {
+            return Ok(());
+        }
         // Nobody serves the volume through this plugin now, so nobody is there to be told.
-        let made = self.sr()?.clone_hidden(self.uri.key.as_str(), &mut Inactive);
-        self.state.clone = Some(made.map_err(errors::store)?.key.to_string());
-        self.save()
+        sr.clone_hidden(self.uri.key.as_str(), &clone, &mut Inactive).map_err(errors::store)
+    }
+
+    /// Drops clones that no record names: whoever removed a damaged one by hand took the only word
+    /// of the clone with it. What cannot be dropped now is found by the next collection.
+    pub(crate) fn drop_orphans(&self) {
+        let dropped = Sr::open(&self.host, self.uri.sr.as_str())
+            .and_then(|sr| sr.drop_orphans(&self.uri.key, &mut Inactive));
+        if let Err(error) = dropped {
+            self.ctx.log.debug(error.chain());
+        }
     }
 
     /// Throws the clone away, which nobody serves. Where the SR is not attached it is kept: it goes

@@ -10,6 +10,16 @@ impl Fixture {
     fn exists(&self, key: &str) -> bool {
         self.sr.volume(key).is_ok()
     }
+
+    /// That no volume is left that does not show.
+    #[track_caller]
+    fn assert_no_clone(&self) {
+        self.assert_nothing_left();
+        let records = self.sr.layout().volume(&Name::parse("x").unwrap());
+        let records = std::fs::read_dir(records.parent().unwrap()).unwrap().count();
+        assert_eq!(records, self.sr.volumes().unwrap().len());
+        assert_eq!(self.sr.check().unwrap(), [""; 0]);
+    }
 }
 
 #[test]
@@ -110,6 +120,82 @@ fn a_session_that_lost_its_clone_before_it_was_made_never_writes_to_the_volume()
     it.ok("detach", "1");
     it.close().unwrap();
     it.assert_nothing_left();
+}
+
+/// A call is killed between each two things that it does about the clone: the state, made by hand, is
+/// what it leaves.
+#[test]
+fn a_call_that_was_killed_anywhere_around_the_clone_leaks_nothing() {
+    // Its key was written down, and it was not made yet; and it was thrown away, and still named.
+    for made_before in [false, true] {
+        for next in ["activate", "open", "open for good", "close", "collect"] {
+            let it = Fixture::new();
+            let mut state = State { persistent: false, ..State::default() };
+            if made_before {
+                it.open(false).unwrap();
+                state = it.state();
+                it.sr.destroy_volume(&it.clone_key(), &mut Inactive).unwrap();
+            } else {
+                state.clone = Some(it.sr.new_key().unwrap().to_string());
+            }
+            it.write_state(&state);
+            match next {
+                "activate" => {
+                    it.ok("activate", "1");
+                    assert_eq!(it.serving(), Some((it.clone_key(), false)), "never the volume");
+                    it.ok("detach", "1");
+                }
+                "open" => drop(it.open(false).unwrap()),
+                "open for good" => drop(it.open(true).unwrap()),
+                "close" => drop(it.close().unwrap()),
+                _ => drop(it.sr.collect(&mut Inactive).unwrap()),
+            }
+            it.close().unwrap();
+            it.close().unwrap();
+            it.assert_no_clone();
+        }
+    }
+}
+
+/// Its record was removed by hand, as the error for one that cannot be understood advises.
+#[test]
+fn a_clone_that_the_record_does_not_name_any_more_is_dropped_by_whoever_comes_next() {
+    for next in ["open", "close", "collect", "attach the SR", "destroy"] {
+        let it = Fixture::new();
+        it.open(false).unwrap();
+        let clone = it.clone_key();
+        std::fs::remove_file(it.state_path()).unwrap();
+        match next {
+            "open" => drop(it.open(false).unwrap()),
+            "close" => drop(it.close().unwrap()),
+            "collect" => drop(it.sr.collect(&mut Inactive).unwrap()),
+            "destroy" => it.sr.destroy_volume(&it.key, &mut Inactive).unwrap(),
+            _ => {
+                let attachment = it.host.srs().unwrap().remove(0).attachment;
+                it.host.attach(&attachment).unwrap();
+            }
+        }
+        assert!(!it.exists(&clone), "{next}");
+        it.close().unwrap();
+        it.assert_no_clone();
+    }
+}
+
+#[test]
+fn a_volume_that_is_destroyed_in_its_session_takes_the_clone_with_it() {
+    let it = Fixture::new();
+    it.open(false).unwrap();
+    it.ok("activate", "1");
+    let destroyed = it.sr.destroy_volume(&it.key, &mut Inactive).unwrap_err();
+    assert_eq!(destroyed.kind(), store::Kind::VolumeInUse, "it is active");
+    assert!(it.serving().is_some());
+    it.ok("deactivate", "1");
+    it.sr.destroy_volume(&it.key, &mut Inactive).unwrap();
+    for _twice in 0..2 {
+        it.ok("detach", "1");
+        it.close().unwrap();
+    }
+    it.assert_no_clone();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::disk::Disk;
 pub(crate) fn run(ctx: &Context<'_>, p: UriParams) -> Result<(), Error> {
     let mut disk = Disk::lock(ctx, &p.uri)?;
     if disk.state.persistent && disk.state.clone.is_none() {
+        disk.drop_orphans();
         return Ok(());
     }
     if !disk.state.persistent {

@@ -31,5 +31,6 @@ pub(crate) fn run(ctx: &Context<'_>, p: OpenParams) -> Result<(), Error> {
     // From here on it is a clone or nothing that is served: never the volume itself by mistake.
     disk.state.persistent = p.persistent;
     disk.save()?;
+    disk.drop_orphans();
     if p.persistent { Ok(()) } else { disk.make_clone() }
 }

@@ -43,6 +43,15 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     })
 }
 
+/// Whether a file contains a text, whatever else it says; one that is not there does not.
+pub(crate) fn mentions(path: &Path, text: &str) -> Result<bool> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(bytes.windows(text.len()).any(|part| part == text.as_bytes())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(format!("reading {}", path.display()), error)),
+    }
+}
+
 /// Does what needs room in the metadata; where there is none, once more without the ballast.
 pub(crate) fn with_ballast<T>(
     layout: &Layout,

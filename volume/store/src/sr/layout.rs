@@ -9,7 +9,8 @@
 //!                      /index/<number>     u32 per 4 MiB of a volume: the layer whose map has the page
 //!                      /map/<layer>        u32 per block of a layer's volume, pages sparse
 //!                      /serving/<key>      locked (flock) by the process that serves the volume
-//!                      /datapath/<key>     what the datapath plugin knows of the volume
+//!                      /datapath/<key>     what the datapath plugin knows of the volume: the key of the
+//!                                          hidden clone in its place stands there in plain text
 //!                      /tmp/               files that are about to be renamed into place
 //!                      /used               blocks in use, where no tmpfs of its own counts them
 //!                      /ballast            given up before metadata is written on a full tmpfs

@@ -49,6 +49,7 @@ impl Sr {
             files::remove(&self.layout.tmp().join(name.as_str()))?;
         }
         self.remove_copies()?;
+        self.remove_orphans(None)?;
         let found = self.volume_records()?;
         self.remove_strays(&found)?;
         let mut records = found.all_sound()?;
@@ -120,6 +121,38 @@ impl Sr {
 }
 
 impl Sr {
+    /// Removes the clones of non-persistent disks that nobody will ever ask for, of one volume or of
+    /// all: the volume is gone, or the session, and the call was killed that should have seen to it.
+    /// What they held is garbage from then on. Whether there were any.
+    pub(crate) fn remove_orphans(&self, of: Option<&Name>) -> Result<bool> {
+        let mut any = false;
+        for record in self.volume_records()?.sound {
+            let is_meant = of.is_none_or(|of| record.owner.as_deref() == Some(of.as_str()));
+            if is_meant && record.is_orphan(&self.layout)? {
+                let key = Name::parse(&record.key)?;
+                if let Ok(_held) = self.hold_now(&key) {
+                    self.remove_record(&record)?;
+                    any = true;
+                }
+            }
+        }
+        Ok(any)
+    }
+
+    /// Drops the clones that were served in the place of a volume and that its datapath does not
+    /// name any more; never one that is served.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`](crate::Kind), or what [`Sr::collect`] gives.
+    pub fn drop_orphans(&self, key: &Name, live: &mut dyn Live) -> Result<()> {
+        let lock = self.lock()?;
+        self.sr_attached()?;
+        if self.remove_orphans(Some(key))? {
+            self.collect_locked(&lock, live)?;
+        }
+        Ok(())
+    }
+
     /// Removes what is known of volumes that are gone: what a destruction left that was killed.
     fn remove_strays(&self, found: &Records) -> Result<()> {
         let sound = found.sound.iter().map(|record| record.key.as_str());

@@ -72,7 +72,7 @@ impl Sr {
         files::remove(&self.layout.index(old_index))?;
         self.remove_record(&below)?;
         drop(held);
-        self.release(lock, &record, gone, below.own_top(), live)
+        self.release(lock, &record, gone, below.own_top().into_iter().collect(), live)
     }
 
     fn write_composed(

@@ -64,6 +64,7 @@ impl Sr {
             has_data: true,
             cbt_enabled: false,
             hidden: unfinished,
+            owner: None,
             unfinished,
             keys: [].into(),
         };

@@ -16,39 +16,71 @@ const PATIENCE: Duration = Duration::from_millis(100);
 impl Sr {
     /// Destroys a volume. One that is not there is destroyed already. `live` is told what other
     /// volumes may free by themselves from then on. What was damaged can be destroyed too: since
-    /// nobody knows what it named, a collection finds out what nobody else does.
+    /// nobody knows what it named, a collection finds out what nobody else does. The clone of a
+    /// non-persistent session goes with its volume.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`]; [`Kind::VolumeInUse`] while it is served.
+    /// [`Kind::SrNotAttached`]; [`Kind::VolumeInUse`] while it is served, or such a clone of it.
     pub fn destroy_volume(&self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
         let lock = self.lock()?;
         self.sr_attached()?;
-        let record = match self.volume_record(&key) {
+        let mut record = match self.volume_record(&key) {
             Err(error) if matches!(error.kind(), Kind::VolumeMissing | Kind::VolumeLost) => {
+                // One that was killed half-way may have left the clone.
+                if self.remove_orphans(Some(&key))? {
+                    self.collect_unless_damaged(&lock, live)?;
+                }
                 return Ok(());
             }
             Err(error) if error.tells_damage() => return self.destroy_damaged(lock, &key, live),
             record => record?,
         };
         let served = self.hold(&key, "destroyed")?;
-        let gone = match View::all_of(&self.layout, &record) {
+        let mut clones = self.volume_records()?.sound;
+        clones.retain(|clone| clone.owner.as_deref() == Some(key.as_str()));
+        let held: Vec<Lock> =
+            clones.iter().map(|clone| self.hold_clone(&key, clone)).collect::<Result<_>>()?;
+        let mut gone = match View::all_of(&self.layout, &record) {
             Err(error) if error.tells_damage() => {
                 drop(served);
                 return self.destroy_damaged(lock, &key, live);
             }
             gone => gone?,
         };
+        let mut whole: Vec<Layer> = record.own_top().into_iter().collect();
         self.remove_record(&record)?;
-        drop(served);
-        self.release(lock, &record, gone, record.own_top(), live)
+        for clone in &clones {
+            // Of one that is damaged, a collection frees the rest.
+            gone.extend(View::all_of(&self.layout, clone).unwrap_or_default());
+            whole.extend(clone.own_top());
+            record.join(clone);
+            self.remove_record(clone)?;
+        }
+        drop((served, held));
+        self.release(lock, &record, gone, whole, live)
+    }
+
+    /// Holds the clone that is served in the place of a volume.
+    fn hold_clone(&self, key: &Name, clone: &Record) -> Result<Lock> {
+        self.hold(&Name::parse(&clone.key)?, "destroyed").map_err(|error| match error.kind() {
+            Kind::VolumeInUse => Error::new(
+                Kind::VolumeInUse,
+                format!("volume {key} is active, as a disk whose writes are not kept: {error}"),
+            ),
+            _ => error,
+        })
     }
 
     fn destroy_damaged(&self, lock: Lock, key: &Name, live: &mut dyn Live) -> Result<()> {
         let served = self.hold(key, "destroyed")?;
         self.remove_known(key)?;
         drop(served);
-        match self.collect_locked(&lock, live) {
+        self.collect_unless_damaged(&lock, live)
+    }
+
+    fn collect_unless_damaged(&self, lock: &Lock, live: &mut dyn Live) -> Result<()> {
+        match self.collect_locked(lock, live) {
             // There is another one; it goes with that one.
             Err(error) if error.tells_damage() => Ok(()),
             collected => collected.map(drop),
@@ -84,20 +116,20 @@ impl Sr {
         record.sole.clear();
         record.write(&self.layout)?;
         drop(served);
-        self.release(lock, &record, gone, None, live)
+        self.release(lock, &record, gone, Vec::new(), live)
     }
 
     /// Frees what `gone` named and nobody else does, after the record of `record` was removed or
-    /// changed. The layer `whole` was its top.
+    /// changed. The layers `whole` were owned by what is gone.
     pub(crate) fn release(
         &self,
         lock: Lock,
         record: &Record,
         gone: Vec<View>,
-        whole: Option<Layer>,
+        whole: Vec<Layer>,
         live: &mut dyn Live,
     ) -> Result<()> {
-        let (garbage, tops) = match self.garbage(record, &gone, whole, live) {
+        let (garbage, tops) = match self.garbage(record, &gone, &whole, live) {
             // The map of a damaged volume may name anything but what another one still owned.
             Err(error) if error.tells_damage() => (Garbage::whole(whole), Vec::new()),
             found => found?,
@@ -113,7 +145,7 @@ impl Sr {
         &self,
         record: &Record,
         gone: &[View],
-        whole: Option<Layer>,
+        whole: &[Layer],
         live: &mut dyn Live,
     ) -> Result<(Garbage, Vec<Layer>)> {
         let mut family = record.relatives(self.volume_records()?.all_sound()?);
@@ -124,7 +156,7 @@ impl Sr {
         for other in &family {
             survivors.extend(View::all_of(&self.layout, other)?);
         }
-        let garbage = Garbage::of(&self.layout, gone, whole, &survivors)?;
+        let garbage = Garbage::of(&self.layout, gone, whole.to_vec(), &survivors)?;
         Ok((garbage, family.iter().flat_map(Record::owned).collect()))
     }
 

@@ -35,17 +35,17 @@ pub(crate) struct Garbage {
 }
 
 impl Garbage {
-    /// Only a layer that nobody else can name.
-    pub(crate) fn whole(layer: Option<Layer>) -> Self {
-        Self { whole: layer.into_iter().collect(), ..Self::default() }
+    /// Only layers that nobody else can name.
+    pub(crate) fn whole(layers: Vec<Layer>) -> Self {
+        Self { whole: layers, ..Self::default() }
     }
 
     /// What the `gone` views named and none of the `survivors` of their family does; nobody else can
-    /// have named the layer `whole`.
+    /// have named the layers `whole`.
     pub(crate) fn of(
         layout: &Layout,
         gone: &[View],
-        whole: Option<Layer>,
+        whole: Vec<Layer>,
         survivors: &[View],
     ) -> Result<Self> {
         let mut garbage = Self::whole(whole);

@@ -41,6 +41,10 @@ pub(crate) struct Record {
     /// Not shown to callers: the clone of a non-persistent disk, or what a copy needs meanwhile.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) hidden: bool,
+    /// The volume in whose place the clone of a non-persistent disk is served. Without it, or once
+    /// the datapath's record of it does not name the clone, nobody will ever ask for the clone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<String>,
     /// Copied into by the process that holds it; without one, nothing that is of use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unfinished: bool,
@@ -81,6 +85,14 @@ impl Record {
             Ok(key) => damaged(layout, &key, &error.chain()),
             Err(error) => error,
         }
+    }
+
+    /// Whether it is the clone of a non-persistent disk that nobody will ever ask for.
+    pub(crate) fn is_orphan(&self, layout: &Layout) -> Result<bool> {
+        let Some(owner) = &self.owner else { return Ok(false) };
+        let owner = Name::parse(owner)?;
+        Ok(!layout.volume(&owner).exists()
+            || !files::mentions(&layout.datapath(&owner), &self.key)?)
     }
 
     /// Whether it can be written.

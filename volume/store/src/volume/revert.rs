@@ -58,6 +58,6 @@ impl Sr {
         record.write(&self.layout)?;
         files::remove(&self.layout.index(old_index))?;
         drop(held);
-        self.release(lock, &record, gone, old_top, live)
+        self.release(lock, &record, gone, old_top.into_iter().collect(), live)
     }
 }

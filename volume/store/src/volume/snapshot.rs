@@ -27,11 +27,13 @@ const OPENING: Duration = Duration::from_secs(2);
 
 /// What a new volume over an existing one's data is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
+enum Over<'a> {
     /// Read-only, keeping whether changed block tracking is on.
     Snapshot { hidden: bool },
     /// Writable.
-    Clone { hidden: bool },
+    Clone,
+    /// Writable, under a key that only a datapath knows.
+    HiddenClone(&'a Name),
 }
 
 /// Who may write to a volume while its structure changes.
@@ -70,31 +72,53 @@ impl Sr {
     /// As [`Sr::snapshot`].
     pub fn clone_volume(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
         let _lock = self.lock()?;
-        self.branch(key, Over::Clone { hidden: false }, live)
+        self.branch(key, Over::Clone, live)
     }
 
-    /// A clone that only a datapath knows of: the contents of a non-persistent disk.
+    /// A key for [`Sr::clone_hidden`], which no volume has.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`].
+    pub fn new_key(&self) -> Result<Name> {
+        Name::parse(&new_key(&self.record()?.generation))
+    }
+
+    /// Makes a clone that only a datapath knows of: the contents of a non-persistent disk. One that
+    /// is there already is left as it is.
+    ///
+    /// The caller chooses the clone's key and writes it into the file [`Layout::datapath`] of `key`
+    /// first: a collection takes away what that file does not name (any more), and the clone goes
+    /// with the volume.
+    ///
+    /// [`Layout::datapath`]: crate::Layout::datapath
     ///
     /// # Errors
     /// As [`Sr::snapshot`].
-    pub fn clone_hidden(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+    pub fn clone_hidden(&self, key: &str, clone: &Name, live: &mut dyn Live) -> Result<()> {
         let _lock = self.lock()?;
-        self.branch(key, Over::Clone { hidden: true }, live)
+        match Record::read(&self.layout, clone)? {
+            Some(_) => self.sr_attached(),
+            None => self.branch(key, Over::HiddenClone(clone), live).map(drop),
+        }
     }
 
     /// Held: the SR's lock.
-    fn branch(&self, key: &str, over: Over, live: &mut dyn Live) -> Result<Volume> {
+    fn branch(&self, key: &str, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
         let generation = self.record()?.generation;
         let mut origin = self.volume_record(&key)?;
         origin.require_data()?;
         let held = self.hold_or_served(&key)?;
-        let (Over::Snapshot { hidden } | Over::Clone { hidden }) = over;
-        let is_clone = matches!(over, Over::Clone { .. });
+        let (is_clone, hidden, own_key) = match over {
+            Over::Snapshot { hidden } => (false, hidden, new_key(&generation)),
+            Over::Clone => (true, false, new_key(&generation)),
+            Over::HiddenClone(clone) => (true, true, clone.to_string()),
+        };
         let first = take_numbers(&self.layout, 4)?;
         let (index, base, own_top, new_top) = (first, first + 1, first + 2, first + 3);
         let mut branch = Record {
-            key: new_key(&generation),
+            key: own_key,
+            owner: matches!(over, Over::HiddenClone(_)).then(|| key.to_string()),
             top: if is_clone { own_top } else { NEVER },
             leaving: Vec::new(),
             index,

@@ -86,9 +86,16 @@ fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result
         "destroy a snapshot" => sr.destroy_volume(key("old"), live),
         "destroy the origin" => sr.destroy_volume(key("origin"), live),
         "collect" => sr.collect(live).map(drop),
+        "begin a session" => sr.clone_hidden(key("origin"), &hidden(), live),
+        "destroy what is in a session" => sr.destroy_volume(key("origin"), live),
         "copy" => sr.copy(key("origin"), &other_sr(&sr_host(sr)), live).map(drop),
         _ => panic!("no operation {operation:?}"),
     }
+}
+
+/// The key of the clone that takes the place of a volume.
+fn hidden() -> Name {
+    Name::parse("the-clone").unwrap()
 }
 
 /// The host of an SR of these tests.
@@ -166,6 +173,19 @@ impl World {
         std::fs::write(meta.join("index/00000001"), "").unwrap();
         let disk = self.fixture.open(&keys.0["child"], true).unwrap();
         drop(disk);
+    }
+
+    /// Lets the datapath's record of `origin` name a clone, and makes that if it is to be there.
+    fn session(&self, has_begun: bool) {
+        let origin = Name::parse(&Keys::of(&self.fixture.sr).0["origin"]).unwrap();
+        let known = self.fixture.sr.layout().datapath(&origin);
+        std::fs::write(known, format!("{{\"clone\":\"{}\"}}", hidden())).unwrap();
+        if has_begun {
+            let sr = &self.fixture.sr;
+            sr.clone_hidden(origin.as_str(), &hidden(), &mut Disks::default()).unwrap();
+            let mut disk = self.fixture.open(hidden().as_str(), false).unwrap();
+            disk.write(0, &[0xcc; 3 * 4096]).unwrap();
+        }
     }
 
     fn operate(&mut self, operation: &str) -> Result<()> {
@@ -282,8 +302,11 @@ fn allocated(directory: &Path) -> u64 {
 fn at_every_step(operation: &str, served: Served) {
     let begin = || {
         let world = World::new(served);
-        if operation == "collect" {
-            world.litter();
+        match operation {
+            "collect" => world.litter(),
+            "begin a session" => world.session(false),
+            "destroy what is in a session" => world.session(true),
+            _ => {}
         }
         world
     };
@@ -454,6 +477,8 @@ at_every_step! {
     a_killed_destroy_of_a_snapshot: "destroy a snapshot", Not;
     a_killed_destroy_of_the_origin: "destroy the origin", Not;
     a_killed_collection: "collect", Not;
+    a_killed_beginning_of_a_session: "begin a session", Not;
+    a_killed_destroy_of_the_origin_in_a_session: "destroy what is in a session", Not;
     a_killed_snapshot_of_a_served_disk: "snapshot", Survives;
     a_killed_clone_of_a_served_disk: "clone", Survives;
     a_killed_destroy_of_a_served_disks_snapshot: "destroy a snapshot", Survives;

@@ -7,5 +7,6 @@ mod dying;
 mod life;
 mod model;
 mod scale;
+mod session;
 mod share;
 mod tree;
