@@ -97,7 +97,7 @@ impl Host {
         let uuid = wanted.uuid.clone();
         let sr = Sr { host: self.clone(), layout: Layout::new(&self.sr_root, &uuid), uuid };
         // Promises are made one at a time, or two SRs could be promised the same memory.
-        let _promises = Lock::promises(self)?;
+        let promises = Lock::promises(self)?;
         let lock = Lock::sr(self, &sr.uuid)?;
         match Record::read(&sr.layout)? {
             Some(record) if record.attached => {}
@@ -109,7 +109,8 @@ impl Host {
         }
         files::restore_ballast(&sr.layout);
         // What cannot be collected, check explains; the SR is attached all the same.
-        let _garbage = sr.collect_locked(&lock, &mut Inactive);
+        drop(promises);
+        let _garbage = sr.collect_locked(lock, &mut Inactive);
         Ok(sr)
     }
 

@@ -9,11 +9,12 @@ use std::{
 
 use super::{
     Live, Record, Records,
-    free::{punch, remove_stepwise},
+    family::Family,
+    free::{Garbage, Ranges, punch},
     view::{Pages, View, for_data},
 };
 use crate::{
-    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     error::{Context, Result},
     host::Name,
     sr::{self, Layout, Sr, files, layout::parse_number, lock::Lock},
@@ -41,10 +42,11 @@ impl Sr {
     pub fn collect(&self, live: &mut dyn Live) -> Result<u64> {
         let lock = self.lock()?;
         self.sr_attached()?;
-        self.collect_locked(&lock, live)
+        self.collect_locked(lock, live)
     }
 
-    pub(crate) fn collect_locked(&self, _lock: &Lock, live: &mut dyn Live) -> Result<u64> {
+    /// Finds under the lock what is to be freed, lets go of it, and frees.
+    pub(crate) fn collect_locked(&self, lock: Lock, live: &mut dyn Live) -> Result<u64> {
         for name in sr::names(&self.layout.tmp())? {
             files::remove(&self.layout.tmp().join(name.as_str()))?;
         }
@@ -52,8 +54,9 @@ impl Sr {
         self.remove_orphans(None)?;
         let found = self.volume_records()?;
         self.remove_strays(&found)?;
-        let mut records = found.all_sound()?;
-        self.share_out(&mut records, live)?;
+        let mut family = Family::new(&self.layout, found.all_sound()?);
+        self.share_out(&mut family, live)?;
+        let mut records = family.records;
         let mut idle = Vec::new();
         for record in &mut records {
             // What nobody serves is held here, so that its top can be looked at too.
@@ -69,38 +72,59 @@ impl Sr {
         let needed = Needed::of(&self.layout, &records)?;
         let owned: HashSet<Layer> = records.iter().flat_map(Record::owned).collect();
         let still: HashSet<Layer> = idle.iter().map(|&(top, _)| top).collect();
-        let busy: HashSet<Layer> = owned.difference(&still).copied().collect();
-        let mut freed = 0;
-        for_numbers(&self.layout.data(), |layer, path| {
-            if busy.contains(&layer) {
-                return Ok(());
-            }
-            if owned.contains(&layer) || needed.layers.contains(&layer) {
-                freed += sweep(path, BLOCK_BYTES, |block| needed.block(layer, block))?;
-            } else {
-                freed += remove_stepwise(path)?;
-            }
-            Ok(())
-        })?;
-        for_numbers(&self.layout.maps(), |layer, path| {
-            if busy.contains(&layer) {
-                return Ok(());
-            }
-            if owned.contains(&layer) || needed.maps.contains(&layer) {
-                sweep(path, PAGE_BYTES, |chunk| needed.pages.contains(&(layer, chunk))).map(drop)
-            } else {
-                remove_stepwise(path).map(drop)
-            }
-        })?;
+        let in_tops = self.sweep_tops(&still, &needed)?;
+        let garbage = self.unnamed(&needed, &owned)?;
         for_numbers(&self.layout.indexes(), |number, path| {
             if needed.indexes.contains(&number) { Ok(()) } else { files::remove(path) }
         })?;
         if idle.len() == records.len() {
-            sr::recount(&self.layout)?
+            sr::recount(&self.layout)?;
         } else {
-            self.give_back(freed)?
+            self.give_back(in_tops)?;
+        }
+        drop((idle, lock));
+        // What nobody names will never be named again.
+        let owned: Vec<Layer> = owned.into_iter().collect();
+        let freed = garbage.free(&self.layout, &owned)?;
+        self.give_back(freed)?;
+        Ok(in_tops + freed)
+    }
+
+    /// Frees what lies in tops that nobody writes to now, and is not named: what writes left that
+    /// were killed. Held: the locks of those who could write. The bytes of data freed.
+    fn sweep_tops(&self, tops: &HashSet<Layer>, needed: &Needed) -> Result<u64> {
+        let mut freed = 0;
+        for &top in tops.iter().filter(|&&top| top != NEVER) {
+            freed += sweep(&self.layout.layer(top), BLOCK_BYTES, |block| needed.block(top, block))?;
+            sweep(&self.layout.map(top), PAGE_BYTES, |chunk| needed.pages.contains(&(top, chunk)))?;
         }
         Ok(freed)
+    }
+
+    /// What nobody names in all layers but those that are owned.
+    fn unnamed(&self, needed: &Needed, owned: &HashSet<Layer>) -> Result<Garbage> {
+        let mut garbage = Garbage::default();
+        for_numbers(&self.layout.data(), |layer, path| {
+            if needed.layers.contains(&layer) && !owned.contains(&layer) {
+                let free = unneeded(path, BLOCK_BYTES, |block| needed.block(layer, block))?;
+                garbage.blocks.insert(layer, free);
+            } else if !owned.contains(&layer) {
+                garbage.layers.push(layer);
+            }
+            Ok(())
+        })?;
+        for_numbers(&self.layout.maps(), |layer, path| {
+            if needed.maps.contains(&layer) && !owned.contains(&layer) {
+                let page = |chunk| needed.pages.contains(&(layer, chunk));
+                garbage.pages.insert(layer, unneeded(path, PAGE_BYTES, page)?);
+            } else if !owned.contains(&layer) {
+                garbage.maps.push(layer);
+            }
+            Ok(())
+        })?;
+        garbage.blocks.retain(|_, ranges| !ranges.is_empty());
+        garbage.pages.retain(|_, ranges| !ranges.is_empty());
+        Ok(garbage)
     }
 }
 
@@ -148,7 +172,7 @@ impl Sr {
         let lock = self.lock()?;
         self.sr_attached()?;
         if self.remove_orphans(Some(key))? {
-            self.collect_locked(&lock, live)?;
+            self.collect_locked(lock, live)?;
         }
         Ok(())
     }
@@ -222,22 +246,22 @@ impl Needed {
 
 /// Punches the allocated units of a file that are not needed. The bytes freed.
 fn sweep(path: &Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<u64> {
-    let mut garbage: Vec<(u64, u64)> = Vec::new();
+    let garbage = unneeded(path, unit, needed)?;
+    if garbage.is_empty() { Ok(0) } else { punch(path, &garbage) }
+}
+
+/// The allocated units of a file that are not needed, as ranges of bytes.
+fn unneeded(path: &Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<Ranges> {
+    let mut garbage = Ranges::new();
     for_allocated(path, |start, end| {
-        for number in start / unit..end.div_ceil(unit) {
-            if needed(number) {
-                continue;
-            }
+        for number in (start / unit..end.div_ceil(unit)).filter(|&number| !needed(number)) {
             match garbage.last_mut() {
                 Some((from, length)) if *from + *length == number * unit => *length += unit,
                 _ => garbage.push((number * unit, unit)),
             }
         }
     })?;
-    if !garbage.is_empty() {
-        punch(path, &garbage)?;
-    }
-    Ok(garbage.iter().map(|(_, length)| length).sum())
+    Ok(garbage)
 }
 
 /// Calls `each` with the ranges of a file that are allocated: start and end, bytes.

@@ -35,7 +35,7 @@ impl Sr {
         let _lock = self.lock()?;
         self.sr_attached()?;
         let record = self.volume_record(&Name::parse(key)?)?;
-        let nothing = View { index: Index::default(), has_data: false };
+        let nothing = View { index: Index::default(), has_data: false, number: 0 };
         let other = match Name::parse(key2).and_then(|key2| self.volume_record(&key2)) {
             Ok(other) if other.is_related(&record) => View::of(&self.layout, &other)?,
             Ok(_) => nothing,

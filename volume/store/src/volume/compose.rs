@@ -8,6 +8,7 @@ use std::fs::OpenOptions;
 
 use super::{
     Live, Record,
+    destroy::Gone,
     view::{Index, Pages, View},
 };
 use crate::{
@@ -72,7 +73,10 @@ impl Sr {
         files::remove(&self.layout.index(old_index))?;
         self.remove_record(&below)?;
         drop(held);
-        self.release(lock, &record, gone, below.own_top().into_iter().collect(), live)
+        let records = self.volume_records()?;
+        let gone =
+            Gone { views: gone, owned: below.own_top().into_iter().collect(), was_written: true };
+        self.release(lock, &record, records, gone, live)
     }
 
     fn write_composed(
@@ -89,7 +93,7 @@ impl Sr {
             Some(base) => Index::read(&self.layout, base)?,
             None => Index::default(),
         };
-        let start = View { index: start, has_data: false };
+        let start = View { index: start, has_data: false, number: 0 };
         let map_path = self.layout.map(top);
         let doing = || format!("writing {}", map_path.display());
         let map = OpenOptions::new().write(true).open(&map_path).while_doing(doing)?;

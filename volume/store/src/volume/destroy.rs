@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Live, Record, free::Garbage, view::View};
+use super::{Live, Record, Records, family::Family, free::Garbage, view::View};
 use crate::{
     block::{BLOCK_BYTES, Layer},
     error::{Error, Kind, Result},
@@ -12,6 +12,18 @@ use crate::{
 
 /// How long a volume may be held by a process that is about to let go of it.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What nobody reads any more.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    /// What was read.
+    pub(crate) views: Vec<View>,
+    /// Layers that only it can have named.
+    pub(crate) owned: Vec<Layer>,
+    /// Whether it could be written: then it may have let go of something that only one other volume
+    /// has needed since.
+    pub(crate) was_written: bool,
+}
 
 impl Sr {
     /// Destroys a volume. One that is not there is destroyed already. `live` is told what other
@@ -29,7 +41,7 @@ impl Sr {
             Err(error) if matches!(error.kind(), Kind::VolumeMissing | Kind::VolumeLost) => {
                 // One that was killed half-way may have left the clone.
                 if self.remove_orphans(Some(&key))? {
-                    self.collect_unless_damaged(&lock, live)?;
+                    self.collect_unless_damaged(lock, live)?;
                 }
                 return Ok(());
             }
@@ -37,28 +49,31 @@ impl Sr {
             record => record?,
         };
         let served = self.hold(&key, "destroyed")?;
-        let mut clones = self.volume_records()?.sound;
-        clones.retain(|clone| clone.owner.as_deref() == Some(key.as_str()));
+        let mut records = self.volume_records()?;
+        let is_clone = |other: &mut Record| other.owner.as_deref() == Some(key.as_str());
+        let clones: Vec<Record> = records.sound.extract_if(.., is_clone).collect();
+        records.sound.retain(|other| other.key != record.key);
         let held: Vec<Lock> =
             clones.iter().map(|clone| self.hold_clone(&key, clone)).collect::<Result<_>>()?;
-        let mut gone = match View::all_of(&self.layout, &record) {
+        let mut views = match View::all_of(&self.layout, &record) {
             Err(error) if error.tells_damage() => {
                 drop(served);
                 return self.destroy_damaged(lock, &key, live);
             }
-            gone => gone?,
+            views => views?,
         };
-        let mut whole: Vec<Layer> = record.own_top().into_iter().collect();
+        let was_written = record.read_write() || !clones.is_empty();
+        let mut owned: Vec<Layer> = record.own_top().into_iter().collect();
         self.remove_record(&record)?;
         for clone in &clones {
             // Of one that is damaged, a collection frees the rest.
-            gone.extend(View::all_of(&self.layout, clone).unwrap_or_default());
-            whole.extend(clone.own_top());
+            views.extend(View::all_of(&self.layout, clone).unwrap_or_default());
+            owned.extend(clone.own_top());
             record.join(clone);
             self.remove_record(clone)?;
         }
         drop((served, held));
-        self.release(lock, &record, gone, whole, live)
+        self.release(lock, &record, records, Gone { views, owned, was_written }, live)
     }
 
     /// Holds the clone that is served in the place of a volume.
@@ -76,10 +91,10 @@ impl Sr {
         let served = self.hold(key, "destroyed")?;
         self.remove_known(key)?;
         drop(served);
-        self.collect_unless_damaged(&lock, live)
+        self.collect_unless_damaged(lock, live)
     }
 
-    fn collect_unless_damaged(&self, lock: &Lock, live: &mut dyn Live) -> Result<()> {
+    fn collect_unless_damaged(&self, lock: Lock, live: &mut dyn Live) -> Result<()> {
         match self.collect_locked(lock, live) {
             // There is another one; it goes with that one.
             Err(error) if error.tells_damage() => Ok(()),
@@ -111,27 +126,29 @@ impl Sr {
             ));
         }
         let served = self.hold(&key, "relieved of its data")?;
-        let gone = vec![View::of(&self.layout, &record)?];
+        let views = vec![View::of(&self.layout, &record)?];
         record.has_data = false;
         record.sole.clear();
         record.write(&self.layout)?;
         drop(served);
-        self.release(lock, &record, gone, Vec::new(), live)
+        let records = self.volume_records()?;
+        let gone = Gone { views, owned: Vec::new(), was_written: false };
+        self.release(lock, &record, records, gone, live)
     }
 
     /// Frees what `gone` named and nobody else does, after the record of `record` was removed or
-    /// changed. The layers `whole` were owned by what is gone.
+    /// changed; `records` are all that are left.
     pub(crate) fn release(
         &self,
         lock: Lock,
         record: &Record,
-        gone: Vec<View>,
-        whole: Vec<Layer>,
+        records: Records,
+        gone: Gone,
         live: &mut dyn Live,
     ) -> Result<()> {
-        let (garbage, tops) = match self.garbage(record, &gone, &whole, live) {
+        let (garbage, tops) = match self.garbage(record, records, &gone, live) {
             // The map of a damaged volume may name anything but what another one still owned.
-            Err(error) if error.tells_damage() => (Garbage::whole(whole), Vec::new()),
+            Err(error) if error.tells_damage() => (Garbage::whole(gone.owned), Vec::new()),
             found => found?,
         };
         drop(lock);
@@ -144,20 +161,17 @@ impl Sr {
     fn garbage(
         &self,
         record: &Record,
-        gone: &[View],
-        whole: &[Layer],
+        records: Records,
+        gone: &Gone,
         live: &mut dyn Live,
     ) -> Result<(Garbage, Vec<Layer>)> {
-        let mut family = record.relatives(self.volume_records()?.all_sound()?);
+        let mut family = Family::new(&self.layout, record.relatives(records.all_sound()?));
         // First they free by themselves what they let go of; only then may their maps be read, or
         // a block could be missed by both.
-        self.share_out(&mut family, live)?;
-        let mut survivors = Vec::new();
-        for other in &family {
-            survivors.extend(View::all_of(&self.layout, other)?);
-        }
-        let garbage = Garbage::of(&self.layout, gone, whole.to_vec(), &survivors)?;
-        Ok((garbage, family.iter().flat_map(Record::owned).collect()))
+        self.share_out_without(&mut family, gone, live)?;
+        family.refresh();
+        let garbage = Garbage::of(&self.layout, &gone.views, gone.owned.clone(), &family)?;
+        Ok((garbage, family.owned()))
     }
 
     /// Removes a volume's record, which commits, and what only it can have named.

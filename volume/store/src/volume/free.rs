@@ -6,13 +6,16 @@
 //! without it.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::ErrorKind,
     path::Path,
 };
 
-use super::view::{Pages, View};
+use super::{
+    family::Family,
+    view::{Pages, View},
+};
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
     error::{Context, Error, Result},
@@ -23,51 +26,51 @@ use crate::{
 const STEP_BYTES: u64 = 256 << 20;
 
 /// Ranges of one file, in bytes, ascending.
-type Ranges = Vec<(u64, u64)>;
+pub(crate) type Ranges = Vec<(u64, u64)>;
 
 /// What is to be given back.
 #[derive(Debug, Default)]
 pub(crate) struct Garbage {
-    /// Layers that nobody else can name: the top of what is gone.
-    whole: Vec<Layer>,
-    blocks: BTreeMap<Layer, Ranges>,
-    pages: BTreeMap<Layer, Ranges>,
+    /// Layers whose blocks nobody can name, and those whose pages nobody can.
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) maps: Vec<Layer>,
+    pub(crate) blocks: BTreeMap<Layer, Ranges>,
+    pub(crate) pages: BTreeMap<Layer, Ranges>,
 }
 
 impl Garbage {
     /// Only layers that nobody else can name.
     pub(crate) fn whole(layers: Vec<Layer>) -> Self {
-        Self { whole: layers, ..Self::default() }
+        Self { maps: layers.clone(), layers, ..Self::default() }
     }
 
-    /// What the `gone` views named and none of the `survivors` of their family does; nobody else can
+    /// What the `gone` views named and none of the survivors of their family does; nobody else can
     /// have named the layers `whole`.
     pub(crate) fn of(
         layout: &Layout,
         gone: &[View],
         whole: Vec<Layer>,
-        survivors: &[View],
+        survivors: &Family<'_>,
     ) -> Result<Self> {
         let mut garbage = Self::whole(whole);
         let mut pages = Pages::new(layout);
-        let mut seen = HashSet::new();
         for view in gone {
             for (chunk, named) in view.pages() {
-                let stays = |needs_data: bool| {
-                    let mut needing = survivors.iter().filter(|other| {
-                        other.at(chunk) == named && (other.has_data || !needs_data)
-                    });
-                    needing.next().is_some()
-                };
-                if view.has_data && !stays(true) {
+                let is_needed = survivors.user(view.number, chunk, named)?.is_some();
+                if view.has_data && !is_needed {
                     garbage.chunk(&mut pages, view, chunk, survivors)?;
                 }
-                if !garbage.whole.contains(&named) && !stays(false) && seen.insert((chunk, named)) {
+                let stays = is_needed
+                    || garbage.maps.contains(&named)
+                    || survivors.has_page(view.number, chunk, named)?;
+                if !stays {
                     push(&mut garbage.pages, named, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
                 }
                 pages.forget();
             }
         }
+        // Two that are gone may have named the same.
+        garbage.blocks.values_mut().chain(garbage.pages.values_mut()).for_each(merge);
         Ok(garbage)
     }
 
@@ -76,30 +79,24 @@ impl Garbage {
         pages: &mut Pages<'_>,
         gone: &View,
         chunk: usize,
-        survivors: &[View],
+        survivors: &Family<'_>,
     ) -> Result<()> {
-        let page = pages.get(gone.at(chunk), chunk)?;
-        if page.iter().all(|entry| !is_data(*entry) || self.whole.contains(entry)) {
-            return Ok(());
-        }
-        let mut named: Vec<Layer> = survivors
-            .iter()
-            .filter(|view| view.has_data)
-            .map(|view| view.at(chunk))
-            .filter(|&layer| is_data(layer))
-            .collect();
-        named.sort_unstable();
-        named.dedup();
-        let others =
-            named.into_iter().map(|layer| pages.get(layer, chunk)).collect::<Result<Vec<_>>>()?;
-        for (position, &entry) in page.iter().enumerate() {
-            let free = is_data(entry)
-                && !self.whole.contains(&entry)
-                && others.iter().all(|other| other[position] != entry);
-            if free {
-                let block = chunk as u64 * CHUNK_BLOCKS + position as u64;
-                push(&mut self.blocks, entry, block * BLOCK_BYTES, BLOCK_BYTES);
+        let named = gone.at(chunk);
+        let page = pages.get(named, chunk)?;
+        let is_shared = |entry: &Layer| is_data(*entry) && !self.layers.contains(entry);
+        let mut free: Vec<usize> =
+            (0..page.len()).filter(|&position| is_shared(&page[position])).collect();
+        // Most of it is still named by the next one before or after.
+        survivors.for_pages(gone.number, chunk, |layer| {
+            if !free.is_empty() {
+                let other = pages.get(layer, chunk)?;
+                free.retain(|&position| other[position] != page[position]);
             }
+            Ok(!free.is_empty())
+        })?;
+        for position in free {
+            let block = chunk as u64 * CHUNK_BLOCKS + position as u64;
+            push(&mut self.blocks, page[position], block * BLOCK_BYTES, BLOCK_BYTES);
         }
         Ok(())
     }
@@ -108,13 +105,14 @@ impl Garbage {
     /// of bytes of data that were freed.
     pub(crate) fn free(self, layout: &Layout, tops: &[Layer]) -> Result<u64> {
         let mut freed = 0;
-        for layer in self.whole {
+        for layer in self.layers {
             freed += remove_stepwise(&layout.layer(layer))?;
+        }
+        for layer in self.maps {
             remove_stepwise(&layout.map(layer))?;
         }
         for (layer, ranges) in self.blocks {
-            freed += ranges.iter().map(|(_, length)| length).sum::<u64>();
-            punch(&layout.layer(layer), &ranges)?;
+            freed += punch(&layout.layer(layer), &ranges)?;
             if !tops.contains(&layer) {
                 remove_if_empty(&layout.layer(layer))?;
             }
@@ -129,7 +127,19 @@ impl Garbage {
     }
 }
 
-fn push(ranges: &mut BTreeMap<Layer, Ranges>, layer: Layer, start: u64, length: u64) {
+/// Sorts ranges and joins those that meet or overlap.
+fn merge(ranges: &mut Ranges) {
+    ranges.sort_unstable();
+    ranges.dedup_by(|(start, length), (from, before)| {
+        let meets = *start <= *from + *before;
+        if meets {
+            *before = (*before).max(*start + *length - *from);
+        }
+        meets
+    });
+}
+
+pub(crate) fn push(ranges: &mut BTreeMap<Layer, Ranges>, layer: Layer, start: u64, length: u64) {
     let ranges = ranges.entry(layer).or_default();
     match ranges.last_mut() {
         Some(last) if last.0 + last.1 == start => last.1 += length,
@@ -137,13 +147,14 @@ fn push(ranges: &mut BTreeMap<Layer, Ranges>, layer: Layer, start: u64, length: 
     }
 }
 
-/// Frees ranges of a file that may be gone already.
-pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<()> {
+/// Frees ranges of a file that may be gone already. The bytes that they had allocated.
+pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<u64> {
     let doing = || format!("freeing a part of {}", path.display());
     let file = match OpenOptions::new().write(true).open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         file => file.while_doing(doing)?,
     };
+    let before = allocated(&file.metadata().while_doing(doing)?);
     for &(start, length) in ranges {
         let end = start + length;
         let mut at = start;
@@ -153,7 +164,8 @@ pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<()> {
             at += step;
         }
     }
-    Ok(())
+    let after = allocated(&file.metadata().while_doing(doing)?);
+    Ok(before.saturating_sub(after))
 }
 
 fn remove_if_empty(path: &Path) -> Result<()> {

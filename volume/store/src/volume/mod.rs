@@ -8,6 +8,7 @@ mod compose;
 mod copy;
 mod create;
 mod destroy;
+mod family;
 mod free;
 mod live;
 mod record;

@@ -2,6 +2,7 @@
 
 use super::{
     Live,
+    destroy::Gone,
     view::{Index, View},
 };
 use crate::{
@@ -58,6 +59,8 @@ impl Sr {
         record.write(&self.layout)?;
         files::remove(&self.layout.index(old_index))?;
         drop(held);
-        self.release(lock, &record, gone, old_top.into_iter().collect(), live)
+        let records = self.volume_records()?;
+        let gone = Gone { views: gone, owned: old_top.into_iter().collect(), was_written: true };
+        self.release(lock, &record, records, gone, live)
     }
 }

@@ -1,87 +1,135 @@
 //! Which frozen layers only one volume's data needs: what it overwrites there can be freed at once.
 
-use std::collections::HashMap;
+use std::{fs::File, ops::ControlFlow};
 
 use super::{
-    Live, Record,
-    view::{Pages, View},
+    Live,
+    destroy::Gone,
+    family::{Family, User, Users, for_layers},
+    view::{Pages, View, for_data_until},
 };
 use crate::{
-    block::{Layer, is_data},
-    error::Result,
+    block::{CHUNK_BYTES, Layer},
+    error::{Context, Result},
     host::Name,
     sr::{Layout, Sr},
 };
 
-/// Whose data needs a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum User {
-    /// One view, by its position.
-    One(usize),
-    Several,
-}
+/// What looking a layer up costs, in pages that could be read instead.
+const LOOK_PAGES: usize = 8;
+/// So many layers are looked up without further thought.
+const LOOKS_FEW: usize = 64;
 
-impl User {
-    fn and(self, other: Self) -> Self {
-        if self == other { self } else { Self::Several }
-    }
-}
-
-/// Who needs which layer. A page that several views share is looked at once.
-fn users(layout: &Layout, views: &[View]) -> Result<HashMap<Layer, User>> {
-    let mut users: HashMap<Layer, User> = HashMap::new();
+/// Who needs which of those layers that may have become sole when `gone` went. That is what it named;
+/// and where it was written to, what it let go of earlier, which nobody has noticed yet. Others have
+/// the users that they had.
+fn users_without(layout: &Layout, family: &Family<'_>, gone: &Gone) -> Result<Users> {
     let mut pages = Pages::new(layout);
-    let mut layers: Vec<Layer> = Vec::new();
-    for (chunk, named) in page_users(views).into_iter().enumerate() {
-        for (layer, user) in named {
-            layers.clear();
-            layers.extend(pages.get(layer, chunk)?.iter().filter(|&&entry| is_data(entry)));
-            layers.dedup();
-            for &layer in &layers {
-                users.entry(layer).and_modify(|known| *known = known.and(user)).or_insert(user);
+    let mut users = Users::default();
+    let mut add = |view: &View| -> Result<()> {
+        for (chunk, layer) in view.pages() {
+            let user = family.user(view.number, chunk, layer)?;
+            if user == Some(User::Several) {
+                continue;
             }
+            for_layers(&*pages.get(layer, chunk)?, |layer| {
+                let known = users.entry(layer).or_default();
+                if let Some(user) = user {
+                    user.join(known);
+                }
+            });
+            pages.forget();
         }
-        pages.forget();
+        Ok(())
+    };
+    gone.views.iter().try_for_each(&mut add)?;
+    if gone.was_written {
+        let writers = family.records.iter().filter(|it| it.has_data && it.read_write());
+        writers.map(|record| View::of(layout, record)).try_for_each(|view| add(&view?))?;
+    }
+    for layer in family.owned().iter().chain(family.records.iter().flat_map(|it| &it.sole)) {
+        users.remove(layer);
+    }
+    let open = users.values().filter(|user| !family.is_settled(**user)).count();
+    if open > LOOKS_FEW && open * LOOK_PAGES > family.count_pages()? {
+        return family.all_users();
+    }
+    for (&layer, user) in &mut users {
+        if !family.is_settled(*user) {
+            look_up(layout, family, &mut pages, layer, user)?;
+        }
     }
     Ok(users)
 }
 
-/// For each chunk, the layers whose maps have a page of it, and who reads that.
-fn page_users(views: &[View]) -> Vec<Vec<(Layer, User)>> {
-    let mut users: Vec<Vec<(Layer, User)>> = Vec::new();
-    for (view, pages) in views.iter().map(View::pages).enumerate() {
-        for (chunk, layer) in pages {
-            if users.len() <= chunk {
-                users.resize(chunk + 1, Vec::new());
-            }
-            match users[chunk].iter_mut().find(|(named, _)| *named == layer) {
-                Some((_, user)) => *user = User::Several,
-                None => users[chunk].push((layer, User::One(view))),
+/// Finds out whose data needs a layer, as far as it matters.
+fn look_up(
+    layout: &Layout,
+    family: &Family<'_>,
+    pages: &mut Pages<'_>,
+    layer: Layer,
+    user: &mut Option<User>,
+) -> Result<()> {
+    let path = layout.layer(layer);
+    let file = File::open(&path).while_doing(|| format!("looking into {}", path.display()))?;
+    let mut next = 0;
+    for_data_until(&file, &path, |start, end| {
+        let first = usize::try_from(start / CHUNK_BYTES).expect("64-bit host").max(next);
+        next = usize::try_from(end.div_ceil(CHUNK_BYTES)).expect("64-bit host");
+        for chunk in first..next {
+            family.find_users(pages, chunk, layer, user)?;
+            pages.forget();
+            if family.is_settled(*user) {
+                return Ok(ControlFlow::Break(()));
             }
         }
-    }
-    users
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 impl Sr {
     /// Works out the sole sets of a whole family, keeps them, and tells those that are served. Only
     /// for when nothing becomes shared that was not: sets that grow may be told afterwards.
-    pub(crate) fn share_out(&self, family: &mut [Record], live: &mut dyn Live) -> Result<()> {
-        let with_data = |record: &&mut Record| record.has_data;
-        let views = family.iter_mut().filter(with_data);
-        let views: Vec<View> =
-            views.map(|record| View::of(&self.layout, record)).collect::<Result<_>>()?;
-        let mut soles = vec![Vec::new(); views.len()];
-        for (layer, user) in users(&self.layout, &views)? {
-            if let User::One(view) = user {
-                soles[view].push(layer);
+    pub(crate) fn share_out(&self, family: &mut Family<'_>, live: &mut dyn Live) -> Result<()> {
+        let users = family.all_users()?;
+        let nothing = vec![Vec::new(); family.records.len()];
+        self.hand_out(family, &users, nothing, live)
+    }
+
+    /// The same for a family that `gone` was a part of until now.
+    pub(crate) fn share_out_without(
+        &self,
+        family: &mut Family<'_>,
+        gone: &Gone,
+        live: &mut dyn Live,
+    ) -> Result<()> {
+        let users = users_without(&self.layout, family, gone)?;
+        let before = family.records.iter().map(|record| record.sole.clone()).collect();
+        self.hand_out(family, &users, before, live)
+    }
+
+    /// Adds to the sole sets `soles` what only one volume needs.
+    fn hand_out(
+        &self,
+        family: &mut Family<'_>,
+        users: &Users,
+        mut soles: Vec<Vec<Layer>>,
+        live: &mut dyn Live,
+    ) -> Result<()> {
+        let owned = family.owned();
+        for (&layer, user) in users {
+            if let Some(User::One(record)) = user
+                && !owned.contains(&layer)
+            {
+                soles[*record].push(layer);
             }
         }
-        let mut soles = soles.into_iter();
-        for record in family.iter_mut() {
-            let mut sole = if record.has_data { soles.next().unwrap_or_default() } else { vec![] };
-            sole.retain(|layer| record.owned().all(|owned| owned != *layer));
+        for (record, mut sole) in family.records.iter_mut().zip(soles) {
             sole.sort_unstable();
+            sole.dedup();
+            if !record.has_data {
+                sole.clear();
+            }
             if sole == record.sole {
                 continue;
             }

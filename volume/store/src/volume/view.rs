@@ -1,7 +1,9 @@
 //! Reading the maps of volumes that nobody serves here: their indexes and pages, by positioned
 //! reads, so that holes stay holes.
 
-use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt, path::Path, rc::Rc};
+use std::{
+    collections::HashMap, fs::File, io, ops::ControlFlow, os::unix::fs::FileExt, path::Path, rc::Rc,
+};
 
 use rustix::{
     fs::{SeekFrom, seek},
@@ -70,6 +72,11 @@ impl Index {
         found.map_or(NEVER, |position| self.entries[position].1)
     }
 
+    /// The chunks that have pages, and the layers whose maps have them.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, Layer)> {
+        self.entries.iter().copied().filter(|&(_, layer)| is_data(layer))
+    }
+
     /// Adds an entry behind all others.
     pub(crate) fn push(&mut self, chunk: usize, layer: Layer) {
         debug_assert!(self.entries.last().is_none_or(|&(last, _)| last < chunk));
@@ -112,6 +119,8 @@ pub(crate) struct View {
     pub(crate) index: Index,
     /// Whether what its pages name is needed; else only the pages are.
     pub(crate) has_data: bool,
+    /// The number of the index.
+    pub(crate) number: u32,
 }
 
 impl View {
@@ -122,7 +131,8 @@ impl View {
     pub(crate) fn all_of(layout: &Layout, record: &Record) -> Result<Vec<Self>> {
         let mut views = vec![Self::of(layout, record)?];
         if let Some(base) = record.base {
-            views.push(Self { index: Self::index(layout, record, base)?, has_data: false });
+            let index = Self::index(layout, record, base)?;
+            views.push(Self { index, has_data: false, number: base });
         }
         Ok(views)
     }
@@ -130,10 +140,11 @@ impl View {
     /// What a volume reads.
     pub(crate) fn of(layout: &Layout, record: &Record) -> Result<Self> {
         let index = Self::index(layout, record, record.index)?;
-        Ok(Self { index, has_data: record.has_data })
+        Ok(Self { index, has_data: record.has_data, number: record.index })
     }
 
-    fn index(layout: &Layout, record: &Record, number: u32) -> Result<Index> {
+    /// One of the indexes of a volume.
+    pub(crate) fn index(layout: &Layout, record: &Record, number: u32) -> Result<Index> {
         Index::read(layout, number).map_err(|error| {
             if error.tells_damage() { record.damaged(layout, &error) } else { error }
         })
@@ -146,7 +157,7 @@ impl View {
 
     /// The chunks that have pages, and the layers whose maps have them.
     pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, Layer)> {
-        self.index.entries.iter().copied().filter(|&(_, layer)| is_data(layer))
+        self.index.pages()
     }
 }
 
@@ -155,6 +166,15 @@ pub(crate) fn for_data(
     file: &File,
     path: &Path,
     mut each: impl FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
+    for_data_until(file, path, |start, end| each(start, end).map(ControlFlow::<(), ()>::Continue))
+}
+
+/// The same until it has enough.
+pub(crate) fn for_data_until(
+    file: &File,
+    path: &Path,
+    mut each: impl FnMut(u64, u64) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let doing = || format!("looking for data in {}", path.display());
     let mut at = 0;
@@ -165,7 +185,9 @@ pub(crate) fn for_data(
             Err(error) => return Err(Error::io(doing(), error.into())),
         };
         at = seek(file, SeekFrom::Hole(start)).while_doing(doing)?;
-        each(start, at)?;
+        if each(start, at)?.is_break() {
+            return Ok(());
+        }
     }
 }
 

@@ -54,6 +54,49 @@ fn a_disk_that_was_backed_up_needs_its_size_once_when_it_was_idle() {
     assert!(fixture.sr.check().unwrap().is_empty());
 }
 
+/// What a golden image had let go of before it went, its clone alone has needed since.
+#[test]
+fn a_clone_whose_origin_was_rewritten_and_destroyed_needs_its_size_once() {
+    let (fixture, origin, mut disks) = full_disk(65 * MIB, 32 * MIB);
+    let clone = fixture.sr.clone_volume(&origin, &mut disks).unwrap().key.to_string();
+    disks.0.insert(clone.clone(), fixture.open(&clone, false).unwrap());
+    // One block of each map page is its own.
+    for at in (0..32 * MIB).step_by(4 << 20) {
+        disks.0.get_mut(&clone).unwrap().write(at, &[3; 4096]).unwrap();
+    }
+    rewrite(&mut disks, &origin, 2);
+    disks.0.remove(&origin);
+    fixture.sr.destroy_volume(&origin, &mut disks).unwrap();
+    rewrite(&mut disks, &clone, 4);
+    // But for those blocks that both had let go of while the layer was shared.
+    assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB + 8 * BLOCK);
+    assert_eq!(fixture.sr.collect(&mut disks).unwrap(), 8 * BLOCK);
+    assert!(fixture.sr.check().unwrap().is_empty());
+}
+
+/// Of three that share, two remain; of two, one: only then it frees what it overwrites.
+#[test]
+fn what_two_still_share_is_freed_by_neither_and_by_the_last_one_at_once() {
+    let (fixture, key, mut disks) = full_disk(128 * MIB, 16 * MIB);
+    let snapshot = |disks: &mut Disks| fixture.sr.snapshot(&key, disks).unwrap().key.to_string();
+    let (first, second) = (snapshot(&mut disks), snapshot(&mut disks));
+    // Each page of the map is its own by now, and nothing can be told from the indexes.
+    for at in (0..16 * MIB).step_by(1 << 20) {
+        disks.0.get_mut(&key).unwrap().write(at, &[2; 4096]).unwrap();
+    }
+    fixture.sr.destroy_volume(&first, &mut disks).unwrap();
+    rewrite(&mut disks, &key, 3);
+    assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
+    assert!(content(&mut fixture.open(&second, true).unwrap()) == [1; 16 << 20]);
+    fixture.sr.destroy_volume(&second, &mut disks).unwrap();
+    assert_eq!(fixture.sr.stat().unwrap().used, 16 * MIB);
+    let third = snapshot(&mut disks);
+    disks.0.get_mut(&key).unwrap().write(0, &[4; 4096]).unwrap();
+    fixture.sr.destroy_volume(&third, &mut disks).unwrap();
+    rewrite(&mut disks, &key, 5);
+    assert_eq!(fixture.sr.stat().unwrap().used, 16 * MIB);
+}
+
 #[test]
 fn zeros_of_a_child_hide_the_data_of_a_parent_that_it_is_composed_over() {
     let fixture = Fixture::new(64 * MIB);

@@ -1,0 +1,265 @@
+//! Volumes that may share something, side by side: who has which page of which map. Volumes that
+//! share a page share all that it names, so most questions are answered by the indexes of the
+//! nearest relatives, and only those are read.
+
+use std::cell::OnceCell;
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    Record,
+    view::{Index, Pages, View},
+};
+use crate::{
+    block::{Layer, is_data},
+    error::Result,
+    sr::Layout,
+};
+
+/// Whose data needs something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
+    /// One volume, by its position in the family.
+    One(usize),
+    Several,
+}
+
+impl User {
+    /// Adds this one to those that are known already.
+    pub(crate) fn join(self, known: &mut Option<Self>) {
+        *known = match *known {
+            Some(other) if other != self => Some(Self::Several),
+            _ => Some(self),
+        };
+    }
+}
+
+/// Who needs which layer.
+pub(crate) type Users = FxHashMap<Layer, Option<User>>;
+
+/// The indexes of volumes.
+#[derive(Debug)]
+pub(crate) struct Family<'a> {
+    layout: &'a Layout,
+    pub(crate) records: Vec<Record>,
+    /// In the order in which they were made: neighbours are alike.
+    members: Vec<Member>,
+}
+
+/// What a volume reads, or what it started from.
+#[derive(Debug)]
+struct Member {
+    record: usize,
+    /// The number of its index. Numbers are given out in one sequence, to layers too.
+    number: u32,
+    /// Whether what its pages name is needed; else only the pages are.
+    has_data: bool,
+    index: OnceCell<Index>,
+}
+
+impl<'a> Family<'a> {
+    pub(crate) fn new(layout: &'a Layout, records: Vec<Record>) -> Self {
+        let mut members = Vec::with_capacity(records.len());
+        for (position, record) in records.iter().enumerate() {
+            let member = |number, has_data| Member {
+                record: position,
+                number,
+                has_data,
+                index: OnceCell::new(),
+            };
+            members.push(member(record.index, record.has_data));
+            members.extend(record.base.map(|base| member(base, false)));
+        }
+        members.sort_unstable_by_key(|member| member.number);
+        Self { layout, records, members }
+    }
+
+    /// Forgets the indexes that may have changed since they were read: a disk that is served takes
+    /// no lock.
+    pub(crate) fn refresh(&mut self) {
+        for member in &mut self.members {
+            let record = &self.records[member.record];
+            if member.number == record.index && record.read_write() {
+                member.index.take();
+            }
+        }
+    }
+
+    /// The layers that its volumes write to.
+    pub(crate) fn owned(&self) -> Vec<Layer> {
+        self.records.iter().flat_map(Record::owned).collect()
+    }
+
+    /// What the index of a member says of a chunk.
+    fn at(&self, member: &Member, chunk: usize) -> Result<Layer> {
+        if let Some(index) = member.index.get() {
+            return Ok(index.at(chunk));
+        }
+        let index = View::index(self.layout, &self.records[member.record], member.number)?;
+        Ok(member.index.get_or_init(|| index).at(chunk))
+    }
+
+    /// The members, those that were made at about the same time as a number first.
+    fn near(&self, number: u32) -> impl Iterator<Item = &Member> {
+        let middle = self.members.partition_point(|member| member.number < number);
+        let (before, after) = self.members.split_at(middle);
+        let (mut before, mut after) = (before.iter().rev(), after.iter());
+        let mut newer = false;
+        std::iter::from_fn(move || {
+            newer = !newer;
+            if newer {
+                after.next().or_else(|| before.next())
+            } else {
+                before.next().or_else(|| after.next())
+            }
+        })
+    }
+
+    /// Whose data needs a page that is known from the view `number`, and what it names.
+    pub(crate) fn user(&self, number: u32, chunk: usize, layer: Layer) -> Result<Option<User>> {
+        let mut user = None;
+        for member in self.near(number).filter(|member| member.has_data) {
+            if self.at(member, chunk)? == layer {
+                User::One(member.record).join(&mut user);
+                if user == Some(User::Several) {
+                    break;
+                }
+            }
+        }
+        Ok(user)
+    }
+
+    /// Whether anybody has this page.
+    pub(crate) fn has_page(&self, number: u32, chunk: usize, layer: Layer) -> Result<bool> {
+        for member in self.near(number) {
+            if self.at(member, chunk)? == layer {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Calls `each` with the pages of a chunk whose data is needed, each once, those that are most
+    /// like what the view `number` has there first, until it has enough.
+    pub(crate) fn for_pages(
+        &self,
+        number: u32,
+        chunk: usize,
+        mut each: impl FnMut(Layer) -> Result<bool>,
+    ) -> Result<()> {
+        let mut seen = Vec::new();
+        for member in self.near(number).filter(|member| member.has_data) {
+            let layer = self.at(member, chunk)?;
+            if is_data(layer) && !seen.contains(&layer) {
+                seen.push(layer);
+                if !each(layer)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to `user` whose data needs `layer` in a chunk, until that is settled.
+    pub(crate) fn find_users(
+        &self,
+        pages: &mut Pages<'_>,
+        chunk: usize,
+        layer: Layer,
+        user: &mut Option<User>,
+    ) -> Result<()> {
+        let mut last = (0, false);
+        for member in self.near(layer).filter(|member| member.has_data) {
+            if self.is_settled(*user) {
+                return Ok(());
+            }
+            let named = self.at(member, chunk)?;
+            let reader = User::One(member.record);
+            // A page of an older layer cannot name a newer one.
+            if !is_data(named) || named < layer || *user == Some(reader) {
+                continue;
+            }
+            if last.0 != named {
+                last = (named, pages.get(named, chunk)?.contains(&layer));
+            }
+            if last.1 {
+                reader.join(user);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing that one more page says could change whose data needs a layer, as far as it
+    /// matters: of more than one, not all are known.
+    pub(crate) fn is_settled(&self, user: Option<User>) -> bool {
+        let with_data = self.records.iter().filter(|record| record.has_data).take(2).count();
+        match user {
+            Some(User::Several) => true,
+            Some(User::One(_)) => with_data < 2,
+            None => with_data == 0,
+        }
+    }
+
+    /// Whose data needs which of all layers, by reading all pages, each once.
+    pub(crate) fn all_users(&self) -> Result<Users> {
+        let mut users = Users::default();
+        let mut pages = Pages::new(self.layout);
+        for (chunk, named) in self.page_users()?.into_iter().enumerate() {
+            for (layer, user) in named {
+                for_layers(&*pages.get(layer, chunk)?, |layer| {
+                    user.join(users.entry(layer).or_default());
+                });
+            }
+            pages.forget();
+        }
+        Ok(users)
+    }
+
+    /// How many pages that would be, or a few more.
+    pub(crate) fn count_pages(&self) -> Result<usize> {
+        let mut count = 0;
+        let mut before: Option<&Member> = None;
+        for member in self.members.iter().filter(|member| member.has_data) {
+            self.at(member, 0)?;
+            let index = member.index.get().expect("just read");
+            let known = before.and_then(|before| before.index.get());
+            let is_new =
+                |&(chunk, layer): &(usize, Layer)| known.is_none_or(|it| it.at(chunk) != layer);
+            count += index.pages().filter(is_new).count();
+            before = Some(member);
+        }
+        Ok(count)
+    }
+
+    /// For each chunk the layers whose maps have a page of it, and whose data needs that.
+    fn page_users(&self) -> Result<Vec<Vec<(Layer, User)>>> {
+        let mut users: Vec<Vec<(Layer, User)>> = Vec::new();
+        for member in self.members.iter().filter(|member| member.has_data) {
+            self.at(member, 0)?;
+            for (chunk, layer) in member.index.get().expect("just read").pages() {
+                if users.len() <= chunk {
+                    users.resize(chunk + 1, Vec::new());
+                }
+                let user = User::One(member.record);
+                // Mostly it is that of the one before.
+                match users[chunk].iter_mut().rev().find(|(named, _)| *named == layer) {
+                    Some((_, known)) if *known == user => {}
+                    Some((_, known)) => *known = User::Several,
+                    None => users[chunk].push((layer, user)),
+                }
+            }
+        }
+        Ok(users)
+    }
+}
+
+/// Calls `each` with the layers that a page names; with some of them several times.
+pub(crate) fn for_layers(page: &[Layer], mut each: impl FnMut(Layer)) {
+    let mut last = 0;
+    for &entry in page {
+        if entry != last && is_data(entry) {
+            each(entry);
+        }
+        last = entry;
+    }
+}
