@@ -110,7 +110,7 @@ impl<'a> Disk<'a> {
         let volume = sr.volume(key).map_err(errors::store)?;
         if !volume.has_data {
             return Err(Error::new(
-                Failure::VdiUnavailable,
+                Failure::VdiType,
                 format!(
                     "the data of volume {key} was destroyed, only what changed can be told: it \
                      cannot be activated"

@@ -1,10 +1,10 @@
-//! From the errors of the store and of the tapdisk protocol to those of the interface: one mapping,
-//! and the sentences stay whole.
+//! From the errors of the tapdisk protocol and of the file system to those of the interface: the
+//! sentences stay whole. Those of the store are mapped for both plugins in one place.
 
 use std::error::Error as _;
 
-use schemas::{Error, Failure, Interface};
-use store::Kind;
+use schemas::{Error, Failure};
+pub(crate) use store_errors::from_store as store;
 use tapctl::ErrorKind;
 
 /// Linux' numbers, as a tapdisk answers them.
@@ -16,45 +16,6 @@ pub(crate) mod errno {
     pub(crate) const EXIST: i32 = Errno::EXIST.raw_os_error();
     pub(crate) const NOMEM: i32 = Errno::NOMEM.raw_os_error();
     pub(crate) const NOSPC: i32 = Errno::NOSPC.raw_os_error();
-}
-
-/// What the store could not do. By value: it stands behind `map_err`.
-#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
-pub(crate) fn store(error: store::Error) -> Error {
-    let message = error.to_string();
-    let mapped = match error.kind() {
-        Kind::SrNotAttached => {
-            Error::named(Failure::SrUnavailable, Interface::SrNotAttached, message)
-        }
-        Kind::SrMissing => Error::named(Failure::SrUnavailable, Interface::SrDoesNotExist, message),
-        Kind::VolumeMissing | Kind::VolumeLost => {
-            Error::named(Failure::VdiMissing, Interface::VolumeDoesNotExist, message)
-        }
-        kind => Error::new(failure(kind), message),
-    };
-    match error.source() {
-        Some(source) => mapped.caused_by(source.to_string()),
-        None => mapped,
-    }
-}
-
-fn failure(kind: Kind) -> Failure {
-    match kind {
-        Kind::SrNotAttached | Kind::SrMissing | Kind::OtherHost => Failure::SrUnavailable,
-        Kind::SrExists => Failure::SrExists,
-        Kind::SrInUse => Failure::SrInUse,
-        Kind::VolumeMissing | Kind::VolumeLost => Failure::VdiMissing,
-        Kind::NoData => Failure::VdiUnavailable,
-        Kind::VolumeInUse => Failure::VdiInUse,
-        Kind::ReadOnly => Failure::VdiType,
-        Kind::NoSpace => Failure::SrNoSpace,
-        Kind::BadSize => Failure::VdiSize,
-        Kind::BadArgument => Failure::InvalidArg,
-        Kind::Corrupt => Failure::MetadataError,
-        Kind::Busy => Failure::LockErr,
-        Kind::Unresponsive => Failure::TapdiskFailed,
-        Kind::Io => Failure::Eio,
-    }
 }
 
 /// What a tapdisk, or the way to one, could not do: it names the process and what it was asked.
@@ -99,24 +60,4 @@ pub(crate) fn io(doing: impl Into<String>, source: std::io::Error) -> Error {
         _ => Failure::Eio,
     };
     Error::new(failure, doing).caused_by(source)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_sentence_of_the_store_stays_whole_behind_the_name_of_the_interface() {
-        let error = store(store::Error::new(Kind::VolumeLost, "it was lost; run xe sr-scan"));
-        assert_eq!(error.code(), "SR_BACKEND_FAILURE_144");
-        assert_eq!(error.params()[1], "Volume_does_not_exist: it was lost; run xe sr-scan");
-    }
-
-    #[test]
-    fn the_cause_follows_the_sentence() {
-        let cause = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        let error = store(store::Error::io("reading /x", cause));
-        assert_eq!(error.code(), "SR_BACKEND_FAILURE_200");
-        assert_eq!(error.params()[1], "reading /x: permission denied");
-    }
 }

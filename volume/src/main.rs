@@ -8,7 +8,6 @@
 mod commands;
 mod convert;
 mod device_config;
-mod errors;
 mod live;
 mod methods;
 #[cfg(test)]
@@ -18,6 +17,7 @@ use std::process::ExitCode;
 
 use plugin::{Edges, Registry};
 use schemas::{plugin as plugin_interface, sr, volume};
+use store_errors as errors;
 
 fn main() -> ExitCode {
     ExitCode::from(plugin::run(Edges::process(), &registry()))

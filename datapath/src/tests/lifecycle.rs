@@ -125,7 +125,7 @@ fn a_volume_without_data_is_not_activated() {
     let mut it = Fixture::new();
     it.key = it.snapshot();
     it.sr.data_destroy(&it.key, &mut Inactive).unwrap();
-    refused(it.run("activate_readonly", "1"), 46, &[&it.key, "destroyed"]);
+    refused(it.run("activate_readonly", "1"), 66, &[&it.key, "destroyed"]);
     it.assert_nothing_left();
 }
 

@@ -1,4 +1,4 @@
-//! The one mapping from the store's errors to the codes of the wire.
+//! The one mapping from the store's errors to the codes of the wire, for both plugins.
 //!
 //! The store's sentence is kept whole: it is written for the administrator who reads it as the
 //! second parameter of `SR_BACKEND_FAILURE_<n>`. What the operating system said follows it.
@@ -9,7 +9,11 @@ use schemas::{Error, Failure, Interface};
 use store::Kind;
 
 /// The error that the caller gets for one of the store.
-pub(crate) fn from_store(error: store::Error) -> Error {
+///
+/// By value: it stands behind `map_err`.
+#[must_use]
+#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
+pub fn from_store(error: store::Error) -> Error {
     let (failure, name) = code(error.kind());
     let wire = match name {
         Some(name) => Error::named(failure, name, &error),
@@ -33,6 +37,7 @@ fn code(kind: Kind) -> (Failure, Option<Interface>) {
         Kind::VolumeMissing | Kind::VolumeLost => {
             (Failure::VdiMissing, Some(Interface::VolumeDoesNotExist))
         }
+        // To xapi, what is left is a VDI of type cbt_metadata.
         Kind::NoData | Kind::ReadOnly => (Failure::VdiType, None),
         Kind::VolumeInUse => (Failure::VdiInUse, None),
         Kind::NoSpace => (Failure::SrNoSpace, None),
