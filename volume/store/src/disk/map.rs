@@ -91,6 +91,7 @@ impl BlockMap {
             let (chunk, position) = split(at);
             let here = usize::try_from(block + count - at).unwrap_or(CHUNK).min(CHUNK - position);
             let top = self.own(layers, chunk).map_err(|error| (at - block, error))?;
+            steps::step();
             for entry in &page(top, chunk)[position..position + here] {
                 entry.store(layer, Ordering::Release);
             }

@@ -30,16 +30,21 @@ impl Fixture {
     }
 
     /// Serves a volume from this process.
-    pub(crate) fn open(&self, key: &str, read_only: bool) -> store::Result<Disk> {
-        let path = self.sr.layout().volume(&Name::parse(key)?);
-        let serving = Serving {
-            pid: std::process::id(),
-            control_dir: "/nonexistent".into(),
-            minor: 0,
-            read_only,
-        };
-        Disk::open(&path, &Open { serving })
+    pub(crate) fn open(&self, key: &str, read_only: bool) -> Result<Disk> {
+        open(&self.sr, key, read_only)
     }
+}
+
+/// Serves a volume from this process.
+pub(crate) fn open(sr: &Sr, key: &str, read_only: bool) -> Result<Disk> {
+    let path = sr.layout().volume(&Name::parse(key)?);
+    let serving = Serving {
+        pid: std::process::id(),
+        control_dir: "/nonexistent".into(),
+        minor: 0,
+        read_only,
+    };
+    Disk::open(&path, &Open { serving })
 }
 
 /// The disks that this process serves, by key; it obeys at once.

@@ -19,6 +19,7 @@ use store::{Attachment, Disk, Host, Kind, Live, Name, Result, Sr, failpoints};
 use crate::{
     common::{Disks, Fixture, attachment, content, host},
     dying::{self, Remote, SIGKILL, TASK},
+    killed_disk,
 };
 
 const BLOCK: u64 = 4096;
@@ -446,6 +447,9 @@ fn dying_process() {
         }
         _ => {
             let sr = Sr::open(&host, wanted.uuid.as_str()).unwrap();
+            if let Some(script) = operation.strip_prefix(killed_disk::PREFIX) {
+                return killed_disk::serve(script, &sr, steps).unwrap();
+            }
             let keys = Keys::of(&sr);
             failpoints::die_after(steps);
             operate(operation, &sr, &keys, &mut live)

@@ -4,6 +4,7 @@ mod common;
 mod crash;
 mod damage;
 mod dying;
+mod killed_disk;
 mod life;
 mod model;
 mod scale;
