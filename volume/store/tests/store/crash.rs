@@ -19,7 +19,7 @@ use store::{Attachment, Disk, Host, Kind, Live, Name, Result, Sr, failpoints};
 use crate::{
     common::{Disks, Fixture, attachment, content, host},
     dying::{self, Remote, SIGKILL, TASK},
-    killed_disk,
+    killed_disk, mounts,
 };
 
 const BLOCK: u64 = 4096;
@@ -435,6 +435,9 @@ fn dying_process() {
     let host = host(Path::new(root));
     let mut live = Remote::new(Path::new(root));
     let steps = steps.parse().unwrap();
+    if let Some(what) = operation.strip_prefix(mounts::PREFIX) {
+        return mounts::operate(what, Path::new(root), steps).unwrap();
+    }
     let wanted = attachment(&host, SR_BYTES);
     match operation {
         "attach" => {

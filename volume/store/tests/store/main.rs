@@ -7,6 +7,7 @@ mod dying;
 mod killed_disk;
 mod life;
 mod model;
+mod mounts;
 mod scale;
 mod session;
 mod share;

@@ -1,0 +1,181 @@
+//! Death between the calls that mount and unmount: an SR whose memory is a tmpfs of its own, as on a
+//! host, is attached, detached and destroyed by processes that die at every step. Afterwards a
+//! repeated call succeeds, and once the SR is destroyed nothing stays mounted.
+//!
+//! Only root may mount, and here only in a mount namespace of its own, which vanishes with the test:
+//! this binary is run once more, in one.
+
+use std::{env, fs, io::Write, os::unix::process::ExitStatusExt, path::Path, process::Command};
+
+use store::{Host, Inactive, Kind, NewVolume, Sr, failpoints};
+use tempfile::TempDir;
+
+use crate::{
+    common::{Disks, attachment, host, open},
+    dying::{self, SIGKILL},
+};
+
+/// What an operation of [`dying`] begins with that is one of these.
+pub(crate) const PREFIX: &str = "mounted: ";
+/// Set in the namespace.
+const INSIDE: &str = "STORE_MOUNT_NAMESPACE";
+const SR_BYTES: u64 = 16 << 20;
+
+fn host_that_mounts(root: &Path) -> Host {
+    Host { may_mount: true, ..host(root) }
+}
+
+/// In the process that is to die.
+pub(crate) fn operate(what: &str, root: &Path, steps: u32) -> store::Result<()> {
+    let host = host_that_mounts(root);
+    let wanted = attachment(&host, SR_BYTES);
+    failpoints::die_after(steps);
+    match what {
+        "attach" => {
+            host.check_new(&wanted.uuid, SR_BYTES).and_then(|()| host.attach(&wanted)).map(drop)
+        }
+        "attach again" => host.attach(&wanted).map(drop),
+        "detach" => Sr::open(&host, wanted.uuid.as_str())?.detach(),
+        "destroy" => host.destroy(&wanted.uuid),
+        _ => panic!("no operation {what:?}"),
+    }
+}
+
+/// What is mounted below a directory.
+fn mounted(root: &Path) -> Vec<String> {
+    let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = all.lines().map(|line| line.split(' ').nth(4).unwrap().to_owned());
+    let mut points: Vec<_> = points.filter(|point| Path::new(point).starts_with(root)).collect();
+    points.sort();
+    points
+}
+
+/// A host's directory, with an SR in it or none, and what is in that.
+struct World {
+    host: Host,
+    /// The volume of one block that is in the SR.
+    key: Option<String>,
+    root: TempDir,
+}
+
+impl World {
+    fn new(what: &str) -> Self {
+        let root = TempDir::with_prefix_in("xapi-ram-test-", "/dev/shm").unwrap();
+        let mut world = Self { host: host_that_mounts(root.path()), key: None, root };
+        if what != "attach" {
+            let sr = world.attach();
+            world.key = Some(write_one(&sr));
+            if what == "attach again" {
+                sr.detach().unwrap();
+            }
+        }
+        world
+    }
+
+    fn attach(&self) -> Sr {
+        self.host.attach(&attachment(&self.host, SR_BYTES)).unwrap()
+    }
+
+    /// The SR is there, once, and holds what it did.
+    fn assert_whole(&self, when: &str) {
+        let sr = self.attach();
+        let places = [sr.layout().root().join("data"), sr.layout().root().join("meta")];
+        assert_eq!(mounted(self.root.path()), places.map(|it| it.display().to_string()), "{when}");
+        assert_eq!(sr.check().unwrap(), [""; 0], "{when}");
+        assert_eq!(self.host.srs().unwrap().len(), 1, "{when}");
+        if let Some(key) = &self.key {
+            let mut byte = [0];
+            open(&sr, key, true).unwrap().read_into(100, &mut byte).unwrap();
+            assert_eq!(byte, [7], "{when}");
+        }
+        let used = if self.key.is_some() { 4096 } else { 0 };
+        assert_eq!(sr.stat().unwrap().used, used, "{when}");
+        let another = write_one(&sr);
+        sr.destroy_volume(&another, &mut Inactive).unwrap();
+    }
+
+    /// Destroys what is there, and finds nothing left.
+    fn assert_vanishes(&self, when: &str) {
+        let wanted = attachment(&self.host, SR_BYTES);
+        match self.host.destroy(&wanted.uuid) {
+            Err(error) if error.kind() == Kind::SrMissing => {}
+            destroyed => destroyed.unwrap_or_else(|error| panic!("{when}: {error}")),
+        }
+        assert_eq!(mounted(self.root.path()), [""; 0], "{when}");
+        let left = fs::read_dir(self.root.path()).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        let ours = |name: &std::ffi::OsString| !name.to_str().unwrap().starts_with('.');
+        assert!(!left.iter().any(ours), "{when}: {left:?}");
+    }
+}
+
+/// A new volume with one block written.
+fn write_one(sr: &Sr) -> String {
+    let new = NewVolume { name: "", description: "", size: 1 << 20, sharable: false };
+    let key = sr.create_volume(&new).unwrap().key.to_string();
+    open(sr, &key, false).unwrap().write(0, &[7; 4096]).unwrap();
+    key
+}
+
+fn at_every_step(what: &str) {
+    for steps in 0.. {
+        let mut done = false;
+        // What comes next: the same call, or the end of the SR.
+        for repeat in [true, false] {
+            let mut world = World::new(what);
+            let task = format!("{PREFIX}{what}");
+            let status = dying::run(world.root.path(), &mut Disks::default(), &task, steps);
+            let when = format!("{what}, killed after {steps} steps");
+            assert!(status.success() || status.signal() == Some(SIGKILL), "{when}: {status}");
+            done = status.success();
+            fs::remove_file(world.root.path().join(".live")).unwrap();
+            if repeat {
+                match what {
+                    "detach" => match operate(what, world.root.path(), u32::MAX) {
+                        Err(error) if error.kind() == Kind::SrNotAttached => {}
+                        detached => detached.unwrap(),
+                    },
+                    "destroy" => {
+                        world.assert_vanishes(&when);
+                        world.key = None;
+                    }
+                    _ => {}
+                }
+                world.assert_whole(&when);
+            }
+            world.assert_vanishes(&when);
+        }
+        if done {
+            assert!(steps > 1, "{what} has only {steps} steps");
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_sr_on_mounts_that_is_killed_between_any_two_of_them() {
+    let in_namespace = |command: &mut Command, arguments: &[&str]| {
+        command.args(["--mount", "--propagation", "private"]).args(arguments).output()
+    };
+    let possible = in_namespace(&mut Command::new("unshare"), &["true"]);
+    if !possible.is_ok_and(|output| output.status.success()) {
+        let text = "SKIPPED: only root can mount, in a namespace of its own (unshare)\n";
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
+        return;
+    }
+    let program = env::current_exe().unwrap();
+    let arguments =
+        ["--exact", "mounts::inside", "--ignored", "--test-threads", "1", "--nocapture"];
+    let arguments = [&[program.to_str().unwrap()], &arguments[..]].concat();
+    let run = in_namespace(Command::new("unshare").env(INSIDE, "1"), &arguments).unwrap();
+    let said = [run.stdout, run.stderr].concat();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+#[ignore = "what the test above runs in a namespace of its own"]
+fn inside() {
+    if env::var_os(INSIDE).is_some() {
+        ["attach", "attach again", "detach", "destroy"].into_iter().for_each(at_every_step);
+    }
+}
