@@ -1,6 +1,11 @@
 //! Opening a volume for serving.
 
-use std::{collections::HashSet, fs::OpenOptions, path::Path, time::Duration};
+use std::{
+    collections::HashSet,
+    fs::{self, OpenOptions},
+    path::Path,
+    time::Duration,
+};
 
 use super::{
     Disk,
@@ -96,15 +101,21 @@ impl Disk {
         })
     }
 
-    /// Takes over the size that the volume's record says by now.
+    /// Takes over the size that the volume's record says by now, or one on the way there.
     ///
     /// # Errors
-    /// [`Kind::BadSize`] where the disk would shrink or is read-only.
+    /// [`Kind::BadSize`] where the disk would shrink, or become larger than its volume.
     pub fn resize(&mut self, size: u64) -> Result<()> {
         if size < self.size {
             return Err(Error::new(
                 Kind::BadSize,
                 format!("a disk of {} bytes cannot shrink to {size}", self.size),
+            ));
+        }
+        if let Some(record) = self.record()?.filter(|record| size > record.size) {
+            return Err(Error::new(
+                Kind::BadSize,
+                format!("volume {} has {} bytes and not {size}", record.key, record.size),
             ));
         }
         self.layers.grow(size)?;
@@ -130,6 +141,21 @@ impl Disk {
             ));
         }
         let path = &switch.index;
+        // Whoever asks has written the new top into the record, and made the file for the index.
+        // Anything else would write over what belongs to others.
+        let is_recorded = self.record()?.is_some_and(|record| record.top == switch.top);
+        let is_index = lies_in(path, &layout.indexes()) && is_empty(path);
+        if !is_recorded || !is_index {
+            return Err(Error::new(
+                Kind::BadArgument,
+                format!(
+                    "a switch to layer {:08x} with the index {} is none that the volume's record \
+                     knows of",
+                    switch.top,
+                    path.display()
+                ),
+            ));
+        }
         let top = open_top(&layout, switch.top, self.size)?;
         OpenOptions::new()
             .write(true)
@@ -148,16 +174,31 @@ impl Disk {
     /// # Errors
     /// Where the record cannot be read.
     pub fn reload_sole(&mut self) -> Result<()> {
-        let Some((layout, key)) = self.layers.layout().zip(self.key.as_ref()) else {
-            return Ok(());
-        };
-        let record = Record::read(layout, key)?;
         // A record that names another top is about a switch that is still to come.
-        if let Some(record) = record.filter(|record| record.top == self.top) {
+        if let Some(record) = self.record()?.filter(|record| record.top == self.top) {
             self.sole = HashSet::from_iter(record.sole);
         }
         Ok(())
     }
+
+    /// What the volume's record says by now; a loaded file has none.
+    fn record(&self) -> Result<Option<Record>> {
+        match self.layers.layout().zip(self.key.as_ref()) {
+            Some((layout, key)) => Record::read(layout, key),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Whether a file lies in a directory, whatever the two are called.
+fn lies_in(path: &Path, directory: &Path) -> bool {
+    let place = |path: &Path| fs::canonicalize(path).ok();
+    let found = path.parent().and_then(place);
+    found.is_some() && found == place(directory)
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
 }
 
 fn open_top(layout: &Layout, layer: Layer, size: u64) -> Result<Top> {

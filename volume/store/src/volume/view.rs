@@ -88,7 +88,9 @@ impl Index {
     /// All entries of a volume of so many chunks.
     pub(crate) fn to_vec(&self, chunks: usize) -> Vec<Layer> {
         let mut all = vec![NEVER; chunks];
-        self.entries.iter().for_each(|&(chunk, layer)| all[chunk] = layer);
+        for &(chunk, layer) in self.entries.iter().take_while(|&&(chunk, _)| chunk < chunks) {
+            all[chunk] = layer;
+        }
         all
     }
 

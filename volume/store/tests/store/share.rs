@@ -272,3 +272,34 @@ fn a_switch_that_comes_late_changes_nothing() {
     fixture.sr.collect(&mut disks).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB);
 }
+
+/// Whoever reaches the control socket can ask for anything: what is asked for has to be what the
+/// record says, or it would write over what belongs to others.
+#[test]
+fn a_switch_or_a_size_that_the_record_does_not_know_of_is_refused() {
+    let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
+    let other = fixture.create(8 << 20);
+    fixture.open(&other, false).unwrap().write(0, &[5; 8 << 20]).unwrap();
+    let mut late = Late::default();
+    fixture.sr.snapshot(&key, &mut late).unwrap_err();
+    let asked = &late.0[0];
+    let indexes = asked.index.parent().unwrap();
+    let disk = disks.0.get_mut(&key).unwrap();
+    let outside = indexes.join("../tmp/x");
+    std::fs::write(&outside, "").unwrap();
+    for index in [indexes.join("00000004"), indexes.join("00000002"), outside.clone()] {
+        let error = disk.switch(&Switch { index, ..asked.clone() }).unwrap_err();
+        assert_eq!(error.kind(), Kind::BadArgument);
+    }
+    std::fs::remove_file(outside).unwrap();
+    std::fs::write(&asked.index, "").unwrap();
+    for top in [asked.top - 1, asked.top + 1, 3, u32::MAX] {
+        disk.switch(&Switch { top, ..asked.clone() }).unwrap_err();
+    }
+    assert_eq!(disk.resize((8 << 20) + BLOCK).unwrap_err().kind(), Kind::BadSize);
+    disk.switch(asked).unwrap();
+    disk.write(0, &[2; 4096]).unwrap();
+    std::fs::remove_file(&asked.index).unwrap();
+    assert!(content(&mut fixture.open(&other, true).unwrap()) == [5; 8 << 20]);
+    assert!(fixture.sr.check().unwrap().is_empty());
+}

@@ -3,6 +3,8 @@
 //! canary in the same process is read all the time. The sequence is the same each time; how far it
 //! gets is a matter of time (`FUZZ_SECONDS`, default 3 for each test).
 
+mod volume;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
