@@ -114,7 +114,6 @@ impl World {
     }
 
     fn tapdisk(&self, minor: u16, is_reached: bool) -> Tapdisk {
-        let minor = Minor::try_from(u32::from(minor)).unwrap();
         Tapdisk { client: self.target.client(), minor, is_reached }
     }
 
@@ -220,13 +219,12 @@ impl World {
                 let blocks = self.models[place].len() + 1 + random.below(100);
                 let size = i64::try_from(blocks * BLOCK).unwrap();
                 let size = self.sr.resize(&self.keys[place], size).unwrap();
-                let minor = Minor::try_from(u32::from(minor)).unwrap();
                 self.target.client().resize(minor, size).unwrap();
                 self.models[place].resize(blocks, 0);
                 // Clients are told a size once.
                 let old = self.clients.remove(place);
                 old.disconnect().unwrap();
-                self.connect(u16::from(minor));
+                self.connect(minor);
                 if place == 0 {
                     self.clients.swap(0, 1);
                 }

@@ -75,7 +75,7 @@ impl Record {
             return Some(format!("it is about volume {:?}", self.key));
         }
         let size = self.size;
-        let possible = size > 0 && size % BLOCK_BYTES == 0 && size <= VOLUME_BYTES_MAX;
+        let possible = size > 0 && size.is_multiple_of(BLOCK_BYTES) && size <= VOLUME_BYTES_MAX;
         (!possible).then(|| format!("a volume cannot have a size of {size}"))
     }
 
