@@ -105,10 +105,21 @@ impl Sr {
     /// Held: the SR's lock.
     fn branch(&self, key: &str, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
+        match self.branch_once(&key, over, live) {
+            // It died over the question. Whether it had obeyed or not: by now nobody serves the
+            // volume, and what was written lies in one of the tops that the record names.
+            Err(error) if error.kind() == Kind::Unresponsive && self.hold(&key, "").is_ok() => {
+                self.branch_once(&key, over, live)
+            }
+            done => done,
+        }
+    }
+
+    fn branch_once(&self, key: &Name, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let generation = self.record()?.generation;
-        let mut origin = self.volume_record(&key)?;
+        let mut origin = self.volume_record(key)?;
         origin.require_data()?;
-        let held = self.hold_or_served(&key)?;
+        let held = self.hold_or_served(key)?;
         let (is_clone, hidden, own_key) = match over {
             Over::Snapshot { hidden } => (false, hidden, new_key(&generation)),
             Over::Clone => (true, false, new_key(&generation)),

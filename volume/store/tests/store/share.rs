@@ -273,6 +273,45 @@ fn a_switch_that_comes_late_changes_nothing() {
     assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB);
 }
 
+/// Dies when it is asked to switch: before or after it has obeyed, and has written once more.
+struct Dying {
+    disks: Disks,
+    obeys: bool,
+}
+
+impl Live for Dying {
+    fn switch(&mut self, key: &Name, _: &Serving, switch: &Switch) -> Result<()> {
+        let mut disk = self.disks.0.remove(key.as_str()).unwrap();
+        if self.obeys {
+            disk.switch(switch)?;
+            disk.write(0, &[2; 4096])?;
+        }
+        Err(Error::new(Kind::Unresponsive, "the connection ended before the answer did"))
+    }
+
+    fn sole(&mut self, _: &Name, _: &Serving) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A guest is being shut down while its disk is backed up.
+#[test]
+fn a_snapshot_of_a_disk_that_dies_over_the_question_is_one_of_an_idle_disk() {
+    for obeys in [false, true] {
+        let (fixture, key, disks) = full_disk(64 * MIB, 8 * MIB);
+        let mut dying = Dying { disks, obeys };
+        let snapshot = fixture.sr.snapshot(&key, &mut dying).unwrap().key.to_string();
+        let mut wanted = vec![1; 8 << 20];
+        wanted[..4096].fill(if obeys { 2 } else { 1 });
+        fixture.open(&key, false).unwrap().write(0, &[3; 8192]).unwrap();
+        assert!(content(&mut fixture.open(&snapshot, true).unwrap()) == wanted, "{obeys}");
+        assert!(fixture.sr.check().unwrap().is_empty());
+        fixture.sr.destroy_volume(&snapshot, &mut Inactive).unwrap();
+        fixture.sr.collect(&mut Inactive).unwrap();
+        assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB);
+    }
+}
+
 /// Whoever reaches the control socket can ask for anything: what is asked for has to be what the
 /// record says, or it would write over what belongs to others.
 #[test]
