@@ -105,6 +105,49 @@ fn a_plugin_call_killed_at_any_moment_leaves_a_usable_sr() {
     }
 }
 
+/// The clone of a non-persistent session is there or not; it never leaks.
+#[test]
+fn a_session_whose_calls_are_killed_at_any_moment_leaves_nothing() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let uri = format!("ram://{sr}/{key}");
+    let open = json!({ "dbg": "x", "uri": uri, "persistent": false });
+    let close = json!({ "dbg": "x", "uri": uri });
+    for round in 0..120_u64 {
+        let (method, params) =
+            if round % 3 == 2 { ("Datapath.close", &close) } else { ("Datapath.open", &open) };
+        let mut child = xapi.method(Side::Datapath, method).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, params.to_string().as_bytes()).unwrap();
+        drop(stdin);
+        thread::sleep(Duration::from_micros(round * 37 % 2500));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if round % 10 == 9 {
+            // The guest starts after all.
+            xapi.datapath("Datapath.open", open.clone()).unwrap();
+            let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
+            let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+            assert_eq!(client.read(0, 1).unwrap(), [0], "nothing of an earlier session");
+            client.write(0, &[1; 4096]).unwrap();
+            drop(client);
+            disk.unplug();
+        }
+    }
+    for _twice in 0..2 {
+        xapi.datapath("Datapath.close", close.clone()).unwrap();
+    }
+    let checked = xapi.maintain(&["check", "--sr", &sr]);
+    assert!(checked.status.success(), "{checked:?}");
+    assert!(xapi.maintain(&["gc", "--sr", &sr]).status.success());
+    assert_eq!(xapi.used(&sr), 0);
+    for directory in ["data", "meta/map", "meta/index", "meta/volume"] {
+        let left = fs::read_dir(xapi.sr_dir(&sr).join(directory)).unwrap().count();
+        assert_eq!(left, 1, "only the volume itself has files in {directory}");
+    }
+}
+
 /// xapi-storage-script's unit has KillMode=control-group: a restart of the toolstack kills
 /// everything in its group.
 #[test]
