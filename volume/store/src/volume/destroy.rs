@@ -50,14 +50,11 @@ impl Sr {
         };
         let served = self.hold(&key, "destroyed")?;
         let mut records = self.volume_records()?;
-        let is_clone = |other: &mut Record| other.owner.as_deref() == Some(key.as_str());
-        let clones: Vec<Record> = records.sound.extract_if(.., is_clone).collect();
         records.sound.retain(|other| other.key != record.key);
-        let held: Vec<Lock> =
-            clones.iter().map(|clone| self.hold_clone(&key, clone)).collect::<Result<_>>()?;
+        let (clones, held) = self.hold_clones(&key, &mut records)?;
         let mut views = match View::all_of(&self.layout, &record) {
             Err(error) if error.tells_damage() => {
-                drop(served);
+                drop((served, held));
                 return self.destroy_damaged(lock, &key, live);
             }
             views => views?,
@@ -76,21 +73,28 @@ impl Sr {
         self.release(lock, &record, records, Gone { views, owned, was_written }, live)
     }
 
-    /// Holds the clone that is served in the place of a volume.
-    fn hold_clone(&self, key: &Name, clone: &Record) -> Result<Lock> {
-        self.hold(&Name::parse(&clone.key)?, "destroyed").map_err(|error| match error.kind() {
-            Kind::VolumeInUse => Error::new(
-                Kind::VolumeInUse,
-                format!("volume {key} is active, as a disk whose writes are not kept: {error}"),
-            ),
-            _ => error,
-        })
+    /// Takes those that are served in the place of a volume out of `records`, and holds them.
+    fn hold_clones(&self, key: &Name, records: &mut Records) -> Result<(Vec<Record>, Vec<Lock>)> {
+        let is_clone = |other: &mut Record| other.owner.as_deref() == Some(key.as_str());
+        let clones: Vec<Record> = records.sound.extract_if(.., is_clone).collect();
+        let hold = |clone: &Record| {
+            self.hold(&Name::parse(&clone.key)?, "destroyed").map_err(|error| match error.kind() {
+                Kind::VolumeInUse => Error::new(
+                    Kind::VolumeInUse,
+                    format!("volume {key} is active, as a disk whose writes are not kept: {error}"),
+                ),
+                _ => error,
+            })
+        };
+        let held = clones.iter().map(hold).collect::<Result<_>>()?;
+        Ok((clones, held))
     }
 
     fn destroy_damaged(&self, lock: Lock, key: &Name, live: &mut dyn Live) -> Result<()> {
         let served = self.hold(key, "destroyed")?;
+        let clones = self.hold_clones(key, &mut self.volume_records()?)?;
         self.remove_known(key)?;
-        drop(served);
+        drop((served, clones));
         self.collect_unless_damaged(lock, live)
     }
 

@@ -106,6 +106,26 @@ fn a_volume_whose_clone_is_served_is_active() {
 }
 
 #[test]
+fn a_damaged_volume_is_destroyed_with_its_clone_and_not_while_that_is_served() {
+    for file in ["volume", "index"] {
+        let session = Session::new();
+        let disk = session.fixture.open(session.clone.as_str(), false).unwrap();
+        let root = session.fixture.sr.layout().root().to_owned();
+        match file {
+            "volume" => fs::write(root.join("meta/volume").join(&session.key), "{").unwrap(),
+            _ => fs::remove_file(root.join("meta/index/00000002")).unwrap(),
+        }
+        let destroyed = session.fixture.sr.destroy_volume(&session.key, &mut Inactive);
+        assert_eq!(destroyed.unwrap_err().kind(), Kind::VolumeInUse, "{file}");
+        drop(disk);
+        session.fixture.sr.destroy_volume(&session.key, &mut Inactive).unwrap();
+        assert!(!session.lives(), "{file}");
+        assert_eq!(session.used(), 0, "{file}");
+        session.collect();
+    }
+}
+
+#[test]
 fn a_clone_that_is_served_is_never_dropped_whatever_is_remembered() {
     let session = Session::new();
     let disk = session.fixture.open(session.clone.as_str(), false).unwrap();
