@@ -10,7 +10,7 @@ use std::{
 use super::{
     Live, Record, Records,
     family::Family,
-    free::{Garbage, Ranges, punch},
+    free::{Garbage, Pace, Ranges, punch},
     view::{Pages, View, for_data},
 };
 use crate::{
@@ -247,7 +247,7 @@ impl Needed {
 /// Punches the allocated units of a file that are not needed. The bytes freed.
 fn sweep(path: &Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<u64> {
     let garbage = unneeded(path, unit, needed)?;
-    if garbage.is_empty() { Ok(0) } else { punch(path, &garbage) }
+    if garbage.is_empty() { Ok(0) } else { punch(path, &garbage, &mut Pace::hurried()) }
 }
 
 /// The allocated units of a file that are not needed, as ranges of bytes.

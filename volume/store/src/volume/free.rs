@@ -10,6 +10,8 @@ use std::{
     fs::{self, OpenOptions},
     io::ErrorKind,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -22,11 +24,42 @@ use crate::{
     sr::{Layout, allocated, files, steps},
 };
 
-/// The longest range that one call to the file system frees, so that a killed process stops soon.
-const STEP_BYTES: u64 = 256 << 20;
+/// The longest range that one call to the file system frees: some milliseconds. So a killed process
+/// stops soon, and others have their turn.
+const STEP_BYTES: u64 = 16 << 20;
+/// How long is freed without a rest, where nobody waits for it...
+const RUN: Duration = Duration::from_micros(400);
+/// ... and how long the rest is.
+const REST: Duration = Duration::from_micros(300);
 
 /// Ranges of one file, in bytes, ascending.
 pub(crate) type Ranges = Vec<(u64, u64)>;
+
+/// How fast is freed. Each page that is freed of what a disk has mapped interrupts the processor that
+/// serves the disk, and there may be only two.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    since: Option<Instant>,
+}
+
+impl Pace {
+    /// While something is locked: without rests.
+    pub(crate) fn hurried() -> Self {
+        Self { since: None }
+    }
+
+    /// With rests in which disks are served.
+    fn gentle() -> Self {
+        Self { since: Some(Instant::now()) }
+    }
+
+    fn step(&mut self) {
+        if let Some(since) = self.since.as_mut().filter(|since| since.elapsed() >= RUN) {
+            thread::sleep(REST);
+            *since = Instant::now();
+        }
+    }
+}
 
 /// What is to be given back.
 #[derive(Debug, Default)]
@@ -105,20 +138,21 @@ impl Garbage {
     /// of bytes of data that were freed.
     pub(crate) fn free(self, layout: &Layout, tops: &[Layer]) -> Result<u64> {
         let mut freed = 0;
+        let mut pace = Pace::gentle();
         for layer in self.layers {
-            freed += remove_stepwise(&layout.layer(layer))?;
+            freed += remove_stepwise(&layout.layer(layer), &mut pace)?;
         }
         for layer in self.maps {
-            remove_stepwise(&layout.map(layer))?;
+            remove_stepwise(&layout.map(layer), &mut pace)?;
         }
         for (layer, ranges) in self.blocks {
-            freed += punch(&layout.layer(layer), &ranges)?;
+            freed += punch(&layout.layer(layer), &ranges, &mut pace)?;
             if !tops.contains(&layer) {
                 remove_if_empty(&layout.layer(layer))?;
             }
         }
         for (layer, ranges) in self.pages {
-            punch(&layout.map(layer), &ranges)?;
+            punch(&layout.map(layer), &ranges, &mut pace)?;
             if !tops.contains(&layer) {
                 remove_if_empty(&layout.map(layer))?;
             }
@@ -148,7 +182,7 @@ pub(crate) fn push(ranges: &mut BTreeMap<Layer, Ranges>, layer: Layer, start: u6
 }
 
 /// Frees ranges of a file that may be gone already. The bytes that they had allocated.
-pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<u64> {
+pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)], pace: &mut Pace) -> Result<u64> {
     let doing = || format!("freeing a part of {}", path.display());
     let file = match OpenOptions::new().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
@@ -161,6 +195,7 @@ pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)]) -> Result<u64> {
         while at < end {
             let step = STEP_BYTES.min(end - at);
             steps::punch(&file, at, step).while_doing(doing)?;
+            pace.step();
             at += step;
         }
     }
@@ -176,7 +211,7 @@ fn remove_if_empty(path: &Path) -> Result<()> {
 }
 
 /// Removes a file from its end, a step at a time. The bytes that it had allocated.
-pub(crate) fn remove_stepwise(path: &Path) -> Result<u64> {
+fn remove_stepwise(path: &Path, pace: &mut Pace) -> Result<u64> {
     let file = match OpenOptions::new().write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(Error::io(format!("removing {}", path.display()), error)),
@@ -190,6 +225,7 @@ pub(crate) fn remove_stepwise(path: &Path) -> Result<u64> {
         while length > 0 {
             length = length.saturating_sub(STEP_BYTES);
             steps::set_len(&file, length).while_doing(doing)?;
+            pace.step();
         }
     }
     files::remove(path)?;
