@@ -101,6 +101,7 @@ impl Sr {
 
     /// Keeps a volume from being served, for as long as the result lives.
     pub(crate) fn hold(&self, key: &Name, act: &str) -> Result<Lock> {
+        self.volume_record(key)?.require_home(act)?;
         let held = Lock::wait(&self.layout.serving(key), PATIENCE)?;
         held.ok_or_else(|| {
             let by = match self.serving(key) {

@@ -9,6 +9,7 @@ mod copy;
 mod create;
 mod destroy;
 mod free;
+mod lend;
 mod live;
 mod record;
 mod revert;
@@ -21,6 +22,7 @@ use std::{collections::BTreeMap, fs};
 pub use self::{
     compare::{ChangedBlocks, GRANULE_BYTES},
     create::NewVolume,
+    lend::{Loan, Return},
     live::{Inactive, Live, Switch},
 };
 pub(crate) use self::{

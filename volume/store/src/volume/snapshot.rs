@@ -12,7 +12,7 @@ use std::{
 use super::{
     Record, Volume,
     create::new_key,
-    live::{Live, Switch},
+    live::{Inactive, Live, Switch},
     view::Index,
 };
 use crate::{
@@ -32,6 +32,8 @@ enum Over {
     Snapshot { hidden: bool },
     /// Writable.
     Clone { hidden: bool },
+    /// A clone that is of no use before it is finished: what comes back of a lent volume.
+    Return,
 }
 
 /// Who may write to a volume while its structure changes.
@@ -82,15 +84,26 @@ impl Sr {
         self.branch(key, Over::Clone { hidden: true }, live)
     }
 
+    /// A clone of a lent volume, into which its contents come back.
+    pub(crate) fn clone_unfinished(&self, _lock: &Lock, key: &Name) -> Result<Name> {
+        self.branch(key.as_str(), Over::Return, &mut Inactive).map(|made| made.key)
+    }
+
     /// Held: the SR's lock.
     fn branch(&self, key: &str, over: Over, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
         let generation = self.record()?.generation;
         let mut origin = self.volume_record(&key)?;
         origin.require_data()?;
-        let held = self.hold_or_served(&key)?;
-        let (Over::Snapshot { hidden } | Over::Clone { hidden }) = over;
-        let is_clone = matches!(over, Over::Clone { .. });
+        let (hidden, is_clone) = match over {
+            Over::Snapshot { hidden } => (hidden, false),
+            Over::Clone { hidden } => (hidden, true),
+            Over::Return => (true, true),
+        };
+        let held = match over {
+            Over::Return => Held::Idle { _lock: Some(self.hold_now(&key)?) },
+            _ => self.hold_or_served(&key)?,
+        };
         let first = take_numbers(&self.layout, 4)?;
         let (index, base, own_top, new_top) = (first, first + 1, first + 2, first + 3);
         let mut branch = Record {
@@ -102,7 +115,8 @@ impl Sr {
             sole: Vec::new(),
             cbt_enabled: origin.cbt_enabled && !is_clone,
             hidden,
-            unfinished: false,
+            unfinished: over == Over::Return,
+            loan: None,
             keys: [].into(),
             ..origin.clone()
         };
@@ -191,6 +205,10 @@ impl Sr {
 
     /// Sees to it that nobody writes to the volume, or knows who does.
     fn hold_or_served(&self, key: &Name) -> Result<Held> {
+        let record = self.volume_record(key)?;
+        if !record.borrower()?.is_some_and(|borrower| borrower.read_only) {
+            record.require_home("copied")?;
+        }
         let start = Instant::now();
         loop {
             if let Ok(lock) = self.hold_now(key) {

@@ -3,6 +3,7 @@
 mod common;
 mod crash;
 mod dying;
+mod lend;
 mod life;
 mod model;
 mod scale;
