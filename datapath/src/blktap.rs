@@ -260,7 +260,16 @@ impl Disk<'_> {
     /// The host's tapdisk.
     pub(crate) fn blktap(&self) -> Result<PathBuf, Error> {
         if let Some(named) = self.ctx.env.get(PROGRAM_VARIABLE) {
-            return Ok(named.into());
+            let named = PathBuf::from(named);
+            if named.is_file() {
+                return Ok(named);
+            }
+            let message = format!(
+                "{PROGRAM_VARIABLE} names {} as the host's own tapdisk, which is no program: name \
+                 another one, or use an SR with device-config:tapdisk=ram",
+                named.display()
+            );
+            return Err(Error::new(Failure::TapdiskFailed, message));
         }
         let path = self.ctx.env.get("PATH").unwrap_or_default();
         let found = PROGRAMS
