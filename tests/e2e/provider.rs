@@ -10,6 +10,7 @@ use std::{
     os::unix::{fs::symlink, net::UnixDatagram},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -24,13 +25,15 @@ use crate::MIB;
 /// Names the host's tapdisk, to the plugin and to these tests.
 const BLKTAP: &str = "XAPI_RAM_BLKTAP";
 const BLOCK: u64 = 4096;
+/// What a test sends to the log to find where it stands.
+const LOOK: &str = "look";
 
 /// A host with a tapdisk of its own.
 struct Stock {
     xapi: Xapi,
     control: ControlDir,
     is_real: bool,
-    log: UnixDatagram,
+    log: mpsc::Receiver<String>,
     _tools: tempfile::TempDir,
 }
 
@@ -58,8 +61,7 @@ impl Stock {
         let xapi = Xapi::with(variables);
         let is_real = control.is_some();
         let control = control.map_or_else(|| xapi.control_dir(), ControlDir::new);
-        let log = UnixDatagram::bind(xapi.root().join("log")).unwrap();
-        log.set_nonblocking(true).unwrap();
+        let log = listen(&xapi.root().join("log"));
         Self { xapi, control, is_real, log, _tools: tools }
     }
 
@@ -71,12 +73,10 @@ impl Stock {
 
     /// What was logged since the last look.
     fn logged(&self) -> String {
-        let (mut text, mut buffer) = (String::new(), [0; 8192]);
-        while let Ok(count) = self.log.recv(&mut buffer) {
-            text.push_str(&String::from_utf8_lossy(&buffer[..count]));
-            text.push('\n');
-        }
-        text
+        // Messages come in order: with this one, all before it are there.
+        let socket = self.xapi.root().join("log");
+        UnixDatagram::unbound().unwrap().send_to(LOOK.as_bytes(), socket).unwrap();
+        self.log.iter().take_while(|message| message != LOOK).collect::<Vec<_>>().join("\n")
     }
 
     /// The images of an SR's volumes that were laid out and are still there.
@@ -100,6 +100,22 @@ impl Stock {
         let checked = self.xapi.maintain(&["check", "--sr", sr]);
         assert!(checked.status.success(), "{checked:?}");
     }
+}
+
+/// Takes messages as they come: a log that nobody reads holds up whoever writes to it.
+fn listen(path: &Path) -> mpsc::Receiver<String> {
+    let (sender, messages) = mpsc::channel();
+    let log = UnixDatagram::bind(path).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(count) = log.recv(&mut buffer) {
+            let message = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if sender.send(message).is_err() {
+                break;
+            }
+        }
+    });
+    messages
 }
 
 /// Does it with the stand-in, and with blktap's own tapdisk where there is one.
