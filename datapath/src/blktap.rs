@@ -16,7 +16,7 @@ use schemas::{Error, Failure};
 use store::{
     Disk as StoreDisk, Kind, Loan, Name, Open as StoreOpen, Provider, Serving, Sr, Volume,
 };
-use tapctl::{Flags, Open, reply::state};
+use tapctl::{ErrorKind, Flags, Open, reply::state};
 
 use crate::{
     disk::Disk,
@@ -155,7 +155,7 @@ impl Disk<'_> {
                     it.sectors, it.sector_size, volume.size
                 ),
             ),
-            Err(error) => errors::tapdisk(error),
+            Err(error) => refused(error),
         };
         // Nobody has written to it.
         sr.end_loan(key).map_err(errors::store)?;
@@ -232,7 +232,7 @@ impl Disk<'_> {
             Err(error) if self.has_died(running, &error)? => {
                 return Ok(Held::Nothing(format!("the host's tapdisk {pid} is dead")));
             }
-            Err(error) => return Err(errors::tapdisk(error)),
+            Err(error) => return Err(refused(error)),
         };
         let entry = entries.into_iter().find(|entry| entry.minor == i32::from(minor));
         let image = self.served_key().map(|key| params(&Image::new(&self.control, &key)));
@@ -294,6 +294,27 @@ fn params(image: &Image) -> OsString {
     let mut params = OsString::from("ram:");
     params.push(image.path());
     params
+}
+
+/// What the host's tapdisk, or the way to it, could not do. It is not killed for that: it may have
+/// what nobody else has.
+#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
+pub(crate) fn refused(error: tapctl::Error) -> Error {
+    let advice = match error.kind() {
+        ErrorKind::Timeout => {
+            "it hangs: look at that process and repeat; end it (kill -9) only if it does not \
+             recover, which gives up what was written since the disk was activated"
+                .to_owned()
+        }
+        _ => format!("the host's log says more; {PROGRAM_VARIABLE} names another program to start"),
+    };
+    let message =
+        format!("the host's own tapdisk (device-config:tapdisk=blktap): {error}; {advice}");
+    let mapped = Error::new(Failure::TapdiskFailed, message);
+    match std::error::Error::source(&error) {
+        Some(source) => mapped.caused_by(source.to_string()),
+        None => mapped,
+    }
 }
 
 fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {

@@ -20,6 +20,7 @@ use tapctl::{
 };
 
 use crate::{
+    blktap,
     disk::{CONTROL_DIR_VARIABLE, Disk},
     errors::{self, errno},
     state::{Mode, Tapdisk},
@@ -267,21 +268,21 @@ impl Disk<'_> {
 
     /// Starts the process, remembers it, attaches the minor to it and points the link to it.
     fn spawn(&mut self, minor: Minor, provider: Provider) -> Result<Running, Error> {
-        let program = match provider {
-            Provider::Ram => self.program(),
-            Provider::Blktap => self.blktap()?,
+        let (program, refused): (_, fn(_) -> _) = match provider {
+            Provider::Ram => (self.program(), errors::tapdisk),
+            Provider::Blktap => (self.blktap()?, blktap::refused),
         };
         let spawned = Spawn::new(&self.control, program)
             .variable(CONTROL_DIR_VARIABLE, self.control.path())
             .start()
-            .map_err(errors::tapdisk)?;
+            .map_err(refused)?;
         let identity = spawned.identity;
         self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity.clone()), provider });
         let client = Client::new(&self.control, spawned.pid).timeout(ANSWER_TIMEOUT);
         let running = Running { client, minor, identity };
         let ready = self
             .save()
-            .and_then(|()| running.client.attach(minor).map_err(errors::tapdisk))
+            .and_then(|()| running.client.attach(minor).map_err(refused))
             .and_then(|()| self.point(&running));
         if let Err(error) = ready {
             // Nobody knows of it yet.

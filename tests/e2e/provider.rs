@@ -387,6 +387,27 @@ fn a_tapdisk_that_somebody_pauses_counts_as_one_that_has_lost_it() {
     });
 }
 
+/// It has what nobody else has, so it is not killed for being slow, as tapdisk-ram would be.
+#[test]
+fn a_tapdisk_that_hangs_is_not_killed_and_loses_nothing() {
+    let stock = Stock::stand_in();
+    let sr = stock.sr("64MiB");
+    let key = stock.xapi.create_vdi(&sr, MIB);
+    let disk = stock.xapi.plug(&sr, &key, "5");
+    put(&disk, 0, "patience");
+    let tapdisk = disk.tapdisk();
+    tapdisk.signal(rustix::process::Signal::STOP).unwrap();
+    let says = ["host's own tapdisk", "it hangs", "gives up what was written"];
+    refused(disk.step("Datapath.deactivate"), 453, &says);
+    assert!(tapdisk.is_same());
+    tapdisk.signal(rustix::process::Signal::CONT).unwrap();
+    disk.step("Datapath.deactivate").unwrap();
+    disk.step("Datapath.activate").unwrap();
+    assert_eq!(get(&disk, 0), "patience");
+    disk.unplug();
+    stock.assert_nothing_left(&sr);
+}
+
 /// A deactivate that is killed leaves the old contents or the new ones, and can be repeated.
 #[test]
 fn a_killed_activate_or_deactivate_loses_nothing_and_is_repeated() {
