@@ -15,7 +15,9 @@ use std::{
 use schemas::{Error, Failure};
 use store::{Name, Provider};
 use tapctl::{
-    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minor as minors, process,
+    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn,
+    cgroup::{self, Groups},
+    minor as minors, process,
     reply::NAME as OUR_TAPDISK,
 };
 
@@ -270,7 +272,12 @@ impl Disk<'_> {
     fn spawn(&mut self, minor: Minor, provider: Provider) -> Result<Running, Error> {
         let (program, refused): (_, fn(_) -> _) = match provider {
             Provider::Ram => (self.program(), errors::tapdisk),
-            Provider::Blktap => (self.blktap()?, blktap::refused),
+            Provider::Blktap => {
+                let program = self.blktap()?;
+                // It stays where it is born, and what it has is lost with it.
+                cgroup::leave(Groups::Deadly, &|text| self.ctx.log.warning(text));
+                (program, blktap::refused)
+            }
         };
         let spawned = Spawn::new(&self.control, program)
             .variable(CONTROL_DIR_VARIABLE, self.control.path())
