@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use plugin::Context;
 use schemas::{Error, Failure};
-use store::{Host, Inactive, Kind, Layout, Name, Sr, VolumeUri};
+use store::{Host, Inactive, Kind, Layout, Name, Provider, Sr, Volume, VolumeUri};
 use tapctl::{CONTROL_DIR, ControlDir};
 
 use crate::{
@@ -51,13 +51,17 @@ impl<'a> Disk<'a> {
 
     /// The SR, where it is attached.
     pub(crate) fn sr(&self) -> Result<Sr, Error> {
-        let sr = Sr::open(&self.host, self.uri.sr.as_str()).map_err(errors::store)?;
+        let sr = self.open_sr().map_err(errors::store)?;
         if !self.record.is_locked() {
             // There was no SR when this call began: nothing could be remembered of what it does.
             let message = format!("SR {} is just being attached: repeat the call", self.uri.sr);
             return Err(Error::new(Failure::Eagain, message));
         }
         Ok(sr)
+    }
+
+    pub(crate) fn open_sr(&self) -> store::Result<Sr> {
+        Sr::open(&self.host, self.uri.sr.as_str())
     }
 
     /// Checks that there is such a volume, in an SR that is attached.
@@ -69,6 +73,9 @@ impl<'a> Disk<'a> {
     pub(crate) fn activate(&mut self, domain: String, mode: Mode) -> Result<(), Error> {
         self.link.uri()?;
         self.require_volume()?;
+        if self.provider()? == Provider::Blktap {
+            return self.activate_blktap(domain, mode);
+        }
         if let Some((other, held)) = self.state.conflict(&domain, mode) {
             let message = format!(
                 "volume {} cannot be activated {mode}: it is active {held} for domain {other:?}, \
@@ -78,7 +85,7 @@ impl<'a> Disk<'a> {
             return Err(Error::new(Failure::VdiInUse, message));
         }
         let path = self.path_to_serve(mode)?;
-        self.start()?;
+        self.start(Provider::Ram)?;
         let served = self.serve(&path, mode);
         if served.is_err() && self.state.domains.is_empty() {
             // Nobody would ever stop it. The first error is the one to tell.
@@ -91,15 +98,27 @@ impl<'a> Disk<'a> {
         self.save()
     }
 
-    /// Serves the volume again for the domains that have activated it, where there are any.
-    pub(crate) fn serve_active(&mut self) -> Result<(), Error> {
+    /// Makes ready for an activation: a tapdisk that lives, and that serves the volume again for
+    /// the domains that have activated it, where there are any. The host's tapdisk is started only
+    /// when there is something to load.
+    pub(crate) fn prepare(&mut self) -> Result<(), Error> {
+        if self.provider()? == Provider::Blktap {
+            return self.require_fit();
+        }
+        self.start(Provider::Ram)?;
         let Some(mode) = self.state.mode() else { return Ok(()) };
         let path = self.path_to_serve(mode)?;
         self.serve(&path, mode)
     }
 
-    /// What a tapdisk has to open: the volume, or the clone that takes its place.
+    /// What a tapdisk has to open.
     fn path_to_serve(&mut self, mode: Mode) -> Result<PathBuf, Error> {
+        let volume = self.volume_to_serve(mode)?;
+        Ok(self.layout.volume(&volume.key))
+    }
+
+    /// What is to be served: the volume, or the clone that takes its place.
+    pub(crate) fn volume_to_serve(&mut self, mode: Mode) -> Result<Volume, Error> {
         let sr = self.sr()?;
         if !self.state.persistent {
             // A call may have been killed before it had made one.
@@ -126,7 +145,7 @@ impl<'a> Disk<'a> {
                 ),
             ));
         }
-        Ok(self.layout.volume(&volume.key))
+        Ok(volume)
     }
 
     /// Makes sure of the anonymous clone that takes the writes of a non-persistent disk. Its key is
@@ -163,8 +182,7 @@ impl<'a> Disk<'a> {
     /// with the SR, or at the next chance.
     pub(crate) fn drop_clone(&mut self) -> Result<(), Error> {
         let Some(clone) = self.state.clone.clone() else { return Ok(()) };
-        let destroyed = Sr::open(&self.host, self.uri.sr.as_str())
-            .and_then(|sr| sr.destroy_volume(&clone, &mut Inactive));
+        let destroyed = self.open_sr().and_then(|sr| sr.destroy_volume(&clone, &mut Inactive));
         match destroyed {
             Ok(()) => self.state.clone = None,
             Err(error) if matches!(error.kind(), Kind::SrNotAttached | Kind::SrMissing) => {

@@ -4,20 +4,24 @@
 //! This file is wiring. A method is one file below `methods/`; what the methods share is
 //! [`disk`] (one volume, locked for one call), [`state`] (what is remembered of it), [`tapdisk`]
 //! (the process that serves it), [`link`] (the path by which clients find that process) and
-//! [`errors`].
+//! [`errors`]. Where the SR wants the host's own tapdisk, [`blktap`] has a volume laid out ([`image`])
+//! and taken back ([`write_back`]).
 //!
 //! Invariant: calls for one volume come one after the other, and each may be killed at any point
 //! and repeated. So what is remembered never claims less than what exists: a number is written
 //! down before it is used, and forgotten after it is given back.
 
+mod blktap;
 mod disk;
 mod errors;
+mod image;
 mod link;
 mod methods;
 mod state;
 mod tapdisk;
 #[cfg(test)]
 mod tests;
+mod write_back;
 
 use std::process::ExitCode;
 

@@ -22,6 +22,7 @@ use rustix::{
 };
 use schemas::{Error, Failure};
 use serde::{Deserialize, Serialize};
+use store::Provider;
 use tapctl::{Identity, Minor};
 
 use crate::errors;
@@ -90,6 +91,9 @@ pub(crate) struct Tapdisk {
     /// The process; `None` where one was about to be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) identity: Option<Identity>,
+    /// Which sort of tapdisk it is.
+    #[serde(default, skip_serializing_if = "Provider::is_default")]
+    pub(crate) provider: Provider,
 }
 
 /// What is remembered of a volume.
@@ -126,6 +130,12 @@ impl State {
         active
             .filter_map(|(other, hold)| Some((other.as_str(), hold.mode()?)))
             .find(|(_, held)| *held != mode)
+    }
+
+    /// Another domain that has activated the volume, in whichever mode.
+    pub(crate) fn active_beside(&self, domain: &str) -> Option<(&str, Mode)> {
+        let others = self.domains.iter().filter(|(other, _)| *other != domain);
+        others.filter_map(|(other, hold)| Some((other.as_str(), hold.mode()?))).next()
     }
 
     /// Takes the activation of one domain back; it stays attached.
@@ -273,7 +283,8 @@ mod tests {
         assert_eq!(record.read().unwrap(), State::default());
         let mut state = State { persistent: false, clone: Some("c".into()), ..State::default() };
         state.domains.insert("0 / -".into(), Hold::ReadWrite);
-        state.tapdisk = Some(Tapdisk { minor: 3, identity: Some(Identity::own().unwrap()) });
+        let identity = Some(Identity::own().unwrap());
+        state.tapdisk = Some(Tapdisk { minor: 3, identity, provider: Provider::Blktap });
         record.write(&state).unwrap();
         assert_eq!(record.read().unwrap(), state);
         drop(record);

@@ -13,13 +13,16 @@ use std::{
 };
 
 use schemas::{Error, Failure};
-use store::Name;
+use store::{Name, Provider};
 use tapctl::{
-    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minor as minors, process,
+    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn,
+    cgroup::{self, Groups},
+    minor as minors, process,
     reply::NAME as OUR_TAPDISK,
 };
 
 use crate::{
+    blktap,
     disk::{CONTROL_DIR_VARIABLE, Disk},
     errors::{self, errno},
     state::{Mode, Tapdisk},
@@ -52,15 +55,19 @@ const MINORS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A tapdisk that lives.
 #[derive(Clone, Debug)]
-struct Running {
-    client: Client,
-    minor: Minor,
-    identity: Identity,
+pub(crate) struct Running {
+    pub(crate) client: Client,
+    pub(crate) minor: Minor,
+    pub(crate) identity: Identity,
 }
 
 impl Disk<'_> {
-    /// Makes sure of a tapdisk that lives and has a minor, and of a link to it.
-    pub(crate) fn start(&mut self) -> Result<(), Error> {
+    /// Makes sure of a tapdisk that lives and has a minor, and of a link to it. Nobody has the
+    /// volume active in one of the other sort.
+    pub(crate) fn start(&mut self, provider: Provider) -> Result<(), Error> {
+        if self.state.tapdisk.as_ref().is_some_and(|it| it.provider != provider) {
+            self.stop()?;
+        }
         if let Some(running) = self.running() {
             match running.client.attach(running.minor) {
                 Ok(()) => return self.point(&running),
@@ -81,7 +88,7 @@ impl Disk<'_> {
                 Err(error) => return Err(errors::tapdisk(error)),
             }
         }
-        self.replace()
+        self.replace(provider)
     }
 
     /// Has the tapdisk open `path`, unless it serves that already; one that dies at that moment is
@@ -101,20 +108,26 @@ impl Disk<'_> {
                     }
                 }
                 None if is_new => {
-                    let key = &self.uri.key;
-                    let message = format!("the tapdisk of volume {key} dies at once: see its log");
-                    return Err(Error::new(Failure::TapdiskFailed, message));
+                    return Err(self.dies_at_once());
                 }
                 None => {}
             }
-            self.start()?;
+            self.start(Provider::Ram)?;
             is_new = true;
         }
+    }
+
+    pub(crate) fn dies_at_once(&self) -> Error {
+        let message = format!("the tapdisk of volume {} dies at once: see its log", self.uri.key);
+        Error::new(Failure::TapdiskFailed, message)
     }
 
     /// Has the tapdisk, if it lives, close what it serves. Afterwards nobody serves the volume for
     /// this plugin.
     pub(crate) fn close_image(&mut self) -> Result<(), Error> {
+        if self.is_blktap() {
+            return self.stop();
+        }
         let Some(running) = self.running() else { return Ok(()) };
         let Running { client, minor, .. } = &running;
         let closed = client.close(*minor).or_else(|refused| match refused.kind() {
@@ -142,6 +155,9 @@ impl Disk<'_> {
     /// Stops the tapdisk, and removes the link and whatever else there was of it. One that is dead
     /// already, or was never there, is stopped.
     pub(crate) fn stop(&mut self) -> Result<(), Error> {
+        if self.is_blktap() {
+            self.take_back()?;
+        }
         if let Some(running) = self.running() {
             self.end(&running)?;
             let pid = running.identity.pid;
@@ -177,39 +193,45 @@ impl Disk<'_> {
         let is_fitting = |serving: tapctl::Serving| serving.path.is_none_or(|it| it == own_path);
         if is_ours && client.serving(minor).is_ok_and(is_fitting) {
             self.ctx.log.warning(format_args!("found the forgotten tapdisk {pid}, minor {minor}"));
-            self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity) });
+            let provider = Provider::Ram;
+            self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity), provider });
         }
     }
 
     /// Whether an exchange failed because the process was about to die.
-    fn has_died(&self, running: &Running, error: &tapctl::Error) -> Result<bool, Error> {
+    pub(crate) fn has_died(&self, running: &Running, error: &tapctl::Error) -> Result<bool, Error> {
         if !matches!(error.kind(), ErrorKind::Gone | ErrorKind::Io) {
             return Ok(false);
         }
+        self.is_dying(running)
+    }
+
+    /// Whether a process that has failed is about to die.
+    pub(crate) fn is_dying(&self, running: &Running) -> Result<bool, Error> {
         running.identity.wait(DEATH_TIMEOUT).map_err(errors::tapdisk)
     }
 
-    fn running(&self) -> Option<Running> {
+    pub(crate) fn running(&self) -> Option<Running> {
         let tapdisk = self.state.tapdisk.as_ref()?;
         let identity = tapdisk.identity.clone().filter(Identity::is_same)?;
         let client = Client::new(&self.control, identity.pid).timeout(ANSWER_TIMEOUT);
         Some(Running { client, minor: tapdisk.minor, identity })
     }
 
-    fn point(&self, running: &Running) -> Result<(), Error> {
+    pub(crate) fn point(&self, running: &Running) -> Result<(), Error> {
         self.link.point(running.identity.pid, running.minor)
     }
 
     /// Starts a tapdisk where none lives.
-    fn replace(&mut self) -> Result<(), Error> {
+    fn replace(&mut self, provider: Provider) -> Result<(), Error> {
         let before = self.state.tapdisk.take();
         let dead = before.as_ref().and_then(|it| it.identity.as_ref());
         if let Some(dead) = dead {
             self.remove_leftovers(dead);
         }
         let minor = self.reserve(before.as_ref().map(|it| it.minor))?;
-        self.state.tapdisk = Some(Tapdisk { minor, identity: None });
-        let started = self.save().and_then(|()| self.spawn(minor));
+        self.state.tapdisk = Some(Tapdisk { minor, identity: None, provider });
+        let started = self.save().and_then(|()| self.spawn(minor, provider));
         match started {
             Ok(running) => {
                 let (pid, path) = (running.identity.pid, self.link.path());
@@ -247,18 +269,27 @@ impl Disk<'_> {
     }
 
     /// Starts the process, remembers it, attaches the minor to it and points the link to it.
-    fn spawn(&mut self, minor: Minor) -> Result<Running, Error> {
-        let spawned = Spawn::new(&self.control, self.program())
+    fn spawn(&mut self, minor: Minor, provider: Provider) -> Result<Running, Error> {
+        let (program, refused): (_, fn(_) -> _) = match provider {
+            Provider::Ram => (self.program(), errors::tapdisk),
+            Provider::Blktap => {
+                let program = self.blktap()?;
+                // It stays where it is born, and what it has is lost with it.
+                cgroup::leave(Groups::Deadly, &|text| self.ctx.log.warning(text));
+                (program, blktap::refused)
+            }
+        };
+        let spawned = Spawn::new(&self.control, program)
             .variable(CONTROL_DIR_VARIABLE, self.control.path())
             .start()
-            .map_err(errors::tapdisk)?;
+            .map_err(refused)?;
         let identity = spawned.identity;
-        self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity.clone()) });
+        self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity.clone()), provider });
         let client = Client::new(&self.control, spawned.pid).timeout(ANSWER_TIMEOUT);
         let running = Running { client, minor, identity };
         let ready = self
             .save()
-            .and_then(|()| running.client.attach(minor).map_err(errors::tapdisk))
+            .and_then(|()| running.client.attach(minor).map_err(refused))
             .and_then(|()| self.point(&running));
         if let Err(error) = ready {
             // Nobody knows of it yet.

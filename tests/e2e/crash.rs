@@ -1,8 +1,16 @@
 //! Whatever is killed: nothing that was acknowledged is lost, and the SR stays usable.
 
-use std::{fs, process::Stdio, thread, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
 
-use end_to_end::{Disk, Side, Xapi, tools};
+use end_to_end::{Disk, Side, Xapi, programs, tools};
 use nbd::client::{Client, Wish};
 use serde_json::json;
 
@@ -152,25 +160,13 @@ fn a_session_whose_calls_are_killed_at_any_moment_leaves_nothing() {
 /// everything in its group.
 #[test]
 fn a_disk_outlives_the_control_group_of_its_caller() {
-    let Some(group) = new_group() else {
-        let text = "SKIPPED: this machine lets nobody make control groups\n";
-        let _unseen = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-        return;
-    };
+    let Some(group) = new_group() else { return };
     let xapi = Xapi::new();
     let sr = xapi.create_sr("64MiB");
     let key = xapi.create_vdi(&sr, MIB);
     let uri = xapi.stat(&sr, &key).unwrap()["uri"][0].clone();
     for method in ["Datapath.attach", "Datapath.activate"] {
-        let program = xapi.method(Side::Datapath, method).get_program().to_owned();
-        let mut inside = xapi.command("/bin/sh".as_ref());
-        inside.args(["-c", "echo 0 > \"$1/cgroup.procs\" && exec \"$2\" --json", "sh"]);
-        inside.arg(&group).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = inside.spawn().unwrap();
-        let params = json!({ "dbg": "x", "uri": uri, "domain": "5" }).to_string();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), params.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{method}: {output:?}");
+        call_inside(&group, &xapi, method, &uri);
     }
     let left = fs::read_to_string(group.join("cgroup.procs")).unwrap();
     assert_eq!(left, "", "the tapdisk is in nobody's group but its own");
@@ -181,12 +177,62 @@ fn a_disk_outlives_the_control_group_of_its_caller() {
     disk.unplug();
 }
 
-/// A control group of our own in a hierarchy that systemd would use.
-fn new_group() -> Option<std::path::PathBuf> {
-    let name = format!("xapi-ram-test-{}", std::process::id());
+/// The host's own tapdisk does not leave the group by itself: it must not be born in it.
+#[test]
+fn the_hosts_own_tapdisk_is_not_started_in_the_control_group_of_the_caller() {
+    let Some(group) = new_group() else { return };
+    let tools = tempfile::tempdir().unwrap();
+    let (program, born_in) = (tools.path().join("tapdisk"), tools.path().join("born-in"));
+    let script = format!(
+        "#!/bin/sh\ncat /proc/self/cgroup > {}\nexec {}\n",
+        born_in.display(),
+        programs::path("tapdisk-ram").display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    let xapi = Xapi::with(&[("XAPI_RAM_BLKTAP", program.to_str().unwrap())]);
+    let wanted = json!({ "size": "64MiB", "tapdisk": "blktap" });
+    let sr = xapi.attach_sr(&xapi.configure_sr(wanted).unwrap());
+    let key = xapi.create_vdi(&sr, MIB);
+    let uri = xapi.stat(&sr, &key).unwrap()["uri"][0].clone();
+    call_inside(&group, &xapi, "Datapath.activate", &uri);
+    let born_in = fs::read_to_string(born_in).unwrap();
+    let name = group.file_name().unwrap().to_str().unwrap();
+    assert!(!born_in.is_empty() && !born_in.contains(name), "{born_in}");
+    fs::remove_dir(&group).unwrap();
+    Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap().unplug();
+}
+
+/// Calls a method of the datapath as a member of a control group.
+fn call_inside(group: &Path, xapi: &Xapi, method: &str, uri: &serde_json::Value) {
+    let program = xapi.method(Side::Datapath, method).get_program().to_owned();
+    let mut inside = xapi.command("/bin/sh".as_ref());
+    inside.args(["-c", "echo 0 > \"$1/cgroup.procs\" && exec \"$2\" --json", "sh"]);
+    inside.arg(group).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = inside.spawn().unwrap();
+    let params = json!({ "dbg": "x", "uri": uri, "domain": "5" }).to_string();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), params.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{method}: {output:?}");
+}
+
+/// A control group of our own in a hierarchy that systemd would use; says so where there is none.
+fn new_group() -> Option<PathBuf> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("xapi-ram-test-{}-{number}", std::process::id());
+    let group = make_group(&name);
+    if group.is_none() {
+        let text = "SKIPPED: this machine lets nobody make control groups\n";
+        let _unseen = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    }
+    group
+}
+
+fn make_group(name: &str) -> Option<PathBuf> {
     ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
         .iter()
-        .map(|root| std::path::Path::new(root).join(&name))
+        .map(|root| Path::new(root).join(name))
         .find(|group| {
             let made = fs::create_dir(group).is_ok() && group.join("cgroup.procs").exists();
             let enter = "echo 0 > \"$1/cgroup.procs\"";

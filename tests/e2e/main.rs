@@ -10,6 +10,7 @@ mod full;
 mod install;
 mod interop;
 mod lifecycle;
+mod provider;
 mod snapshots;
 mod tapctl;
 

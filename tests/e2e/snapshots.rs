@@ -208,7 +208,9 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     assert_eq!(read(&first), [1, 1]);
     assert_eq!(read(&second), [3, 2], "every acknowledged write, and none that came later");
     // Killed instead of stopped: the volume is as its last writer left it.
-    disk.tapdisk().kill().unwrap();
+    let tapdisk = disk.tapdisk();
+    tapdisk.kill().unwrap();
+    assert!(tapdisk.wait(std::time::Duration::from_secs(5)).unwrap());
     let third = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
     assert_eq!(read(&third), [4, 4]);
     disk.unplug();

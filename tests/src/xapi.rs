@@ -218,15 +218,26 @@ impl Xapi {
     /// Where it fails.
     #[must_use]
     pub fn create_sr_only(&self, size: &str) -> Value {
+        self.configure_sr(json!({ "size": size })).expect("SR.create")
+    }
+
+    /// SR.create with a device-config: what attaches it.
+    ///
+    /// # Errors
+    /// What the plugin answers.
+    ///
+    /// # Panics
+    /// Where Plugin.query fails.
+    pub fn configure_sr(&self, configuration: Value) -> Result<Value, Failure> {
         let query = self.volume("Plugin.query", json!({})).expect("Plugin.query");
         assert_eq!(query["required_api_version"], "5.0");
         let params = json!({
             "uuid": Uuid::new_v4().to_string(),
-            "configuration": { "size": size },
+            "configuration": configuration,
             "name": "scratch",
             "description": "made by a test",
         });
-        self.volume("SR.create", params).expect("SR.create")
+        self.volume("SR.create", params)
     }
 
     /// SR.attach and SR.stat: the SR's handle.

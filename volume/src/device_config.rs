@@ -6,12 +6,13 @@
 
 use plugin::size;
 use schemas::{Error, Failure, StringMap, sr::CreateParams};
-use store::{Attachment, BLOCK_BYTES, Host, Name};
+use store::{Attachment, BLOCK_BYTES, Host, Name, Provider};
 
 /// The size of an SR that is created without one: small enough for any host that has room at all.
 pub(crate) const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
 
 const SIZE: &str = "size";
+const TAPDISK: &str = "tapdisk";
 const URI: &str = "uri";
 const SR_UUID: &str = "sr_uuid";
 const NAME: &str = "name";
@@ -22,6 +23,11 @@ const SR_MASTER: &str = "SRmaster";
 /// Every key that is accepted, and what it is for. An empty text: not for people.
 const KEYS: &[(&str, &str)] = &[
     (SIZE, "Bytes that the SR may take of the host's memory, e.g. 16GiB (default: 1GiB)"),
+    (
+        TAPDISK,
+        "Who serves the disks: ram, or blktap, the host's own tapdisk, which loses what was written \
+         if it dies and takes disks of 500 MiB at most (default: ram)",
+    ),
     (URI, "Accepted and ignored"),
     (SR_UUID, "UUID of the SR; set by SR.create, needed again only for xe pbd-create"),
     (HOST, "The host whose memory it is; set by SR.create, needed again only for xe pbd-create"),
@@ -45,6 +51,7 @@ pub(crate) fn of(attachment: Attachment) -> StringMap {
         (DESCRIPTION, attachment.description),
         (SIZE, attachment.size.to_string()),
         (HOST, attachment.host),
+        (TAPDISK, attachment.provider.to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
@@ -64,6 +71,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
         }
     }
     let size = reader.optional_size().unwrap_or(SIZE_BYTES_DEFAULT);
+    let provider = reader.provider();
     reader.finish(|| {
         Some(Attachment {
             uuid: uuid?,
@@ -71,6 +79,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
             description: params.description.clone(),
             size,
             host: host.uuid.clone(),
+            provider: provider?,
         })
     })
 }
@@ -81,6 +90,7 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
     let uuid = reader.required(SR_UUID).and_then(|value| reader.name(value));
     let size = reader.required(SIZE).and_then(|value| reader.size(value));
     let host = reader.required(HOST);
+    let provider = reader.provider();
     let text = |key| configuration.get(key).cloned().unwrap_or_default();
     reader.finish(|| {
         Some(Attachment {
@@ -89,6 +99,7 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
             description: text(DESCRIPTION),
             size: size?,
             host: host?.to_owned(),
+            provider: provider?,
         })
     })
 }
@@ -98,6 +109,7 @@ pub(crate) fn for_probe(configuration: &StringMap) -> Result<Option<Name>, Error
     let mut reader = Reader::new("SR.probe", configuration);
     let wanted = configuration.get(SR_UUID).and_then(|value| reader.name(value));
     reader.optional_size();
+    reader.provider();
     reader.finish(|| Some(wanted))
 }
 
@@ -142,6 +154,12 @@ impl<'a> Reader<'a> {
 
     fn optional_size(&mut self) -> Option<u64> {
         self.configuration.get(SIZE).and_then(|value| self.size(value))
+    }
+
+    /// Who serves the disks. A configuration from before there was a choice says nothing of it.
+    fn provider(&mut self) -> Option<Provider> {
+        let Some(value) = self.configuration.get(TAPDISK) else { return Some(Provider::default()) };
+        self.checked(value.parse().map_err(|error| format!("device-config:{TAPDISK}: {error}")))
     }
 
     /// A size in bytes, rounded up to whole blocks.
@@ -229,9 +247,26 @@ mod tests {
             "device-config:size: \"lots\" is not a size",
             "device-config:host is \"h-2\"",
             "\"h-1\"",
-            "(the keys are size, uri, sr_uuid, host, name, description, SRmaster)",
+            "(the keys are size, tapdisk, uri, sr_uuid, host, name, description, SRmaster)",
         ] {
             assert!(error.to_string().contains(part), "{part} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn the_tapdisk_is_one_of_two_and_comes_back_at_attach() {
+        assert_eq!(create(&[]).unwrap().provider, Provider::Ram);
+        let made = create(&[("tapdisk", "blktap")]).unwrap();
+        assert_eq!(for_attach(&of(made)).unwrap().provider, Provider::Blktap);
+        let mut old = of(create(&[]).unwrap());
+        old.remove("tapdisk");
+        assert_eq!(for_attach(&old).unwrap().provider, Provider::Ram);
+        for wrong in ["qemu", "", "Blktap"] {
+            let error = create(&[("tapdisk", wrong)]).unwrap_err();
+            assert_eq!(error.code(), "SR_BACKEND_FAILURE_1");
+            let says =
+                format!("device-config:tapdisk: {wrong:?} is no tapdisk; it is ram or blktap");
+            assert!(error.to_string().contains(&says), "{error}");
         }
     }
 

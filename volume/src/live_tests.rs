@@ -46,6 +46,7 @@ impl Fixture {
             description: String::new(),
             size: 64 << 20,
             host: "h".into(),
+            provider: store::Provider::Ram,
         };
         let sr = host.attach(&wanted).unwrap();
         let size = i64::try_from(BYTES).unwrap();

@@ -63,6 +63,7 @@ impl Fixture {
                 description: "".into(),
                 size: 16 << 20,
                 host: host.uuid.clone(),
+                provider: store::Provider::Ram,
             })
             .unwrap();
         let new = NewVolume { name: "disk", description: "", size: 1 << 20, sharable: false };

@@ -1,6 +1,8 @@
 //! After deaths: of the tapdisk, of a call at the points between its steps, of the volume and the SR.
 
 use super::*;
+use store::Provider;
+
 use crate::state::{Hold, Tapdisk};
 
 #[test]
@@ -82,7 +84,7 @@ fn a_call_that_was_killed_at_any_step_of_starting_is_made_up_for() {
     let it = Fixture::new();
     // Before the process was started.
     let minor = tapctl::minor::allocate(&it.control, Duration::from_secs(1)).unwrap();
-    let tapdisk = Some(Tapdisk { minor, identity: None });
+    let tapdisk = Some(Tapdisk { minor, identity: None, provider: Provider::Ram });
     it.write_state(&State { tapdisk, ..State::default() });
     it.ok("attach", "1");
     assert_eq!(it.tapdisk().1, minor);
@@ -92,7 +94,8 @@ fn a_call_that_was_killed_at_any_step_of_starting_is_made_up_for() {
     let minor = tapctl::minor::allocate(&it.control, Duration::from_secs(1)).unwrap();
     let spawn = tapctl::Spawn::new(&it.control, fake());
     let spawned = spawn.variable("XAPI_RAM_CONTROL_DIR", it.control.path()).start().unwrap();
-    let tapdisk = Some(Tapdisk { minor, identity: Some(spawned.identity.clone()) });
+    let tapdisk =
+        Some(Tapdisk { minor, identity: Some(spawned.identity.clone()), provider: Provider::Ram });
     for method in ["attach", "detach"] {
         it.write_state(&State { tapdisk: tapdisk.clone(), ..State::default() });
         it.ok(method, "1");

@@ -26,7 +26,12 @@ pub(crate) fn run() -> Result<()> {
         bail!("the tapdisk ended before it was ready: {status}");
     }
     let mut stdout = io::stdout().lock();
-    stdout.write_all(announced.as_bytes()).and_then(|()| stdout.flush()).context("announcing")
+    let told = stdout.write_all(announced.as_bytes()).and_then(|()| stdout.flush());
+    if told.is_err() {
+        // Whoever started this is dead, and nobody else will ever know of the one that stays.
+        let _ended_already = child.kill();
+    }
+    told.context("announcing")
 }
 
 /// Tells an error to whoever started this process.

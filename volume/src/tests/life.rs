@@ -11,7 +11,7 @@ fn an_sr_is_created_attached_described_detached_attached_again_and_destroyed() {
     assert_eq!(
         configuration,
         json!({"sr_uuid": SR, "name": "scratch", "description": "d", "size": "67108864",
-               "host": plugin.host().uuid})
+               "host": plugin.host().uuid, "tapdisk": "ram"})
     );
     assert_eq!(
         plugin.ok("SR.stat", json!({"sr": SR})),
@@ -143,7 +143,7 @@ fn the_query_declares_what_works_and_nothing_that_would_harm() {
         assert!(!features.contains(&harmful));
     }
     let keys: Vec<&String> = query["configuration"].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["description", "host", "name", "size", "sr_uuid", "uri"]);
+    assert_eq!(keys, ["description", "host", "name", "size", "sr_uuid", "tapdisk", "uri"]);
 }
 
 #[test]

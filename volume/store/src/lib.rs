@@ -29,8 +29,8 @@ pub use memory::{Memory, human};
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
 pub use sr::steps::failpoints;
-pub use sr::{Attachment, Layout, Serving, Sr, SrStat, Summary};
+pub use sr::{Attachment, Layout, Provider, Serving, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
 pub use volume::{
-    ChangedBlocks, Damaged, GRANULE_BYTES, Inactive, Live, NewVolume, Switch, Volume,
+    ChangedBlocks, Damaged, GRANULE_BYTES, Inactive, Live, Loan, NewVolume, Return, Switch, Volume,
 };

@@ -15,8 +15,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: DomainParams) -> Result<Backend, Error> 
     let mut disk = Disk::lock(ctx, &p.uri)?;
     let uri = disk.link.uri()?;
     disk.require_volume()?;
-    disk.start()?;
-    disk.serve_active()?;
+    disk.prepare()?;
     disk.state.domains.entry(p.domain).or_insert(Hold::Attached);
     disk.save()?;
     Ok(backend(uri))

@@ -80,6 +80,7 @@ impl World {
                 description: String::new(),
                 size: SR_BYTES,
                 host: host.uuid.clone(),
+                provider: store::Provider::default(),
             })
             .unwrap();
         let create = || {

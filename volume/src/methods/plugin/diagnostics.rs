@@ -5,7 +5,7 @@ use std::fmt;
 
 use plugin::Context;
 use schemas::{Error, NoParams};
-use store::{Host, Memory, Name, Sr, SrStat, Volume};
+use store::{Host, Memory, Name, Serving, Sr, SrStat, Volume};
 
 use crate::methods;
 
@@ -83,7 +83,7 @@ fn describe_volume(sr: &Sr, volume: &Volume) -> String {
         (true, false) => "read-only",
         (true, true) => "writable",
     };
-    let active = match sr.serving(&volume.key) {
+    let active = match served_by(sr, volume) {
         Ok(None) => "not active".to_owned(),
         Ok(Some(by)) if by.pid == 0 => "being activated".to_owned(),
         Ok(Some(by)) => {
@@ -93,6 +93,14 @@ fn describe_volume(sr: &Sr, volume: &Volume) -> String {
     };
     let (size, own) = (Mib(volume.size), Mib(volume.utilisation));
     format!("  volume {} {:?}: {size}, {own} of its own, {kind}, {active}", volume.key, volume.name)
+}
+
+/// The process that serves a volume: one that holds it, or the host's tapdisk with a copy of it.
+fn served_by(sr: &Sr, volume: &Volume) -> store::Result<Option<Serving>> {
+    match sr.serving(&volume.key)? {
+        None => sr.borrower(&volume.key),
+        serving => Ok(serving),
+    }
 }
 
 /// Bytes for a reader.

@@ -3,6 +3,7 @@
 
 use plugin::Context;
 use schemas::{Error, StringMap, sr::CreateParams};
+use store::Provider;
 
 use crate::{device_config, errors, methods};
 
@@ -10,5 +11,13 @@ pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error
     let host = methods::host(ctx);
     let new = device_config::for_create(&p, &host)?;
     host.check_new(&new.uuid, new.size).map_err(errors::from_store)?;
+    if new.provider == Provider::Blktap {
+        ctx.log.warning(
+            "device-config:tapdisk=blktap: the disks of this SR are served by the host's own tapdisk \
+             from copies, for comparison and demonstration; what was written to a disk since it was \
+             activated is LOST if that tapdisk dies or is paused; disks have 500 MiB at most and \
+             cannot be snapshotted, cloned, resized or activated twice while they are active",
+        );
+    }
     Ok(device_config::of(new))
 }

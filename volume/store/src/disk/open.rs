@@ -65,6 +65,7 @@ impl Disk {
         lock.clear().while_doing(|| format!("clearing {}", lock_path.display()))?;
         // Only now is it sure that nobody destroys or reverts it.
         let record = Record::read(&layout, key)?.ok_or_else(missing)?;
+        record.require_home("served by another process")?;
         if !record.has_data {
             return Err(Error::new(
                 Kind::VolumeMissing,

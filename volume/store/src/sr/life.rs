@@ -100,9 +100,10 @@ impl Host {
         let promises = Lock::promises(self)?;
         let lock = Lock::sr(self, &sr.uuid)?;
         match Record::read(&sr.layout)? {
-            Some(record) if record.attached => {}
+            Some(record) if record.attached && record.provider == wanted.provider => {}
             Some(mut record) => {
                 record.attached = true;
+                record.provider = wanted.provider;
                 record.write(&sr.layout)?;
             }
             None => self.make(&sr, wanted)?,
@@ -127,6 +128,7 @@ impl Host {
             size: wanted.size,
             attached: true,
             generation: format!("{:08x}", Uuid::new_v4().as_fields().0),
+            provider: wanted.provider,
         };
         let made = start_numbers(&sr.layout)
             .and_then(|()| Budget::set_used(&sr.layout, 0))
@@ -203,6 +205,7 @@ impl Host {
             description: record.description.clone(),
             size: record.size,
             host: self.uuid.clone(),
+            provider: record.provider,
         };
         let used = used(&sr.layout)?;
         Ok(Summary { stat: sr.stat_of(record, used), attachment })
@@ -223,9 +226,17 @@ impl Sr {
     }
 
     fn check_idle(&self, act: &str) -> Result<()> {
-        let active: Vec<String> = names(&self.layout.servings())?
+        let by = |key: &Name| match self.serving(key) {
+            Ok(Some(serving)) => Some(serving.pid),
+            _ => Some(self.borrower(key).ok()??.pid),
+        };
+        let mut keys = names(&self.layout.servings())?;
+        keys.extend(names(&self.layout.volumes())?);
+        keys.sort();
+        keys.dedup();
+        let active: Vec<String> = keys
             .into_iter()
-            .filter_map(|key| Some(format!("{key} (by process {})", self.serving(&key).ok()??.pid)))
+            .filter_map(|key| Some(format!("{key} (by process {})", by(&key)?)))
             .collect();
         if active.is_empty() {
             return Ok(());

@@ -6,6 +6,7 @@ pub(crate) mod layout;
 mod life;
 pub(crate) mod lock;
 mod mount;
+mod provider;
 pub(crate) mod record;
 pub(crate) mod steps;
 
@@ -15,6 +16,7 @@ pub(crate) use self::life::names;
 pub use self::{
     layout::Layout,
     life::{Serving, Summary},
+    provider::Provider,
     record::Attachment,
 };
 use self::{lock::Lock, record::Record};
@@ -116,6 +118,14 @@ impl Sr {
     /// [`Kind::SrNotAttached`], or what writing its record gives.
     pub fn set_description(&self, description: &str) -> Result<()> {
         self.update(|record| description.clone_into(&mut record.description))
+    }
+
+    /// Who serves its disks.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`].
+    pub fn provider(&self) -> Result<Provider> {
+        Ok(self.record()?.provider)
     }
 
     fn update(&self, change: impl FnOnce(&mut Record)) -> Result<()> {

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::{files, layout::Layout};
+use super::{Provider, files, layout::Layout};
 use crate::{
     block::{LAYER_END, LAYER_FIRST},
     error::{Context, Error, Kind, Result},
@@ -27,6 +27,9 @@ pub(crate) struct Record {
     /// Eight hexadecimal digits, new for every memory: keys begin with them, so that a key tells
     /// whether its volume was lost with an earlier memory.
     pub(crate) generation: String,
+    /// Who serves its disks.
+    #[serde(default, skip_serializing_if = "Provider::is_default")]
+    pub(crate) provider: Provider,
 }
 
 impl Record {
@@ -79,6 +82,8 @@ pub struct Attachment {
     pub size: u64,
     /// The host whose memory it is.
     pub host: String,
+    /// Who serves its disks; an SR whose memory is still there goes on with this one.
+    pub provider: Provider,
 }
 
 /// Takes `count` numbers for layers or indexes; the first of them. Held: the SR's lock.

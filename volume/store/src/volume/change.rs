@@ -72,8 +72,10 @@ impl Sr {
         let size = check_size(new_size)?;
         let key = Name::parse(key)?;
         let _lock = self.lock()?;
-        self.sr_attached()?;
+        let provider = self.record()?.provider;
         let mut record = self.volume_record(&key)?;
+        record.require_home("resized")?;
+        provider.check_size(size)?;
         if size < record.size {
             return Err(Error::new(
                 Kind::BadSize,

@@ -152,7 +152,7 @@ impl Sr {
         let mut any = false;
         for record in self.volume_records()?.sound {
             let is_meant = of.is_none_or(|of| record.owner.as_deref() == Some(of.as_str()));
-            if is_meant && record.is_orphan(&self.layout)? {
+            if is_meant && record.is_orphan(&self.layout)? && record.borrower()?.is_none() {
                 let key = Name::parse(&record.key)?;
                 if let Ok(_held) = self.hold_now(&key) {
                     self.remove_record(&record)?;

@@ -71,7 +71,7 @@ impl Sr {
     }
 
     /// Serves a volume from this process, to nobody else.
-    fn open_here(&self, key: &str, read_only: bool) -> Result<Disk> {
+    pub(crate) fn open_here(&self, key: &str, read_only: bool) -> Result<Disk> {
         let serving =
             Serving { pid: std::process::id(), control_dir: String::new(), minor: 0, read_only };
         Disk::open(&self.layout.volume(&Name::parse(key)?), &Open { serving })

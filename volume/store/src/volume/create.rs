@@ -46,7 +46,9 @@ impl Sr {
         unfinished: bool,
     ) -> Result<Record> {
         let size = check_size(new.size)?;
-        let generation = self.record()?.generation;
+        let sr = self.record()?;
+        sr.provider.check_size(size)?;
+        let generation = sr.generation;
         let top = take_numbers(&self.layout, 2)?;
         let index = top + 1;
         let record = Record {
@@ -66,6 +68,7 @@ impl Sr {
             hidden: unfinished,
             owner: None,
             unfinished,
+            loan: None,
             keys: [].into(),
         };
         self.make_layer(top, size)?;

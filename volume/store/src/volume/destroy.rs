@@ -98,7 +98,7 @@ impl Sr {
         self.collect_unless_damaged(lock, live)
     }
 
-    fn collect_unless_damaged(&self, lock: Lock, live: &mut dyn Live) -> Result<()> {
+    pub(crate) fn collect_unless_damaged(&self, lock: Lock, live: &mut dyn Live) -> Result<()> {
         match self.collect_locked(lock, live) {
             // There is another one; it goes with that one.
             Err(error) if error.tells_damage() => Ok(()),
@@ -197,6 +197,10 @@ impl Sr {
 
     /// Keeps a volume from being served, for as long as the result lives.
     pub(crate) fn hold(&self, key: &Name, act: &str) -> Result<Lock> {
+        // A damaged record does not say to whom it is lent, and takes nothing back.
+        if let Ok(record) = self.volume_record(key) {
+            record.require_home(act)?;
+        }
         let held = Lock::wait(&self.layout.serving(key), PATIENCE)?;
         held.ok_or_else(|| {
             let by = match self.serving(key) {

@@ -10,6 +10,7 @@ mod create;
 mod destroy;
 mod family;
 mod free;
+mod lend;
 mod live;
 mod record;
 mod revert;
@@ -22,6 +23,7 @@ use std::{collections::BTreeMap, fs};
 pub use self::{
     compare::{ChangedBlocks, GRANULE_BYTES},
     create::NewVolume,
+    lend::{Loan, Return},
     live::{Inactive, Live, Switch},
 };
 pub(crate) use self::{

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use super::Loan;
 use crate::{
     block::{BLOCK_BYTES, Layer, NEVER, VOLUME_BYTES_MAX},
     error::{Error, Kind, Result},
@@ -48,6 +49,9 @@ pub(crate) struct Record {
     /// Copied into by the process that holds it; without one, nothing that is of use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unfinished: bool,
+    /// The foreign process that serves it from a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loan: Option<Loan>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) keys: BTreeMap<String, String>,
 }

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Record, Volume,
     create::new_key,
-    live::{Live, Switch},
+    live::{Inactive, Live, Switch},
     view::Index,
 };
 use crate::{
@@ -34,6 +34,8 @@ enum Over<'a> {
     Clone,
     /// Writable, under a key that only a datapath knows.
     HiddenClone(&'a Name),
+    /// A clone that is of no use before it is finished: what comes back of a lent volume.
+    Return,
 }
 
 /// Who may write to a volume while its structure changes.
@@ -102,6 +104,11 @@ impl Sr {
         }
     }
 
+    /// A clone of a lent volume, into which its contents come back.
+    pub(crate) fn clone_unfinished(&self, _lock: &Lock, key: &Name) -> Result<Name> {
+        self.branch(key.as_str(), Over::Return, &mut Inactive).map(|made| made.key)
+    }
+
     /// Held: the SR's lock.
     fn branch(&self, key: &str, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
@@ -119,11 +126,15 @@ impl Sr {
         let generation = self.record()?.generation;
         let mut origin = self.volume_record(key)?;
         origin.require_data()?;
-        let held = self.hold_or_served(key)?;
+        let held = match over {
+            Over::Return => Held::Idle { _lock: Some(self.hold_now(key)?) },
+            _ => self.hold_or_served(key)?,
+        };
         let (is_clone, hidden, own_key) = match over {
             Over::Snapshot { hidden } => (false, hidden, new_key(&generation)),
             Over::Clone => (true, false, new_key(&generation)),
             Over::HiddenClone(clone) => (true, true, clone.to_string()),
+            Over::Return => (true, true, new_key(&generation)),
         };
         let first = take_numbers(&self.layout, 4)?;
         let (index, base, own_top, new_top) = (first, first + 1, first + 2, first + 3);
@@ -137,7 +148,8 @@ impl Sr {
             sole: Vec::new(),
             cbt_enabled: origin.cbt_enabled && !is_clone,
             hidden,
-            unfinished: false,
+            unfinished: over == Over::Return,
+            loan: None,
             keys: [].into(),
             ..origin.clone()
         };
@@ -226,6 +238,10 @@ impl Sr {
 
     /// Sees to it that nobody writes to the volume, or knows who does.
     fn hold_or_served(&self, key: &Name) -> Result<Held> {
+        let record = self.volume_record(key)?;
+        if !record.borrower()?.is_some_and(|borrower| borrower.read_only) {
+            record.require_home("copied")?;
+        }
         let start = Instant::now();
         loop {
             if let Ok(lock) = self.hold_now(key) {

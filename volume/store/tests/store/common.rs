@@ -79,6 +79,7 @@ pub(crate) fn attachment(host: &Host, size: u64) -> Attachment {
         description: "".into(),
         size,
         host: host.uuid.clone(),
+        provider: store::Provider::Ram,
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     process::ExitStatus,
 };
 
-use store::{Attachment, Disk, Host, Kind, Live, Name, Result, Sr, failpoints};
+use store::{Attachment, Disk, Host, Kind, Live, Loan, Name, Result, Serving, Sr, failpoints};
 
 use crate::{
     common::{Disks, Fixture, attachment, content, host},
@@ -89,6 +89,7 @@ fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result
         "collect" => sr.collect(live).map(drop),
         "begin a session" => sr.clone_hidden(key("origin"), &hidden(), live),
         "destroy what is in a session" => sr.destroy_volume(key("origin"), live),
+        "return" => give_back(sr, key("origin")),
         "copy" => sr.copy(key("origin"), &other_sr(&sr_host(sr)), live).map(drop),
         _ => panic!("no operation {operation:?}"),
     }
@@ -97,6 +98,18 @@ fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result
 /// The key of the clone that takes the place of a volume.
 fn hidden() -> Name {
     Name::parse("the-clone").unwrap()
+}
+
+/// Lends a volume and takes it back with other contents: some blocks written, one let go of.
+fn give_back(sr: &Sr, key: &str) -> Result<()> {
+    let serving =
+        Serving { pid: 1, control_dir: "/nonexistent".into(), minor: 0, read_only: false };
+    sr.lend(key, &Loan { serving, lock: "/nonexistent/lock".into() })?;
+    let mut returned = sr.begin_return(key)?;
+    returned.disk().write(0, &[9; 4096])?;
+    returned.disk().write(200 * BLOCK, &[9; 8192])?;
+    returned.disk().write_zeroes(1020 * BLOCK, BLOCK, false)?;
+    returned.commit()
 }
 
 /// The host of an SR of these tests.
@@ -486,6 +499,7 @@ at_every_step! {
     a_killed_collection: "collect", Not;
     a_killed_beginning_of_a_session: "begin a session", Not;
     a_killed_destroy_of_the_origin_in_a_session: "destroy what is in a session", Not;
+    a_killed_return: "return", Not;
     a_killed_snapshot_of_a_served_disk: "snapshot", Survives;
     a_killed_clone_of_a_served_disk: "clone", Survives;
     a_killed_destroy_of_a_served_disks_snapshot: "destroy a snapshot", Survives;

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod dying;
 mod killed_disk;
+mod lend;
 mod life;
 mod model;
 mod mounts;

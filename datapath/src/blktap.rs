@@ -1,0 +1,341 @@
+//! The host's own tapdisk as the one that serves: `device-config:tapdisk=blktap`.
+//!
+//! Its `ram:` driver loads an image into memory of its own and never writes it back
+//! (`drivers/block-ram.c`). So a volume is laid out, lent to one process of its own, and taken back
+//! at deactivate; then the process ends, as it holds one image in its life. There is none between
+//! attach and activate. What the driver cannot do is refused here, or by the store as long as the
+//! volume is lent.
+//!
+//! Invariant, for a kill at any moment: a volume is marked as lent before the process may write,
+//! and until all of it has come back; the process ends after that. So whoever finds the mark and
+//! the process takes back, and may do so again; who finds no mark has nothing to take back.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use schemas::{Error, Failure};
+use store::{
+    Disk as StoreDisk, Kind, Loan, Name, Open as StoreOpen, Provider, Serving, Sr, Volume,
+};
+use tapctl::{ErrorKind, Flags, Open, reply::state};
+
+use crate::{
+    disk::Disk,
+    errors,
+    image::Image,
+    state::Mode,
+    tapdisk::Running,
+    write_back::{Failed, write_back},
+};
+
+/// Names the host's tapdisk.
+const PROGRAM_VARIABLE: &str = "XAPI_RAM_BLKTAP";
+
+/// Where packages of blktap put it (`mk/blktap.spec.in`, `control/tap-ctl-spawn.c`), before `PATH`.
+const PROGRAMS: [&str; 2] = ["/usr/libexec/tapdisk", "/usr/sbin/tapdisk"];
+
+const PROGRAM_NAME: &str = "tapdisk";
+
+/// How long it may take to load an image, which it does 512 bytes at a time.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a process that a volume was lent to has of it by now.
+enum Held {
+    /// The volume's bytes.
+    All,
+    /// Nothing that could be had: why.
+    Nothing(String),
+}
+
+impl Disk<'_> {
+    /// Who serves the volume: once it is active that stays as it is, whatever the SR says.
+    pub(crate) fn provider(&self) -> Result<Provider, Error> {
+        match &self.state.tapdisk {
+            Some(tapdisk) if self.state.mode().is_some() => Ok(tapdisk.provider),
+            _ => self.sr()?.provider().map_err(errors::store),
+        }
+    }
+
+    /// Whether the volume's process is the host's tapdisk.
+    pub(crate) fn is_blktap(&self) -> bool {
+        self.state.tapdisk.as_ref().is_some_and(|it| it.provider == Provider::Blktap)
+    }
+
+    /// Checks, before there is anything to undo, that the host's tapdisk can serve the volume.
+    pub(crate) fn require_fit(&self) -> Result<(), Error> {
+        let volume = self.sr()?.volume(self.uri.key.as_str()).map_err(errors::store)?;
+        Provider::Blktap.check_size(volume.size).map_err(errors::store)?;
+        self.blktap().map(drop)
+    }
+
+    /// Serves the volume through the host's tapdisk to one domain.
+    pub(crate) fn activate_blktap(&mut self, domain: String, mode: Mode) -> Result<(), Error> {
+        if let Some((other, held)) = self.state.active_beside(&domain) {
+            let message = format!(
+                "volume {} is active {held} for domain {other:?} in the host's own tapdisk \
+                 (device-config:tapdisk=blktap), which serves a disk to one domain at a time: \
+                 deactivate it there first",
+                self.uri.key
+            );
+            return Err(Error::new(Failure::VdiInUse, message));
+        }
+        let volume = self.volume_to_serve(mode)?;
+        Provider::Blktap.check_size(volume.size).map_err(errors::store)?;
+        let lent = self.lend(&volume, mode);
+        if lent.is_err() && self.state.mode().is_none() {
+            // Nobody would ever stop it. The first error is the one to tell.
+            if let Err(error) = self.stop().and_then(|()| self.save()) {
+                self.ctx.log.warning(error.chain());
+            }
+        }
+        lent?;
+        self.state.domains.insert(domain, mode.into());
+        self.save()
+    }
+
+    /// Makes sure that the volume is lent in that mode.
+    fn lend(&mut self, volume: &Volume, mode: Mode) -> Result<(), Error> {
+        let sr = self.sr()?;
+        let read_only = mode == Mode::ReadOnly;
+        if let Some(loan) = sr.loan(volume.key.as_str()).map_err(errors::store)?
+            && loan.serving.read_only == read_only
+            && let Some(running) = self.borrower(&loan)
+            && matches!(self.held(&running)?, Held::All)
+        {
+            return self.point(&running);
+        }
+        // One that was left by a call that was killed, that died, or that has it in another mode: a
+        // process has one image in its life.
+        self.stop()?;
+        self.start(Provider::Blktap)?;
+        let Some(running) = self.running() else { return Err(self.dies_at_once()) };
+        let image = Image::new(&self.control, &volume.key);
+        let handed = self.hand_over(&sr, volume, mode, &running, &image);
+        let removed = image.remove();
+        handed.and(removed)?;
+        self.ctx.log.info(format_args!(
+            "lent volume {} to tapdisk {}, minor {}, which has its only copy of what is written \
+             until it is deactivated",
+            volume.key, running.identity.pid, running.minor
+        ));
+        Ok(())
+    }
+
+    fn hand_over(
+        &self,
+        sr: &Sr,
+        volume: &Volume,
+        mode: Mode,
+        running: &Running,
+        image: &Image,
+    ) -> Result<(), Error> {
+        let (key, minor) = (volume.key.as_str(), running.minor);
+        let read_only = mode == Mode::ReadOnly;
+        let control_dir = self.control.path().to_string_lossy().into_owned();
+        let pid = running.identity.pid;
+        let serving = Serving { pid, control_dir, minor: minor.into(), read_only };
+        // Held until the mark is there, so that what was laid out is what the volume reads.
+        let reading = Serving { pid: std::process::id(), read_only: true, ..serving.clone() };
+        let path = self.layout.volume(&volume.key);
+        let mut disk =
+            StoreDisk::open(&path, &StoreOpen { serving: reading }).map_err(errors::store)?;
+        image.lay_out(&mut disk)?;
+        let loan = Loan { serving, lock: self.control.minor(minor) };
+        sr.lend(key, &loan).map_err(errors::store)?;
+        drop(disk);
+        let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
+        let client = running.client.clone().timeout(LOAD_TIMEOUT);
+        let opened = client.open(minor, Open::new(params(image)).flags(flags));
+        let refusal = match opened {
+            Ok(it) if it.sectors * u64::from(it.sector_size) == volume.size => return Ok(()),
+            Ok(it) => Error::new(
+                Failure::TapdiskFailed,
+                format!(
+                    "the host's tapdisk made {} sectors of {} bytes of volume {key}, which has {} \
+                     bytes: it has not the ram: driver of blktap",
+                    it.sectors, it.sector_size, volume.size
+                ),
+            ),
+            Err(error) => refused(error),
+        };
+        // Nobody has written to it.
+        sr.end_loan(key).map_err(errors::store)?;
+        Err(refusal)
+    }
+
+    /// Takes back what was lent, if anything was, before its process is ended. Where the process
+    /// is dead, or has let go of it, the volume is what it was at activate: that is logged.
+    pub(crate) fn take_back(&mut self) -> Result<(), Error> {
+        let Some(key) = self.served_key() else { return Ok(()) };
+        Image::new(&self.control, &key).remove()?;
+        let Some((sr, loan)) = self.loan_of(&key)? else { return Ok(()) };
+        let end = |why: Option<String>| {
+            if let Some(why) = why.filter(|_| !loan.serving.read_only) {
+                self.ctx.log.error(format_args!(
+                    "{why}: what was written to volume {key} since it was activated is lost; it \
+                     has the contents that it had then"
+                ));
+            }
+            sr.end_loan(key.as_str()).map_err(errors::store)
+        };
+        let pid = loan.serving.pid;
+        let died = || Some(format!("the host's tapdisk {pid} is dead"));
+        let Some(running) = self.borrower(&loan) else { return end(died()) };
+        if loan.serving.read_only {
+            return end(None);
+        }
+        if let Held::Nothing(why) = self.held(&running)? {
+            return end(Some(why));
+        }
+        let socket = self.control.nbd(pid, running.minor);
+        match write_back(&sr, key.as_str(), &socket) {
+            Ok(bytes) => {
+                self.ctx.log.info(format_args!(
+                    "took volume {key} back from tapdisk {pid}: {bytes} bytes had changed"
+                ));
+                Ok(())
+            }
+            Err(Failed::Server(_)) if self.is_dying(&running)? => end(died()),
+            Err(failed) => Err(not_taken_back(&key, &running, &failed)),
+        }
+    }
+
+    /// Who has a volume, by the store's word. Where there is no such SR or volume any more, there is
+    /// nothing that was lent.
+    fn loan_of(&self, key: &Name) -> Result<Option<(Sr, Loan)>, Error> {
+        let is_gone = |kind| {
+            matches!(
+                kind,
+                Kind::SrNotAttached | Kind::SrMissing | Kind::VolumeMissing | Kind::VolumeLost
+            )
+        };
+        let found = self.open_sr().and_then(|sr| Ok((sr.loan(key.as_str())?, sr)));
+        match found {
+            Ok((loan, sr)) => Ok(loan.map(|loan| (sr, loan))),
+            Err(error) if is_gone(error.kind()) => Ok(None),
+            Err(error) => Err(errors::store(error)),
+        }
+    }
+
+    /// The living process that has the volume.
+    fn borrower(&self, loan: &Loan) -> Option<Running> {
+        self.running().filter(|running| {
+            running.identity.pid == loan.serving.pid
+                && u32::from(running.minor) == loan.serving.minor
+        })
+    }
+
+    /// What a process has of the volume, by its own word.
+    fn held(&self, running: &Running) -> Result<Held, Error> {
+        let (pid, minor) = (running.identity.pid, running.minor);
+        let entries = match running.client.list() {
+            Ok(entries) => entries,
+            Err(error) if self.has_died(running, &error)? => {
+                return Ok(Held::Nothing(format!("the host's tapdisk {pid} is dead")));
+            }
+            Err(error) => return Err(refused(error)),
+        };
+        let entry = entries.into_iter().find(|entry| entry.minor == i32::from(minor));
+        let image = self.served_key().map(|key| params(&Image::new(&self.control, &key)));
+        Ok(match entry {
+            Some(it) if it.state == state::RUNNING && Some(&it.params) == image.as_ref() => {
+                Held::All
+            }
+            Some(it) => Held::Nothing(format!(
+                "the host's tapdisk {pid}, minor {minor}, was paused or closed by somebody else \
+                 (state {:#x})",
+                it.state
+            )),
+            None => Held::Nothing(format!("the host's tapdisk {pid} has lost minor {minor}")),
+        })
+    }
+
+    /// The key of what is served in this session: the volume, or the clone that takes its place.
+    fn served_key(&self) -> Option<Name> {
+        match &self.state.clone {
+            Some(clone) if !self.state.persistent => Name::parse(clone).ok(),
+            _ => Some(self.uri.key.clone()),
+        }
+    }
+
+    /// The host's tapdisk.
+    pub(crate) fn blktap(&self) -> Result<PathBuf, Error> {
+        if let Some(named) = self.ctx.env.get(PROGRAM_VARIABLE) {
+            let named = PathBuf::from(named);
+            if named.is_file() {
+                return Ok(named);
+            }
+            let message = format!(
+                "{PROGRAM_VARIABLE} names {} as the host's own tapdisk, which is no program: name \
+                 another one, or use an SR with device-config:tapdisk=ram",
+                named.display()
+            );
+            return Err(Error::new(Failure::TapdiskFailed, message));
+        }
+        let path = self.ctx.env.get("PATH").unwrap_or_default();
+        let found = PROGRAMS
+            .map(PathBuf::from)
+            .into_iter()
+            .chain(std::env::split_paths(&path).map(|directory| directory.join(PROGRAM_NAME)))
+            .find(|program| program.is_file());
+        found.ok_or_else(|| {
+            let message = format!(
+                "device-config:tapdisk=blktap needs the host's own tapdisk, and there is neither \
+                 {} nor a {PROGRAM_NAME} in PATH: install blktap, name the program \
+                 ({PROGRAM_VARIABLE}), or use an SR with device-config:tapdisk=ram",
+                PROGRAMS.join(" nor ")
+            );
+            Error::new(Failure::TapdiskFailed, message)
+        })
+    }
+}
+
+/// What a tapdisk is told to open.
+fn params(image: &Image) -> OsString {
+    let mut params = OsString::from("ram:");
+    params.push(image.path());
+    params
+}
+
+/// What the host's tapdisk, or the way to it, could not do. It is not killed for that: it may have
+/// what nobody else has.
+#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
+pub(crate) fn refused(error: tapctl::Error) -> Error {
+    let advice = match error.kind() {
+        ErrorKind::Timeout => {
+            "it hangs: look at that process and repeat; end it (kill -9) only if it does not \
+             recover, which gives up what was written since the disk was activated"
+                .to_owned()
+        }
+        _ => format!("the host's log says more; {PROGRAM_VARIABLE} names another program to start"),
+    };
+    let message =
+        format!("the host's own tapdisk (device-config:tapdisk=blktap): {error}; {advice}");
+    let mapped = Error::new(Failure::TapdiskFailed, message);
+    match std::error::Error::source(&error) {
+        Some(source) => mapped.caused_by(source.to_string()),
+        None => mapped,
+    }
+}
+
+fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {
+    let (pid, minor) = (running.identity.pid, running.minor);
+    let advice = match failed {
+        Failed::Store(error) if error.kind() == Kind::NoSpace => {
+            "free memory in the SR (delete disks or snapshots) and repeat"
+        }
+        Failed::Store(_) => "repeat when that is remedied",
+        Failed::Server(_) => {
+            "repeat; if it does not recover, end that process (kill -9), which gives up what was \
+             written"
+        }
+    };
+    let kind = match failed {
+        Failed::Store(error) => error.kind(),
+        Failed::Server(_) => Kind::Unresponsive,
+    };
+    let message = format!(
+        "what was written to volume {key} could not be taken back from the host's tapdisk {pid}, \
+         minor {minor}, which still has it: {failed}; {advice}"
+    );
+    errors::store(store::Error::new(kind, message))
+}

@@ -1,0 +1,141 @@
+//! Taking a disk back from an NBD server: what differs is written into the volume, block by block,
+//! and blocks of zeros take no memory.
+//!
+//! The server is the host's tapdisk, of which no more is asked than it does well
+//! (`drivers/tapdisk-nbdserver.c`): one plain read at a time, no structured replies, no block
+//! status, and no leave-taking, which it answers with another greeting. Nothing is outstanding when
+//! the connection ends: a close would crash it.
+
+use std::{fmt, os::unix::net::UnixStream, path::Path, time::Duration};
+
+use nbd::client::{Client, Wish};
+use store::{BLOCK_BYTES, Disk, Kind, Return, Sr};
+
+/// How much is read at a time: a half of what the server takes (`NBD_INFO_BLOCK_SIZE`).
+const STEP_BYTES: u32 = 1 << 20;
+
+/// How long the server may take for one answer.
+const ANSWER_TIMEOUT: Duration = if cfg!(test) { Duration::from_secs(2) } else { tapctl::TIMEOUT };
+
+const BLOCK: usize = BLOCK_BYTES as usize;
+
+/// Why it failed; the server still has everything then, if it lives.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The server did not give the disk's bytes.
+    Server(nbd::client::Error),
+    /// The store did not take them.
+    Store(store::Error),
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(error) => {
+                write!(f, "{error}")?;
+                std::error::Error::source(error).map_or(Ok(()), |source| write!(f, ": {source}"))
+            }
+            Self::Store(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl From<nbd::client::Error> for Failed {
+    fn from(error: nbd::client::Error) -> Self {
+        Self::Server(error)
+    }
+}
+
+impl From<store::Error> for Failed {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What a block of the volume has to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    Zeros,
+    Data,
+}
+
+/// Takes the lent volume `key` back from the server at `socket`, and ends the loan: all of it or
+/// nothing, if the SR has room for both. The bytes that had changed.
+pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Failed> {
+    let mut server = connect(socket)?;
+    let mut returned = sr.begin_return(key)?;
+    let size = returned.disk().size();
+    if server.size() != size {
+        abandon(returned);
+        return Err(Failed::Server(nbd::client::Error::Protocol("a disk of another size")));
+    }
+    let (mut at, mut changed, mut kept) = (0, 0, 0);
+    while at < size {
+        let length = u32::try_from(size - at).unwrap_or(STEP_BYTES).min(STEP_BYTES);
+        match step(&mut server, returned.disk(), at, length) {
+            Ok(bytes) => {
+                changed += bytes;
+                at += u64::from(length);
+            }
+            // There is room for the volume as it was or as it is to be, and not for both.
+            Err(Failed::Store(error)) if error.kind() == Kind::NoSpace && changed > kept => {
+                kept = changed;
+                returned.commit_part()?;
+                returned = sr.begin_return(key)?;
+            }
+            Err(error) => {
+                abandon(returned);
+                return Err(error);
+            }
+        }
+    }
+    returned.commit()?;
+    Ok(changed)
+}
+
+/// The first error is the one to tell; what is left is collected.
+fn abandon(returned: Return<'_>) {
+    let _garbage = returned.abandon();
+}
+
+fn connect(socket: &Path) -> Result<Client, Failed> {
+    let stream = UnixStream::connect(socket).map_err(nbd::client::Error::from)?;
+    for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+        set(&stream, Some(ANSWER_TIMEOUT)).map_err(nbd::client::Error::from)?;
+    }
+    let wish = Wish { structured: false, allocation: false, ..Wish::default() };
+    Ok(Client::negotiate(stream, &wish)?)
+}
+
+/// Makes a part of `disk` equal to what the server has. The bytes that had to change.
+fn step(server: &mut Client, disk: &mut Disk, at: u64, length: u32) -> Result<u64, Failed> {
+    let theirs = server.read(at, length)?;
+    let mut ours = vec![0; theirs.len()];
+    disk.read_into(at, &mut ours)?;
+    let changes: Vec<Change> = theirs.chunks(BLOCK).zip(ours.chunks(BLOCK)).map(change).collect();
+    let (mut first, mut changed) = (0, 0);
+    for run in changes.chunk_by(|one, other| one == other) {
+        let start = first * BLOCK;
+        first += run.len();
+        let end = (first * BLOCK).min(theirs.len());
+        let (offset, length) = (at + start as u64, (end - start) as u64);
+        match run[0] {
+            Change::Nothing => continue,
+            Change::Zeros => disk.write_zeroes(offset, length, false)?,
+            Change::Data => disk.write(offset, &theirs[start..end])?,
+        }
+        changed += length;
+    }
+    Ok(changed)
+}
+
+fn change((theirs, ours): (&[u8], &[u8])) -> Change {
+    if theirs == ours {
+        Change::Nothing
+    } else if theirs.iter().all(|&byte| byte == 0) {
+        Change::Zeros
+    } else {
+        Change::Data
+    }
+}
