@@ -78,12 +78,13 @@ impl Polling {
         match how {
             Looked::Found => {
                 self.trust = (self.trust + 1).min(TRUST_MAX);
-                self.next_rest = (self.next_rest / 2).max(1);
+                self.next_rest = (self.next_rest - self.next_rest.div_ceil(8)).max(1);
             }
             Looked::InVain => {
                 self.trust = self.trust.saturating_sub(TRUST_NEEDED);
                 self.rest = self.next_rest;
-                self.next_rest = (2 * self.next_rest).min(REST_MAX);
+                // Pays off where no more than one look in ten or so is in vain.
+                self.next_rest = (4 * self.next_rest).min(REST_MAX);
             }
             Looked::Crowded => self.rest = REST_MAX,
         }
@@ -144,7 +145,7 @@ mod tests {
             (0..20).for_each(|_| polling.looked(Looked::Found));
             polling.looked(Looked::InVain);
             polling.slept(LONG_WAIT);
-            polling.slept(SHORT_WAIT);
+            (0..4).for_each(|_| polling.slept(SHORT_WAIT));
             assert!(polling.look().is_some());
         }
     }
