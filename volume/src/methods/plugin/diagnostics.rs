@@ -64,11 +64,10 @@ fn place(host: &Host) -> String {
 }
 
 fn volumes(host: &Host, stat: &SrStat) -> Vec<String> {
-    let found =
-        Sr::open(host, stat.uuid.as_str()).and_then(|sr| Ok((sr.volumes()?, sr.damaged()?, sr)));
+    let found = Sr::open(host, stat.uuid.as_str()).and_then(|sr| Ok((sr.list()?, sr)));
     match found {
         Err(error) => vec![format!("  {error}")],
-        Ok((volumes, damaged, sr)) => {
+        Ok(((volumes, damaged), sr)) => {
             let sound = volumes.iter().map(|volume| describe_volume(&sr, volume));
             let damaged = damaged.iter().map(|it| format!("  {}", it.error.chain()));
             let lines: Vec<String> = sound.chain(damaged).collect();

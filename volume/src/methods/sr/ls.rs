@@ -8,8 +8,8 @@ use crate::{convert, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<Vec<Volume>, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let volumes = sr.volumes().map_err(errors::from_store)?;
-    for damaged in sr.damaged().map_err(errors::from_store)? {
+    let (volumes, damaged) = sr.list().map_err(errors::from_store)?;
+    for damaged in damaged {
         // One that cannot be read must not hide all the others.
         ctx.log.error(damaged.error.chain());
     }

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read},
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -15,6 +15,9 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// Enough for the records of any one operation. Bytes.
 const BALLAST_BYTES: u64 = 1 << 20;
+
+/// What nearly every record fits in. Bytes.
+const SMALL_BYTES: usize = 4096;
 
 /// Tells files of one process apart in the directory for files that are about to be renamed.
 static TEMPORARY: AtomicU32 = AtomicU32::new(0);
@@ -31,14 +34,38 @@ pub(crate) fn replace_json(layout: &Layout, path: &Path, value: &impl Serialize)
     replace(layout, path, &bytes)
 }
 
+/// Reads a file whole. One that does not fill `small`, as nearly all do, takes a single read; an SR may
+/// have thousands of them.
+fn read<'a>(
+    path: &Path,
+    small: &'a mut [u8; SMALL_BYTES],
+    large: &'a mut Vec<u8>,
+) -> io::Result<&'a [u8]> {
+    let mut file = fs::File::open(path)?;
+    let count = loop {
+        match file.read(small) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            count => break count?,
+        }
+    };
+    if count < small.len() {
+        return Ok(&small[..count]);
+    }
+    large.extend_from_slice(small);
+    file.read_to_end(large)?;
+    Ok(large)
+}
+
 /// Reads JSON; `None` where there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match fs::read(path) {
+    let mut small = [0; SMALL_BYTES];
+    let mut large = Vec::new();
+    let bytes = match read(path, &mut small, &mut large) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(format!("reading {}", path.display()), error)),
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+    serde_json::from_slice(bytes).map(Some).map_err(|error| {
         Error::new(Kind::Corrupt, format!("{} is damaged ({error})", path.display()))
     })
 }

@@ -104,11 +104,20 @@ impl Sr {
     /// # Errors
     /// [`Kind::SrNotAttached`], or what reading its memory gives.
     ///
-    /// Those of which something is missing or makes no sense are left out: see [`Sr::damaged`].
+    /// Those of which something is missing or makes no sense are left out: see [`Sr::list`].
     pub fn volumes(&self) -> Result<Vec<Volume>> {
+        Ok(self.list()?.0)
+    }
+
+    /// The same, and what was left out.
+    ///
+    /// # Errors
+    /// As [`Sr::volumes`].
+    pub fn list(&self) -> Result<(Vec<Volume>, Vec<Damaged>)> {
         self.record()?;
-        let records = self.volume_records()?.sound;
-        Ok(records.into_iter().filter(|it| !it.hidden).map(|it| self.describe(it)).collect())
+        let Records { sound, damaged } = self.volume_records()?;
+        let shown = sound.into_iter().filter(|it| !it.hidden);
+        Ok((shown.map(|it| self.describe(it)).collect(), damaged))
     }
 
     /// The volumes whose records cannot be understood. Nothing that they may share with others is
