@@ -139,7 +139,7 @@ impl Disk<'_> {
         let mut disk =
             StoreDisk::open(&path, &StoreOpen { serving: reading }).map_err(errors::store)?;
         image.lay_out(&mut disk)?;
-        let loan = Loan { serving, lock: self.control.minor(minor) };
+        let loan = Loan { serving, lock: self.control.minor(minor), partial: false };
         sr.lend(key, &loan).map_err(errors::store)?;
         drop(disk);
         let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
@@ -170,9 +170,16 @@ impl Disk<'_> {
         let Some((sr, loan)) = self.loan_of(&key)? else { return Ok(()) };
         let end = |why: Option<String>| {
             if let Some(why) = why.filter(|_| !loan.serving.read_only) {
+                // As it is by now: this very call may have taken back a part.
+                let now = sr.loan(key.as_str()).ok().flatten();
+                let left = if now.is_some_and(|loan| loan.partial) {
+                    "a part of it had come back, as the SR has no room for more at a time: the \
+                     volume is a mixture of before and after, to be taken for corrupt"
+                } else {
+                    "it has the contents that it had then"
+                };
                 self.ctx.log.error(format_args!(
-                    "{why}: what was written to volume {key} since it was activated is lost; it \
-                     has the contents that it had then"
+                    "{why}: what was written to volume {key} since it was activated is lost; {left}"
                 ));
             }
             sr.end_loan(key.as_str()).map_err(errors::store)
@@ -321,7 +328,8 @@ fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {
     let (pid, minor) = (running.identity.pid, running.minor);
     let advice = match failed {
         Failed::Store(error) if error.kind() == Kind::NoSpace => {
-            "free memory in the SR (delete disks or snapshots) and repeat"
+            "free memory in the SR (delete disks or snapshots) and repeat; until then that process must \
+             live, or the disk is left a mixture of before and after"
         }
         Failed::Store(_) => "repeat when that is remedied",
         Failed::Server(_) => {

@@ -22,7 +22,7 @@ use rustix::{
 };
 use schemas::{Error, Failure};
 use serde::{Deserialize, Serialize};
-use store::Provider;
+use store::{DATAPATH_LOCK_SUFFIX, Provider};
 use tapctl::{Identity, Minor};
 
 use crate::errors;
@@ -228,7 +228,7 @@ impl Drop for Record {
 
 fn lock_path(path: &Path) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
-    path.push(".lock");
+    path.push(DATAPATH_LOCK_SUFFIX);
     path.into()
 }
 

@@ -9,7 +9,7 @@
 use std::{fmt, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use nbd::client::{Client, Wish};
-use store::{BLOCK_BYTES, Disk, Kind, Return, Sr};
+use store::{BLOCK_BYTES, Disk, Inactive, Kind, Return, Sr};
 
 /// How much is read at a time: a half of what the server takes (`NBD_INFO_BLOCK_SIZE`).
 const STEP_BYTES: u32 = 1 << 20;
@@ -71,12 +71,16 @@ pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Faile
         return Err(Failed::Server(nbd::client::Error::Protocol("a disk of another size")));
     }
     let (mut at, mut changed, mut kept) = (0, 0, 0);
+    let mut collected = false;
     while at < size {
         let length = u32::try_from(size - at).unwrap_or(STEP_BYTES).min(STEP_BYTES);
-        match step(&mut server, returned.disk(), at, length) {
-            Ok(bytes) => {
-                changed += bytes;
-                at += u64::from(length);
+        match step(&mut server, returned.disk(), at, length, &mut changed) {
+            Ok(()) => at += u64::from(length),
+            // A call that was killed may have left as much as the whole volume. What cannot be
+            // collected, check explains.
+            Err(Failed::Store(error)) if error.kind() == Kind::NoSpace && !collected => {
+                collected = true;
+                let _freed = sr.collect(&mut Inactive);
             }
             // There is room for the volume as it was or as it is to be, and not for both.
             Err(Failed::Store(error)) if error.kind() == Kind::NoSpace && changed > kept => {
@@ -108,13 +112,19 @@ fn connect(socket: &Path) -> Result<Client, Failed> {
     Ok(Client::negotiate(stream, &wish)?)
 }
 
-/// Makes a part of `disk` equal to what the server has. The bytes that had to change.
-fn step(server: &mut Client, disk: &mut Disk, at: u64, length: u32) -> Result<u64, Failed> {
+/// Makes a part of `disk` equal to what the server has, and adds to `changed` how many bytes had to.
+fn step(
+    server: &mut Client,
+    disk: &mut Disk,
+    at: u64,
+    length: u32,
+    changed: &mut u64,
+) -> Result<(), Failed> {
     let theirs = server.read(at, length)?;
     let mut ours = vec![0; theirs.len()];
     disk.read_into(at, &mut ours)?;
     let changes: Vec<Change> = theirs.chunks(BLOCK).zip(ours.chunks(BLOCK)).map(change).collect();
-    let (mut first, mut changed) = (0, 0);
+    let mut first = 0;
     for run in changes.chunk_by(|one, other| one == other) {
         let start = first * BLOCK;
         first += run.len();
@@ -125,9 +135,9 @@ fn step(server: &mut Client, disk: &mut Disk, at: u64, length: u32) -> Result<u6
             Change::Zeros => disk.write_zeroes(offset, length, false)?,
             Change::Data => disk.write(offset, &theirs[start..end])?,
         }
-        changed += length;
+        *changed += length;
     }
-    Ok(changed)
+    Ok(())
 }
 
 fn change((theirs, ours): (&[u8], &[u8])) -> Change {

@@ -29,7 +29,7 @@ pub use memory::{Memory, human};
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
 pub use sr::steps::failpoints;
-pub use sr::{Attachment, Layout, Provider, Serving, Sr, SrStat, Summary};
+pub use sr::{Attachment, DATAPATH_LOCK_SUFFIX, Layout, Provider, Serving, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
 pub use volume::{
     ChangedBlocks, Damaged, GRANULE_BYTES, Inactive, Live, Loan, NewVolume, Return, Switch, Volume,

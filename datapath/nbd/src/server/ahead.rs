@@ -26,22 +26,23 @@ impl Ahead {
     }
 
     /// Receives what is there into as much memory as the buffer has, where that is to spare. What
-    /// goes wrong is found out again by whoever receives when there is nothing else to do.
-    pub(super) fn receive(&mut self, socket: &UnixStream, length: usize) {
+    /// goes wrong is found out again by whoever receives when there is nothing else to do. How many
+    /// bytes came.
+    pub(super) fn receive(&mut self, socket: &UnixStream, length: usize) -> usize {
         if self.bytes.len() < length {
             if !self.is_empty() || !Reserve::has_plenty(length) {
-                return;
+                return 0;
             }
             self.bytes = vec![0; length];
             self.reserve = Reserve::take(length);
         }
         let room = &mut self.bytes[self.end..];
         if room.is_empty() {
-            return;
+            return 0;
         }
-        if let Ok((count, _)) = recv(socket, room, RecvFlags::DONTWAIT) {
-            self.end += count;
-        }
+        let count = recv(socket, room, RecvFlags::DONTWAIT).map_or(0, |(count, _)| count);
+        self.end += count;
+        count
     }
 
     /// Takes the place of a buffer of which everything is consumed; how many bytes it then holds.

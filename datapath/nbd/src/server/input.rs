@@ -151,10 +151,12 @@ impl Input {
     }
 
     /// While the message of `length` bytes that begins here is carried out: takes from the socket
-    /// what follows it.
-    pub(super) fn look_ahead(&mut self, socket: &UnixStream, length: usize) {
+    /// what follows it. How many bytes came.
+    pub(super) fn look_ahead(&mut self, socket: &UnixStream, length: usize) -> usize {
         if length >= LARGE_BYTES && self.end - self.start <= length {
-            self.ahead.receive(socket, self.buffer.len());
+            self.ahead.receive(socket, self.buffer.len())
+        } else {
+            0
         }
     }
 

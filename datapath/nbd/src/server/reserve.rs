@@ -3,7 +3,8 @@
 
 use std::cell::Cell;
 
-/// Four of the largest requests at a time. Bytes.
+/// Four of the largest requests at a time; beside what is received ahead, which may take a half, two.
+/// Bytes.
 const HELD_BYTES_MAX: usize = 128 << 20;
 
 thread_local! {

@@ -148,7 +148,8 @@ impl<E: Export> Turn<'_, E> {
             self.export.write(at, &self.input.bytes(total)[from..to])?;
             from = to;
             if from < total {
-                self.input.look_ahead(self.socket, total);
+                // Counts like what is received otherwise.
+                self.spent += self.input.look_ahead(self.socket, total);
             }
         }
         Ok(())

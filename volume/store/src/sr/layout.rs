@@ -11,6 +11,7 @@
 //!                      /serving/<key>      locked (flock) by the process that serves the volume
 //!                      /datapath/<key>     what the datapath plugin knows of the volume: the key of the
 //!                                          hidden clone in its place stands there in plain text
+//!                      /datapath/<key>.lock  locked (flock) while a call of the datapath works on it
 //!                      /tmp/               files that are about to be renamed into place
 //!                      /used               blocks in use, where no tmpfs of its own counts them
 //!                      /ballast            given up before metadata is written on a full tmpfs
@@ -22,6 +23,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::{block::Layer, host::Name};
+
+/// What is added to the name of a datapath's record for its lock.
+pub const DATAPATH_LOCK_SUFFIX: &str = ".lock";
 
 /// The paths of one SR.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use std::{fs, os::unix::fs::MetadataExt};
 
 pub(crate) use self::life::names;
 pub use self::{
-    layout::Layout,
+    layout::{DATAPATH_LOCK_SUFFIX, Layout},
     life::{Serving, Summary},
     provider::Provider,
     record::Attachment,

@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
+    io::ErrorKind,
     path::Path,
 };
 
@@ -17,7 +18,11 @@ use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     error::{Context, Result},
     host::Name,
-    sr::{self, Layout, Sr, files, layout::parse_number, lock::Lock},
+    sr::{
+        self, DATAPATH_LOCK_SUFFIX, Layout, Sr, files,
+        layout::parse_number,
+        lock::{Lock, try_lock},
+    },
 };
 
 /// A bit for each block of a chunk.
@@ -184,13 +189,36 @@ impl Sr {
         let known: HashSet<&str> = sound.chain(damaged).collect();
         for directory in [self.layout.servings(), self.layout.datapaths()] {
             for name in sr::names(&directory)? {
-                if !known.contains(name.as_str()) {
-                    files::remove(&directory.join(name.as_str()))?;
+                let path = directory.join(name.as_str());
+                let Some(key) = name.as_str().strip_suffix(DATAPATH_LOCK_SUFFIX) else {
+                    if !known.contains(name.as_str()) {
+                        files::remove(&path)?;
+                    }
+                    continue;
+                };
+                // A call may hold it; without its name a second one would not wait for that.
+                if !known.contains(key) {
+                    remove_unlocked(&path)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Removes a lock file, unless somebody holds it.
+fn remove_unlocked(path: &Path) -> Result<()> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        file => file.while_doing(|| format!("opening {}", path.display()))?,
+    };
+    if try_lock(&file)
+        .map_err(std::io::Error::from)
+        .while_doing(|| format!("locking {}", path.display()))?
+    {
+        files::remove(path)?;
+    }
+    Ok(())
 }
 
 impl Needed {

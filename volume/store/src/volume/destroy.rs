@@ -63,8 +63,11 @@ impl Sr {
         let mut owned: Vec<Layer> = record.own_top().into_iter().collect();
         self.remove_record(&record)?;
         for clone in &clones {
-            // Of one that is damaged, a collection frees the rest.
-            views.extend(View::all_of(&self.layout, clone).unwrap_or_default());
+            match View::all_of(&self.layout, clone) {
+                // Of one that is damaged, a collection frees the rest.
+                Err(error) if error.tells_damage() => {}
+                more => views.extend(more?),
+            }
             owned.extend(clone.own_top());
             record.join(clone);
             self.remove_record(clone)?;

@@ -7,7 +7,8 @@
 //!
 //! What comes back is written into a hidden clone, which then takes the volume's place by the one
 //! rename that also ends the loan. So, whenever anything dies, the volume reads what it read when
-//! it was lent, or all that has come back; and what was not finished can be begun again.
+//! it was lent, or all that has come back; and what was not finished can be begun again. Only in an
+//! SR that has no room for both it comes back in parts; the loan says so meanwhile.
 
 use std::{
     fs::File,
@@ -15,6 +16,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Inactive, Record, destroy::Gone, view::View};
@@ -22,7 +27,7 @@ use crate::{
     disk::Disk,
     error::{Context, Error, Kind, Result},
     host::Name,
-    sr::{Serving, Sr, files, lock::try_lock},
+    sr::{Serving, Sr, files},
 };
 
 /// Who has a volume.
@@ -32,6 +37,10 @@ pub struct Loan {
     pub serving: Serving,
     /// A file that it keeps locked (flock) for as long as it can serve.
     pub lock: PathBuf,
+    /// Whether a part of what it has is back already ([`Return::commit_part`]): until the rest is,
+    /// the volume reads as a mixture.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 impl Loan {
@@ -43,7 +52,12 @@ impl Loan {
 
 fn is_locked(path: &Path) -> io::Result<bool> {
     match File::open(path) {
-        Ok(file) => Ok(!try_lock(&file)?),
+        // Shared: two who ask at the same time must not take each other for the borrower.
+        Ok(file) => match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
@@ -172,7 +186,7 @@ impl Return<'_> {
         record.index = copied.index;
         record.leaving.clear();
         record.sole.clear();
-        record.loan = record.loan.filter(|_| stays_lent);
+        record.loan = record.loan.filter(|_| stays_lent).map(|loan| Loan { partial: true, ..loan });
         record.join(&copied);
         record.write(layout)?;
         drop(disk);

@@ -104,7 +104,7 @@ fn hidden() -> Name {
 fn give_back(sr: &Sr, key: &str) -> Result<()> {
     let serving =
         Serving { pid: 1, control_dir: "/nonexistent".into(), minor: 0, read_only: false };
-    sr.lend(key, &Loan { serving, lock: "/nonexistent/lock".into() })?;
+    sr.lend(key, &Loan { serving, lock: "/nonexistent/lock".into(), partial: false })?;
     let mut returned = sr.begin_return(key)?;
     returned.disk().write(0, &[9; 4096])?;
     returned.disk().write(200 * BLOCK, &[9; 8192])?;

@@ -27,7 +27,7 @@ impl Borrower {
 
     fn loan(&self, read_only: bool) -> Loan {
         let serving = Serving { pid: 77, control_dir: "/x".into(), minor: 5, read_only };
-        Loan { serving, lock: self.path.clone() }
+        Loan { serving, lock: self.path.clone(), partial: false }
     }
 
     fn die(self) {
@@ -144,6 +144,7 @@ fn a_part_that_is_committed_frees_what_was_there() {
         let mut returned = sr.begin_return(&key).unwrap();
         returned.disk().write(part * MIB, &[2; 1 << 20]).unwrap();
         returned.commit_part().unwrap();
+        assert!(sr.loan(&key).unwrap().unwrap().partial, "it reads as a mixture by now");
         assert_eq!(sr.stat().unwrap().used, 8 * MIB);
         in_use(sr.destroy_volume(&key, &mut Inactive));
     }

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use rustix::fs::{FlockOperation, flock};
 use store::{Inactive, Kind, Name};
 
 use crate::common::{Disks, Fixture, attachment, content};
@@ -174,4 +175,26 @@ fn what_a_killed_destruction_left_of_a_session_is_dropped_later() {
         assert!(!session.lives());
         assert_eq!(session.used(), 0);
     }
+}
+
+/// Two calls of the datapath on one volume wait for each other by a lock file. Were its name removed
+/// while the first one holds it, the second would make another one, and wait for nobody.
+#[test]
+fn a_collection_leaves_the_locks_of_datapath_calls_alone() {
+    let session = Session::new();
+    let layout = session.fixture.sr.layout();
+    let lock_of = |key: &str| {
+        let path = layout.datapath(&Name::parse(key).unwrap());
+        let mut path = path.into_os_string();
+        path.push(store::DATAPATH_LOCK_SUFFIX);
+        (fs::File::create(&path).unwrap(), std::path::PathBuf::from(path))
+    };
+    let (_free, of_a_volume) = lock_of(&session.key);
+    let (held, of_none) = lock_of("no-volume-yet");
+    flock(&held, FlockOperation::LockExclusive).unwrap();
+    session.collect();
+    assert!(of_a_volume.exists() && of_none.exists());
+    drop(held);
+    session.collect();
+    assert!(of_a_volume.exists() && !of_none.exists(), "what nobody holds of nothing is garbage");
 }
