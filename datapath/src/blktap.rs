@@ -256,7 +256,7 @@ impl Disk<'_> {
         })
     }
 
-    /// The key of what is served in this session: the volume, or the clone that takes its place.
+    /// The key of what is served between open and close: the volume, or the clone that takes its place.
     fn served_key(&self) -> Option<Name> {
         match &self.state.clone {
             Some(clone) if !self.state.persistent => Name::parse(clone).ok(),

@@ -7,6 +7,7 @@ mod metrics;
 mod polling;
 mod protocol;
 mod sockets;
+mod stock;
 
 use std::{
     fs,
