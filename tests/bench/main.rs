@@ -173,7 +173,7 @@ fn main() -> Result<()> {
         Scale {
             quick: true,
             rounds: 2,
-            time: Duration::from_millis(250),
+            time: Duration::from_millis(200),
             disk: 256 << 20,
             large: 1 << 30,
             calls: 50,
