@@ -12,7 +12,7 @@ use std::{
 
 use end_to_end::{Disk, Side, Xapi, programs, tools};
 use nbd::client::{Client, Wish};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::MIB;
 
@@ -88,13 +88,7 @@ fn a_plugin_call_killed_at_any_moment_leaves_a_usable_sr() {
         let (method, params) = &calls[usize::try_from(round).unwrap() % calls.len()];
         let mut params = params.clone();
         params["dbg"] = json!("x");
-        let mut child = xapi.method(Side::Volume, method).stderr(Stdio::null()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut stdin, params.to_string().as_bytes()).unwrap();
-        drop(stdin);
-        thread::sleep(Duration::from_micros(round * 37 % 2500));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        call_and_kill(&xapi, Side::Volume, method, &params, round);
         // The next call neither waits nor fails.
         xapi.stat(&sr, &kept).unwrap();
         for volume in xapi.volume("SR.ls", json!({ "sr": sr })).unwrap().as_array().unwrap() {
@@ -113,6 +107,17 @@ fn a_plugin_call_killed_at_any_moment_leaves_a_usable_sr() {
     }
 }
 
+/// Calls a method and kills it, at another moment in every round.
+fn call_and_kill(xapi: &Xapi, side: Side, method: &str, params: &Value, round: u64) {
+    let mut child = xapi.method(side, method).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, params.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    thread::sleep(Duration::from_micros(round * 37 % 2500));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// The clone of a non-persistent session is there or not; it never leaks.
 #[test]
 fn a_session_whose_calls_are_killed_at_any_moment_leaves_nothing() {
@@ -125,13 +130,7 @@ fn a_session_whose_calls_are_killed_at_any_moment_leaves_nothing() {
     for round in 0..120_u64 {
         let (method, params) =
             if round % 3 == 2 { ("Datapath.close", &close) } else { ("Datapath.open", &open) };
-        let mut child = xapi.method(Side::Datapath, method).stderr(Stdio::null()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut stdin, params.to_string().as_bytes()).unwrap();
-        drop(stdin);
-        thread::sleep(Duration::from_micros(round * 37 % 2500));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        call_and_kill(&xapi, Side::Datapath, method, params, round);
         if round % 10 == 9 {
             // The guest starts after all.
             xapi.datapath("Datapath.open", open.clone()).unwrap();

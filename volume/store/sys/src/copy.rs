@@ -24,6 +24,9 @@ pub(crate) unsafe fn into_memory(bytes: &[u8], to: *mut u8) {
 
 /// The same in whole lines past the cache; what is before the first and after the last one goes
 /// the usual way. SSE2, which every x86-64 has.
+///
+/// # Safety
+/// As [`into_memory`].
 #[cfg(target_arch = "x86_64")]
 unsafe fn stream(bytes: &[u8], to: *mut u8) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
@@ -54,6 +57,9 @@ unsafe fn stream(bytes: &[u8], to: *mut u8) {
 }
 
 /// Other processors have their own ways; the usual one is right everywhere.
+///
+/// # Safety
+/// As [`into_memory`].
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn stream(bytes: &[u8], to: *mut u8) {
     // SAFETY: what the caller guarantees.
