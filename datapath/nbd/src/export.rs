@@ -2,7 +2,7 @@
 
 use std::io;
 
-use sys::Slice;
+use memory::Slice;
 
 /// A piece of what was read.
 #[derive(Clone, Debug)]

@@ -13,11 +13,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use memory::{Slice, WriteMap};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create},
 };
-use sys::{Access, Map, Slice};
 
 use crate::{Connection, Export, Extent, Identity, Loans, Progress, Stats, StatusExtent};
 
@@ -30,7 +30,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 #[derive(Debug)]
 pub struct Memory {
     file: File,
-    map: Rc<Map>,
+    map: WriteMap,
     size: u64,
     present: Vec<bool>,
     /// Whether writes are refused.
@@ -55,7 +55,7 @@ impl Memory {
         let length =
             usize::try_from(blocks * BLOCK_BYTES).map_err(|_| io::ErrorKind::OutOfMemory)?;
         Ok(Self {
-            map: Rc::new(Map::new(&file, 0, length, Access::ReadWrite)?),
+            map: WriteMap::new(&file, 0, length)?,
             file,
             size,
             present: vec![false; length / BLOCK_BYTES as usize],
@@ -99,7 +99,7 @@ impl Export for Memory {
         self.failure()?;
         self.runs(offset, length.into(), |at, length, present| {
             into.push(if present {
-                Extent::Data(Slice::new(&self.map, at as usize, length as usize))
+                Extent::Data(Slice::new(self.map.reader(), at as usize, length as usize))
             } else {
                 Extent::Zeroes(length as u32)
             });

@@ -104,7 +104,7 @@ impl Spawn {
         fcntl_getfl(&reader)
             .and_then(|flags| fcntl_setfl(&reader, flags | OFlags::NONBLOCK))
             .map_err(|errno| failed(errno.into()))?;
-        sys::close_inherited_on_exec().map_err(failed)?;
+        memory::close_inherited_on_exec().map_err(failed)?;
         let errors = writer.try_clone().map_err(failed)?;
         let mut command = Command::new(&self.program);
         command

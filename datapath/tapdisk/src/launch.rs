@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 /// Starts the process that stays and prints the path of its control socket.
 pub(crate) fn run() -> Result<()> {
-    sys::close_inherited_on_exec().context("looking for inherited descriptors")?;
+    memory::close_inherited_on_exec().context("looking for inherited descriptors")?;
     let program = std::env::current_exe().context("looking for this program")?;
     let mut child = Command::new(&program)
         .arg("serve")

@@ -3,7 +3,7 @@
 
 use std::{fs::OpenOptions, sync::atomic::Ordering};
 
-use sys::{Access, Map};
+use memory::WriteMap;
 
 use crate::{
     block::{BLOCK_BYTES, PAGE_BYTES},
@@ -19,7 +19,7 @@ const LOOK_BLOCKS: u64 = (16 << 20) / BLOCK_BYTES;
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// Blocks in use by the SR, and how many it may use: only without a tmpfs of its own.
-    shared: Option<(Map, u32)>,
+    shared: Option<(WriteMap, u32)>,
     since_look: u64,
     low: bool,
 }
@@ -34,7 +34,7 @@ impl Budget {
             .open(&path)
             .while_doing(|| format!("opening {}", path.display()))?;
         let length = usize::try_from(PAGE_BYTES).expect("64-bit host");
-        let map = Map::new(&file, 0, length, Access::ReadWrite)
+        let map = WriteMap::new(&file, 0, length)
             .while_doing(|| format!("mapping {}", path.display()))?;
         let blocks = u32::try_from(size / BLOCK_BYTES).unwrap_or(u32::MAX);
         Ok(Self { shared: Some((map, blocks)), ..Self::host() })

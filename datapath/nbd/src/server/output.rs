@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, io, os::unix::net::UnixStream};
 
-use sys::{PARTS_MAX, Part, Slice};
+use memory::{PARTS_MAX, Part, Slice};
 
 /// More unsent bytes than this, and no further request is obeyed.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
@@ -113,7 +113,7 @@ impl Output {
                     Part::Shared(slice) => slice.length(),
                 }
             });
-            match sys::send(socket, parts.take(PARTS_MAX)) {
+            match memory::send(socket, parts.take(PARTS_MAX)) {
                 Ok(sent) => {
                     self.advance(sent);
                     // A full socket: trying again would only be told so.
@@ -280,16 +280,16 @@ impl<'a> Iterator for Run<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, rc::Rc};
+    use std::io::Read;
 
-    use sys::{Access, Map};
+    use memory::WriteMap;
 
     use super::*;
 
-    fn map() -> Rc<Map> {
+    fn map() -> WriteMap {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
-        Rc::new(Map::new(&file, 0, 1 << 20, Access::ReadWrite).unwrap())
+        WriteMap::new(&file, 0, 1 << 20).unwrap()
     }
 
     /// What is lent is read when it is sent, what is settled as it was: at every point of a
@@ -301,10 +301,10 @@ mod tests {
             map.write(0, &[1; 8192]);
             let mut output = Output::default();
             output.push(b"head one");
-            output.push_lent(Slice::new(&map, 0, 4096), 0);
+            output.push_lent(Slice::new(map.reader(), 0, 4096), 0);
             output.push_zeroes(100);
             output.push(b"head two");
-            output.push_lent(Slice::new(&map, 4096, 4096), 4096);
+            output.push_lent(Slice::new(map.reader(), 4096, 4096), 4096);
             let total = output.unsent();
             output.advance(gone);
             assert_eq!(output.unsent(), total - gone);
@@ -336,7 +336,7 @@ mod tests {
         let mut output = Output::default();
         for i in 0..3 * PARTS_MAX {
             map.write(i, &[i as u8]);
-            output.push_lent(Slice::new(&map, i, 1), i as u64);
+            output.push_lent(Slice::new(map.reader(), i, 1), i as u64);
         }
         assert!(output.is_full());
         output.send(&ours).unwrap();

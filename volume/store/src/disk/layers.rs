@@ -2,12 +2,11 @@
 
 use std::{
     fs::{File, OpenOptions},
-    rc::Rc,
     sync::atomic::AtomicU32,
 };
 
+use memory::{ReadMap, Words, WriteMap};
 use rustc_hash::FxHashMap;
-use sys::{Access, Map};
 
 use crate::{
     block::{BLOCK_BYTES, Layer, map_bytes},
@@ -17,6 +16,7 @@ use crate::{
 
 /// How much of a layer one mapping covers: address space, not memory. Bytes.
 pub(super) const WINDOW_BYTES: u64 = 1 << 30;
+const WINDOW: usize = WINDOW_BYTES as usize;
 /// Mappings of frozen layers kept, of data and of maps each; the kernel allows a process 65,530
 /// (`vm.max_map_count`).
 const MAPPINGS_MAX: usize = 8192;
@@ -31,14 +31,14 @@ pub(super) struct Top {
     pub(super) layer: Layer,
     pub(super) data: File,
     pub(super) map: File,
-    words: Map,
-    windows: Vec<Option<Rc<Map>>>,
+    words: WriteMap,
+    windows: Vec<Option<WriteMap>>,
 }
 
 impl Top {
     /// `data` and `map` are extended to what a volume of `size` bytes needs.
-    pub(super) fn new(layer: Layer, data: File, map: File, size: u64, write: bool) -> Result<Self> {
-        let words = map_words(layer, &data, &map, size, write)?;
+    pub(super) fn new(layer: Layer, data: File, map: File, size: u64) -> Result<Self> {
+        let words = map_words(layer, &data, &map, size)?;
         Ok(Self { layer, data, map, words, windows: Vec::new() })
     }
 
@@ -47,42 +47,43 @@ impl Top {
         self.words.words()
     }
 
-    fn window(&mut self, number: usize, write: bool) -> Result<&Rc<Map>> {
+    fn window(&mut self, number: usize) -> Result<&WriteMap> {
         if self.windows.len() <= number {
-            self.windows.resize(number + 1, None);
+            self.windows.resize_with(number + 1, || None);
         }
         let slot = &mut self.windows[number];
         if slot.is_none() {
-            *slot = Some(Rc::new(map_window(&self.data, self.layer, number, write)?));
+            let window = WriteMap::new(&self.data, window_start(number), WINDOW)
+                .while_doing(|| format!("mapping layer {:08x}", self.layer))?;
+            *slot = Some(window);
         }
         Ok(slot.as_ref().expect("just mapped"))
     }
 }
 
 /// Extends the files of a layer to what a volume of `size` bytes needs, and maps its map.
-fn map_words(layer: Layer, data: &File, map: &File, size: u64, write: bool) -> Result<Map> {
-    if write {
-        extend(data, size.next_multiple_of(BLOCK_BYTES))
-            .and_then(|()| extend(map, map_bytes(size)))
-            .while_doing(|| format!("extending layer {layer:08x}"))?;
-    }
+fn map_words(layer: Layer, data: &File, map: &File, size: u64) -> Result<WriteMap> {
+    extend(data, size.next_multiple_of(BLOCK_BYTES))
+        .and_then(|()| extend(map, map_bytes(size)))
+        .while_doing(|| format!("extending layer {layer:08x}"))?;
     let length = usize::try_from(map_bytes(size)).expect("64-bit host");
-    Map::new(map, 0, length, access(write))
-        .while_doing(|| format!("mapping the map of layer {layer:08x}"))
+    WriteMap::new(map, 0, length).while_doing(|| format!("mapping the map of layer {layer:08x}"))
 }
 
 fn extend(file: &File, length: u64) -> std::io::Result<()> {
     if file.metadata()?.len() < length { steps::set_len(file, length) } else { Ok(()) }
 }
 
-fn access(write: bool) -> Access {
-    if write { Access::ReadWrite } else { Access::Read }
+/// Where a window starts, in bytes.
+fn window_start(number: usize) -> u64 {
+    number as u64 * WINDOW_BYTES
 }
 
-fn map_window(file: &File, layer: Layer, number: usize, write: bool) -> Result<Map> {
-    let length = usize::try_from(WINDOW_BYTES).expect("64-bit host");
-    Map::new(file, number as u64 * WINDOW_BYTES, length, access(write))
-        .while_doing(|| format!("mapping layer {layer:08x}"))
+/// The window of a byte, and the offset of the byte in it.
+fn window_of(at: u64) -> (usize, usize) {
+    let number = usize::try_from(at / WINDOW_BYTES).expect("64-bit host");
+    let offset = usize::try_from(at % WINDOW_BYTES).expect("64-bit host");
+    (number, offset)
 }
 
 /// All layers of one disk.
@@ -91,18 +92,16 @@ pub(super) struct Layers {
     /// Where frozen layers are found; a loaded file has none.
     layout: Option<Layout>,
     pub(super) top: Option<Top>,
-    write: bool,
-    maps: FxHashMap<Layer, Map>,
-    windows: FxHashMap<(Layer, usize), Rc<Map>>,
+    maps: FxHashMap<Layer, ReadMap>,
+    windows: FxHashMap<(Layer, usize), ReadMap>,
     files: FxHashMap<Layer, File>,
 }
 
 impl Layers {
-    pub(super) fn new(layout: Option<Layout>, top: Option<Top>, write: bool) -> Self {
+    pub(super) fn new(layout: Option<Layout>, top: Option<Top>) -> Self {
         Self {
             layout,
             top,
-            write,
             maps: FxHashMap::default(),
             windows: FxHashMap::default(),
             files: FxHashMap::default(),
@@ -111,7 +110,7 @@ impl Layers {
 
     /// The layer that is written to.
     pub(super) fn top(&self) -> Result<&Top> {
-        self.top.as_ref().ok_or_else(|| Error::new(Kind::ReadOnly, "the disk is read-only"))
+        self.top.as_ref().ok_or_else(read_only)
     }
 
     /// Where frozen layers are found; a loaded file has none.
@@ -122,42 +121,49 @@ impl Layers {
     /// Writes to another top from now on; what is mapped of the old one stays mapped.
     pub(super) fn freeze(&mut self, top: Top) {
         let Some(old) = self.top.replace(top) else { return };
-        make_room_for_map(&mut self.maps, old.words.length());
+        make_room_for_map(&mut self.maps, old.words.reader().length());
         make_room_for_windows(&mut self.windows, old.windows.iter().flatten().count());
-        self.maps.insert(old.layer, old.words);
+        self.maps.insert(old.layer, old.words.into());
         for (number, window) in old.windows.into_iter().enumerate() {
-            self.windows.extend(window.map(|window| ((old.layer, number), window)));
+            self.windows.extend(window.map(|window| ((old.layer, number), window.into())));
         }
     }
 
     /// Extends the top to a volume of `size` bytes.
     pub(super) fn grow(&mut self, size: u64) -> Result<()> {
         if let Some(top) = &mut self.top {
-            top.words = map_words(top.layer, &top.data, &top.map, size, self.write)?;
+            top.words = map_words(top.layer, &top.data, &top.map, size)?;
         }
         Ok(())
     }
 
     /// A mapping of the data of `layer` that contains the byte `at`, and the offset of `at` in it.
-    pub(super) fn data(&mut self, layer: Layer, at: u64) -> Result<(&Rc<Map>, usize)> {
-        let number = usize::try_from(at / WINDOW_BYTES).expect("64-bit host");
-        let offset = usize::try_from(at % WINDOW_BYTES).expect("64-bit host");
+    pub(super) fn data(&mut self, layer: Layer, at: u64) -> Result<(&ReadMap, usize)> {
+        let (number, offset) = window_of(at);
         if let Some(top) = self.top.as_mut().filter(|top| top.layer == layer) {
-            return Ok((top.window(number, self.write)?, offset));
+            return Ok((top.window(number)?.reader(), offset));
         }
         if !self.windows.contains_key(&(layer, number)) {
             make_room_for_windows(&mut self.windows, 1);
             let file = open_layer(self.layout.as_ref(), layer, Layout::layer, false)?;
-            let map = map_window(&file, layer, number, false)?;
-            self.windows.insert((layer, number), Rc::new(map));
+            let window = ReadMap::new(&file, window_start(number), WINDOW)
+                .while_doing(|| format!("mapping layer {layer:08x}"))?;
+            self.windows.insert((layer, number), window);
         }
         Ok((&self.windows[&(layer, number)], offset))
     }
 
+    /// The same of the top's data, to be written to.
+    pub(super) fn top_data(&mut self, at: u64) -> Result<(&WriteMap, usize)> {
+        let (number, offset) = window_of(at);
+        let top = self.top.as_mut().ok_or_else(read_only)?;
+        Ok((top.window(number)?, offset))
+    }
+
     /// The entries of the map of `layer`; only pages that an index names may be touched.
-    pub(super) fn words(&mut self, layer: Layer) -> Result<&[AtomicU32]> {
+    pub(super) fn words(&mut self, layer: Layer) -> Result<Words<'_>> {
         if let Some(top) = self.top.as_ref().filter(|top| top.layer == layer) {
-            return Ok(top.words());
+            return Ok(top.words.reader().words());
         }
         if !self.maps.contains_key(&layer) {
             let doing = || format!("mapping the map of layer {layer:08x}");
@@ -165,7 +171,7 @@ impl Layers {
             let length = file.metadata().while_doing(doing)?.len();
             let length = usize::try_from(length).expect("64-bit host");
             make_room_for_map(&mut self.maps, length);
-            let map = Map::new(&file, 0, length, Access::Read).while_doing(doing)?;
+            let map = ReadMap::new(&file, 0, length).while_doing(doing)?;
             self.maps.insert(layer, map);
         }
         Ok(self.maps[&layer].words())
@@ -193,15 +199,19 @@ impl Layers {
     }
 }
 
+fn read_only() -> Error {
+    Error::new(Kind::ReadOnly, "the disk is read-only")
+}
+
 /// Keeps what is mapped within bounds when one more map of `bytes` comes.
-fn make_room_for_map(maps: &mut FxHashMap<Layer, Map>, bytes: usize) {
+fn make_room_for_map(maps: &mut FxHashMap<Layer, ReadMap>, bytes: usize) {
     if maps.len() >= MAPPINGS_MAX.min(MAPS_BYTES_MAX / bytes.max(1)) {
         maps.clear();
     }
 }
 
 /// The same when so many windows come. Slices that are still to be sent keep theirs.
-fn make_room_for_windows(windows: &mut FxHashMap<(Layer, usize), Rc<Map>>, count: usize) {
+fn make_room_for_windows(windows: &mut FxHashMap<(Layer, usize), ReadMap>, count: usize) {
     if windows.len() + count > MAPPINGS_MAX {
         windows.clear();
     }

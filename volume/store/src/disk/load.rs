@@ -55,13 +55,13 @@ impl Disk {
         }
         let memory =
             |name| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from).while_doing(doing);
-        let top = Top::new(LAYER_FIRST, memory("ram-disk")?, memory("ram-disk-map")?, size, true)?;
+        let top = Top::new(LAYER_FIRST, memory("ram-disk")?, memory("ram-disk-map")?, size)?;
         let mut disk = Self {
             key: None,
             size,
             top: LAYER_FIRST,
             map: BlockMap::new(vec![NEVER; chunks(size)], None),
-            layers: Layers::new(None, Some(top), true),
+            layers: Layers::new(None, Some(top)),
             sole: HashSet::new(),
             budget: Budget::host(),
             _serving: None,

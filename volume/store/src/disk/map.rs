@@ -61,9 +61,10 @@ impl BlockMap {
             let count = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK - position);
             let named = self.index[chunk];
             let same = if is_data(named) {
-                let page = &layers.words(named)?[chunk * CHUNK..][position..position + count];
-                let layer = *found.get_or_insert_with(|| page[0].load(Ordering::Acquire));
-                page.iter().take_while(|entry| entry.load(Ordering::Acquire) == layer).count()
+                let first = chunk * CHUNK + position;
+                let page = layers.words(named)?.range(first..first + count);
+                let layer = *found.get_or_insert_with(|| page.load(0));
+                page.count_leading(layer)
             } else {
                 let layer = *found.get_or_insert(named);
                 if layer == named { count } else { 0 }
@@ -108,9 +109,9 @@ impl BlockMap {
             if named != NEVER {
                 let entries = bytes.chunks_exact_mut(4);
                 if is_data(named) {
-                    let words = &layers.words(named)?[chunk * CHUNK..][..CHUNK];
-                    entries.zip(words).for_each(|(entry, word)| {
-                        entry.copy_from_slice(&word.load(Ordering::Acquire).to_ne_bytes());
+                    let words = layers.words(named)?.range(chunk * CHUNK..(chunk + 1) * CHUNK);
+                    entries.zip(words.iter()).for_each(|(entry, word)| {
+                        entry.copy_from_slice(&word.to_ne_bytes());
                     });
                 } else {
                     entries.for_each(|entry| entry.copy_from_slice(&named.to_ne_bytes()));

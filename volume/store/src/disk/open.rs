@@ -96,7 +96,7 @@ impl Disk {
             top: if write { record.top } else { 0 },
             map: BlockMap::new(index, write.then_some(index_file)),
             budget: sr::budget(&layout)?,
-            layers: Layers::new(Some(layout), top, write),
+            layers: Layers::new(Some(layout), top),
             sole: HashSet::from_iter(record.sole),
             _serving: Some(lock),
         })
@@ -206,7 +206,7 @@ fn open_top(layout: &Layout, layer: Layer, size: u64) -> Result<Top> {
     let open = |path: fn(&Layout, Layer) -> std::path::PathBuf| {
         open_layer(Some(layout), layer, path, true)
     };
-    Top::new(layer, open(Layout::layer)?, open(Layout::map)?, size, true)
+    Top::new(layer, open(Layout::layer)?, open(Layout::map)?, size)
 }
 
 /// Writes into the lock file who holds it.

@@ -1,6 +1,6 @@
 //! Reading: which bytes of which layer a range consists of. Nothing is copied here.
 
-use sys::Slice;
+use memory::Slice;
 
 use super::{Disk, layers::WINDOW_BYTES};
 use crate::{

@@ -60,7 +60,7 @@ impl Disk {
     /// Writes to blocks that the top holds.
     fn overwrite(&mut self, mut at: u64, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let (map, start) = self.layers.data(self.top, at)?;
+            let (map, start) = self.layers.top_data(at)?;
             let room = usize::try_from(WINDOW_BYTES).expect("64-bit host") - start;
             let (now, later) = bytes.split_at(room.min(bytes.len()));
             map.write(start, now);

@@ -32,7 +32,7 @@ pub fn send<'a>(socket: impl AsFd, parts: impl IntoIterator<Item = Part<'a>>) ->
     for (slot, part) in vector.iter_mut().zip(parts) {
         let (base, length) = match part {
             Part::Bytes(bytes) => (bytes.as_ptr().cast_mut(), bytes.len()),
-            Part::Shared(slice) => (slice.address(), slice.length()),
+            Part::Shared(slice) => (slice.address().cast_mut(), slice.length()),
         };
         slot.write(libc::iovec { iov_base: base.cast(), iov_len: length });
         count += 1;
@@ -60,19 +60,18 @@ mod tests {
     use std::{
         io::{ErrorKind, Read},
         os::unix::net::UnixStream,
-        rc::Rc,
     };
 
     use super::*;
-    use crate::{Access, Map};
+    use crate::WriteMap;
 
     #[test]
     fn private_and_mapped_parts_arrive_in_order() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
-        let map = Rc::new(Map::new(&file, 0, 4096, Access::ReadWrite).unwrap());
+        let map = WriteMap::new(&file, 0, 4096).unwrap();
         map.write(10, b"mapped");
-        let slice = Slice::new(&map, 10, 6);
+        let slice = Slice::new(map.reader(), 10, 6);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let parts = [Part::Bytes(b"head "), Part::Shared(&slice), Part::Bytes(b" tail")];
         assert_eq!(send(&ours, parts).unwrap(), 16);

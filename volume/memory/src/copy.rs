@@ -1,0 +1,75 @@
+//! Copying between memory of this process and memory that other processes may change.
+//!
+//! Such memory races with its other users. In Rust a race is undefined behaviour for ordinary
+//! loads and stores, `ptr::copy_nonoverlapping` included, whatever the C library's memcpy does: the
+//! compiler may read a byte twice and rely on seeing the same one. So the copy is made of inline
+//! assembly, which the compiler cannot look into (`x86_64`), or of volatile accesses (`portable`).
+//! A copy that races yields a mixture of old and new bytes and nothing worse.
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(not(target_arch = "x86_64"))]
+use portable as machine;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as machine;
+
+/// Copies out of shared memory, from `from` on, until `into` is full.
+///
+/// # Safety
+/// `from` must be valid for reads of `into.len()` bytes and must not overlap with `into`.
+pub(crate) unsafe fn load(from: *const u8, into: &mut [u8]) {
+    // SAFETY: what the caller guarantees; `into` is a reference, so it is valid for writes.
+    unsafe { machine::load(from, into.as_mut_ptr(), into.len()) }
+}
+
+/// Copies `bytes` into shared memory at `to`.
+///
+/// # Safety
+/// `to` must be valid for writes of `bytes.len()` bytes and must not overlap with `bytes`.
+pub(crate) unsafe fn store(bytes: &[u8], to: *mut u8) {
+    // SAFETY: what the caller guarantees; `bytes` is a reference, so it is valid for reads.
+    unsafe { machine::store(bytes.as_ptr(), to, bytes.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Load = unsafe fn(*const u8, *mut u8, usize);
+    type Store = unsafe fn(*const u8, *mut u8, usize);
+
+    /// Every alignment of both sides, sizes around those at which the copy changes its way, and
+    /// nothing before the first byte or behind the last.
+    fn check(load: Load, store: Store) {
+        let from: Vec<u8> = (0..(33 << 10) + 300).map(|i| (i % 251) as u8 + 1).collect();
+        for length in [0, 1, 7, 8, 63, 64, 65, 4096, (32 << 10) - 1, 32 << 10, (32 << 10) + 100] {
+            for (skew, at) in (0..65).map(|skew| (skew, 64 + 7 * skew % 64)) {
+                for copy in [load, store] {
+                    let mut memory = vec![0; length + 256];
+                    // SAFETY: `skew + length` is less than the length of `from`, and
+                    // `at + length` than that of `memory`.
+                    unsafe { copy(from[skew..].as_ptr(), memory[at..].as_mut_ptr(), length) };
+                    assert!(
+                        memory[at..at + length] == from[skew..skew + length],
+                        "{length} {skew}"
+                    );
+                    let around = memory[..at].iter().chain(&memory[at + length..]);
+                    assert!(around.into_iter().all(|&byte| byte == 0), "{length} {skew}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn this_machines_copy_moves_every_byte_and_none_beside_them() {
+        check(machine::load, machine::store);
+    }
+
+    #[test]
+    fn the_portable_copy_moves_every_byte_and_none_beside_them() {
+        check(portable::load, portable::store);
+    }
+}

@@ -1,0 +1,26 @@
+//! Mapped memory: windows of files that other processes read and change at the same time, sending
+//! from them without a copy, and the one other thing that needs `unsafe`, marking inherited
+//! descriptors.
+//!
+//! `store` maps the maps and the data of its layers, `nbd` sends replies that point into a layer.
+//! Every other crate of the workspace forbids `unsafe`, so this is the only place to audit.
+//!
+//! Invariants:
+//! * No `&[u8]` into a mapping ever exists. Another process may change the bytes at any moment, which
+//!   a Rust reference forbids. They are copied in and out by instructions that the compiler cannot
+//!   see through (module `copy`), handed to the kernel as addresses ([`Part::Shared`]), or seen as
+//!   atomics ([`Words`], [`WriteMap::words`]).
+//! * What was mapped for reading cannot be stored to: [`ReadMap`] has no method that does.
+
+mod copy;
+mod inherit;
+mod map;
+mod send;
+mod slice;
+mod words;
+
+pub use inherit::close_inherited_on_exec;
+pub use map::{ReadMap, WriteMap};
+pub use send::{PARTS_MAX, Part, send};
+pub use slice::Slice;
+pub use words::Words;
