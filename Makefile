@@ -13,9 +13,10 @@ export CARGO_TARGET_DIR
 
 # Linked statically, the programs run on every dom0 whatever its C library, and start faster. Naming
 # the target keeps the flag from what cargo builds for itself.
-built = $(CARGO_TARGET_DIR)/$(TARGET)/release
+#   $(call cargo_build,<profile>,<more programs>)   $(call built,<profile>): where they are then
 cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
-	$(CARGO) build --locked --release --target $(TARGET)
+	$(CARGO) build --locked --profile $1 --target $(TARGET) $(foreach program,$(PROGRAMS) $2,--bin $(program))
+built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram
 
 .PHONY: all build run test test-long lint bench bench-quick install uninstall clean
@@ -23,14 +24,14 @@ PROGRAMS = volume-plugin datapath-plugin tapdisk-ram
 all: build
 
 build:
-	$(cargo_build) $(foreach program,$(PROGRAMS),-p $(program))
+	$(call cargo_build,release)
 
 run:
 	tests/tools.sh run
-	$(cargo_build) $(foreach program,$(PROGRAMS),-p $(program)) -p end-to-end
+	$(call cargo_build,demo,demo)
 	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
-	tests/install.sh install $(built) "$$directory" && \
-	$(built)/demo "$$directory/usr/libexec/xapi-storage-script"
+	tests/install.sh install $(call built,demo) "$$directory" && \
+	$(call built,demo)/demo "$$directory/usr/libexec/xapi-storage-script"
 
 # nextest where it is installed; cargo's own runner does as well.
 test:
@@ -54,14 +55,14 @@ lint:
 # BENCH: more arguments, as --rounds 3 or --only path,chain
 bench bench-quick:
 	tests/tools.sh bench
-	$(cargo_build) $(foreach program,$(PROGRAMS),-p $(program)) -p end-to-end
-	$(built)/bench $(if $(filter bench-quick,$@),--quick) --json $(CARGO_TARGET_DIR)/bench.json $(BENCH)
+	$(call cargo_build,release,bench)
+	$(call built,release)/bench $(if $(filter bench-quick,$@),--quick) --json $(CARGO_TARGET_DIR)/bench.json $(BENCH)
 
 install: build
-	tests/install.sh install $(built) "$(DESTDIR)"
+	tests/install.sh install $(call built,release) "$(DESTDIR)"
 
 uninstall:
-	tests/install.sh uninstall $(built) "$(DESTDIR)"
+	tests/install.sh uninstall $(call built,release) "$(DESTDIR)"
 
 clean:
 	$(CARGO) clean

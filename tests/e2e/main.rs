@@ -1,6 +1,9 @@
 //! The whole product from the outside: the plugins called as xapi-storage-script calls them, the
 //! disks used by programs that others wrote.
 
+#[cfg(not(feature = "schema-checks"))]
+compile_error!("the tests hold every answer against its schema");
+
 mod concurrency;
 mod conformance;
 mod crash;

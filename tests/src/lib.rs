@@ -8,6 +8,7 @@
 
 pub mod disk;
 pub mod programs;
+mod schema;
 pub mod tools;
 mod xapi;
 

@@ -3,20 +3,18 @@
 //! object on stdin, one value on stdout, read to its end.
 
 use std::{
-    collections::HashMap,
     fmt, fs,
     io::Write,
     os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{Mutex, OnceLock},
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::{Disk, programs, tools};
+use crate::{Disk, programs, schema, tools};
 
 /// Which plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -357,11 +355,11 @@ fn parse(method: &str, output: &Output) -> Result<Value, Failure> {
         )
     });
     if output.status.success() {
-        check_schema(method, "response", &value);
+        schema::check(method, "response", &value);
         return Ok(value);
     }
     assert_eq!(output.status.code(), Some(1), "{method}: {}", output.status);
-    check_schema("error", "", &value);
+    schema::check("error", "", &value);
     let strings = |value: &Value| -> Vec<String> {
         let items = value.as_array().expect("checked");
         items.iter().map(|item| item.as_str().expect("checked").to_owned()).collect()
@@ -370,24 +368,4 @@ fn parse(method: &str, output: &Output) -> Result<Value, Failure> {
         code: value["code"].as_str().expect("checked").to_owned(),
         params: strings(&value["params"]),
     })
-}
-
-/// Panics unless `value` is valid.
-fn check_schema(name: &str, what: &str, value: &Value) {
-    static VALIDATORS: OnceLock<Mutex<HashMap<String, jsonschema::Validator>>> = OnceLock::new();
-    let mut validators =
-        VALIDATORS.get_or_init(Mutex::default).lock().expect("no test panics here");
-    let validator = validators.entry(format!("{name} {what}")).or_insert_with(|| {
-        let schema = match schemas::find(name) {
-            None => schemas::error_schema(),
-            Some(method) => (method.response_schema)(),
-        };
-        jsonschema::validator_for(&schema).expect("a schema is a schema")
-    });
-    let wrong: Vec<String> = validator
-        .iter_errors(value)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    drop(validators);
-    assert!(wrong.is_empty(), "{name} {what} {value} is not valid: {wrong:#?}");
 }
