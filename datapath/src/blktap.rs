@@ -12,6 +12,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use host::variables::BLKTAP;
 use schemas::{Error, Failure};
 use store::{
     Disk as StoreDisk, Kind, Loan, Name, Open as StoreOpen, Provider, Serving, Sr, Volume,
@@ -26,14 +27,6 @@ use crate::{
     tapdisk::Running,
     write_back::{Failed, write_back},
 };
-
-/// Names the host's tapdisk.
-const PROGRAM_VARIABLE: &str = "XAPI_RAM_BLKTAP";
-
-/// Where packages of blktap put it (`mk/blktap.spec.in`, `control/tap-ctl-spawn.c`), before `PATH`.
-const PROGRAMS: [&str; 2] = ["/usr/libexec/tapdisk", "/usr/sbin/tapdisk"];
-
-const PROGRAM_NAME: &str = "tapdisk";
 
 /// How long it may take to load an image, which it does 512 bytes at a time.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -64,7 +57,7 @@ impl Disk<'_> {
     pub(crate) fn require_fit(&self) -> Result<(), Error> {
         let volume = self.sr()?.volume(self.uri.key.as_str()).map_err(errors::store)?;
         Provider::Blktap.check_size(volume.size).map_err(errors::store)?;
-        self.blktap().map(drop)
+        self.blktap_program().map(drop)
     }
 
     /// Serves the volume through the host's tapdisk to one domain.
@@ -90,6 +83,12 @@ impl Disk<'_> {
         lent?;
         self.state.domains.insert(domain, mode.into());
         self.save()
+    }
+
+    /// The host's tapdisk.
+    pub(crate) fn blktap_program(&self) -> Result<PathBuf, Error> {
+        let program = self.ctx.config.blktap();
+        program.map_err(|message| Error::new(Failure::TapdiskFailed, message))
     }
 
     /// Makes sure that the volume is lent in that mode.
@@ -263,40 +262,8 @@ impl Disk<'_> {
             _ => Some(self.uri.key.clone()),
         }
     }
-
-    /// The host's tapdisk.
-    pub(crate) fn blktap(&self) -> Result<PathBuf, Error> {
-        if let Some(named) = self.ctx.env.get(PROGRAM_VARIABLE) {
-            let named = PathBuf::from(named);
-            if named.is_file() {
-                return Ok(named);
-            }
-            let message = format!(
-                "{PROGRAM_VARIABLE} names {} as the host's own tapdisk, which is no program: name \
-                 another one, or use an SR with device-config:tapdisk=ram",
-                named.display()
-            );
-            return Err(Error::new(Failure::TapdiskFailed, message));
-        }
-        let path = self.ctx.env.get("PATH").unwrap_or_default();
-        let found = PROGRAMS
-            .map(PathBuf::from)
-            .into_iter()
-            .chain(std::env::split_paths(&path).map(|directory| directory.join(PROGRAM_NAME)))
-            .find(|program| program.is_file());
-        found.ok_or_else(|| {
-            let message = format!(
-                "device-config:tapdisk=blktap needs the host's own tapdisk, and there is neither \
-                 {} nor a {PROGRAM_NAME} in PATH: install blktap, name the program \
-                 ({PROGRAM_VARIABLE}), or use an SR with device-config:tapdisk=ram",
-                PROGRAMS.join(" nor ")
-            );
-            Error::new(Failure::TapdiskFailed, message)
-        })
-    }
 }
 
-/// What a tapdisk is told to open.
 fn params(image: &Image) -> OsString {
     let mut params = OsString::from("ram:");
     params.push(image.path());
@@ -313,7 +280,7 @@ pub(crate) fn refused(error: tapctl::Error) -> Error {
              recover, which gives up what was written since the disk was activated"
                 .to_owned()
         }
-        _ => format!("the host's log says more; {PROGRAM_VARIABLE} names another program to start"),
+        _ => format!("the host's log says more; {BLKTAP} names another program to start"),
     };
     let message =
         format!("the host's own tapdisk (device-config:tapdisk=blktap): {error}; {advice}");

@@ -3,19 +3,16 @@
 
 use std::path::PathBuf;
 
-use plugin::Context;
+use host::Config;
 use schemas::{Error, Failure};
 use store::{Host, Inactive, Kind, Layout, Name, Provider, Sr, Volume, VolumeUri};
-use tapctl::{CONTROL_DIR, ControlDir};
+use tapctl::ControlDir;
 
 use crate::{
-    errors,
+    Context, errors,
     link::Link,
     state::{Mode, Record, State},
 };
-
-/// Names the control directory, to this program and to a tapdisk.
-pub(crate) const CONTROL_DIR_VARIABLE: &str = "XAPI_RAM_CONTROL_DIR";
 
 /// A volume, for the length of one call.
 pub(crate) struct Disk<'a> {
@@ -33,8 +30,8 @@ impl<'a> Disk<'a> {
     /// Takes the volume's lock and reads what is remembered. The volume need not exist.
     pub(crate) fn lock(ctx: &'a Context<'a>, uri: &str) -> Result<Self, Error> {
         let uri: VolumeUri = uri.parse().map_err(errors::store)?;
-        let control = control_dir(ctx)?;
-        let host = Host::from_env(|name| ctx.env.get(name)?.into_string().ok());
+        let Config { sr_root, lock_dir, may_mount, control, .. } = ctx.config.clone();
+        let host = Host::new(sr_root, lock_dir, may_mount);
         let layout = Layout::new(&host.sr_root, &uri.sr);
         let record = Record::lock(layout.datapath(&uri.key))?;
         let state = record.read()?;
@@ -193,12 +190,4 @@ impl<'a> Disk<'a> {
         }
         self.save()
     }
-}
-
-/// The control directory that the environment names, as an absolute path: links point into it.
-fn control_dir(ctx: &Context<'_>) -> Result<ControlDir, Error> {
-    let named = ctx.env.get(CONTROL_DIR_VARIABLE).unwrap_or_else(|| CONTROL_DIR.into());
-    std::path::absolute(&named).map(ControlDir::new).map_err(|error| {
-        errors::io(format!("finding the control directory {}", named.display()), error)
-    })
 }

@@ -15,6 +15,7 @@ use std::{
     path::PathBuf,
 };
 
+use host::variables::CONTROL_DIR;
 use schemas::{Error, Failure};
 use store::VolumeUri;
 use tapctl::{ControlDir, Minor};
@@ -59,7 +60,7 @@ impl Link {
         let directory = self.control.path().display();
         let wrong = |why| {
             let message = format!(
-                "the control directory {directory} {why}: name another one (XAPI_RAM_CONTROL_DIR)"
+                "the control directory {directory} {why}: name another one ({CONTROL_DIR})"
             );
             Error::new(Failure::InvalidArg, message)
         };

@@ -25,28 +25,33 @@ mod write_back;
 
 use std::process::ExitCode;
 
+use host::{Config, Environment, Misconfigured};
 use plugin::{Edges, Registry};
 use schemas::{datapath as d, plugin as p};
 
 use crate::methods::{datapath, plugin as query};
 
+/// The name by which the plugin introduces itself.
+const NAME: &str = "datapath-plugin";
+
+/// What a method gets beside its parameters.
+type Context<'a> = plugin::Context<'a, Config>;
+
 fn main() -> ExitCode {
-    ExitCode::from(plugin::run(Edges::process(), &registry()))
+    let environment = Environment::process();
+    let edges = Edges::process(host::syslog(&environment, NAME));
+    ExitCode::from(plugin::run(edges, &registry(Config::read(&environment))))
 }
 
 /// What this plugin implements. Each method becomes an installed link.
-fn registry() -> Registry {
-    Registry::new(
-        "datapath-plugin",
-        env!("CARGO_PKG_VERSION"),
-        "Datapath of disks in the host's memory",
-    )
-    .method::<p::Query>(query::query::run)
-    .method::<d::Open>(datapath::open::run)
-    .method::<d::Attach>(datapath::attach::run)
-    .method::<d::Activate>(datapath::activate::run)
-    .method::<d::ActivateReadonly>(datapath::activate_readonly::run)
-    .method::<d::Deactivate>(datapath::deactivate::run)
-    .method::<d::Detach>(datapath::detach::run)
-    .method::<d::Close>(datapath::close::run)
+fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
+    Registry::new(NAME, env!("CARGO_PKG_VERSION"), "Datapath of disks in the host's memory", config)
+        .method::<p::Query>(query::query::run)
+        .method::<d::Open>(datapath::open::run)
+        .method::<d::Attach>(datapath::attach::run)
+        .method::<d::Activate>(datapath::activate::run)
+        .method::<d::ActivateReadonly>(datapath::activate_readonly::run)
+        .method::<d::Deactivate>(datapath::deactivate::run)
+        .method::<d::Detach>(datapath::detach::run)
+        .method::<d::Close>(datapath::close::run)
 }

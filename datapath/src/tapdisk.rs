@@ -8,34 +8,24 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
+use host::cgroup::{self, Groups};
 use schemas::{Error, Failure};
 use store::{Name, Provider};
 use tapctl::{
-    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn,
-    cgroup::{self, Groups},
-    minor as minors, process,
+    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minor as minors, process,
     reply::NAME as OUR_TAPDISK,
 };
 
 use crate::{
     blktap,
-    disk::{CONTROL_DIR_VARIABLE, Disk},
+    disk::Disk,
     errors::{self, errno},
     state::{Mode, Tapdisk},
 };
-
-/// Names the program to start.
-const PROGRAM_VARIABLE: &str = "XAPI_RAM_TAPDISK";
-
-/// The program beside the plugin's own.
-const PROGRAM: &str = "tapdisk-ram";
-
-/// The program where there is none beside it.
-const PROGRAM_INSTALLED: &str = "/usr/libexec/xapi-storage-ram/tapdisk-ram";
 
 /// How long a tapdisk may take to answer; unit tests do not wait as long.
 const ANSWER_TIMEOUT: Duration =
@@ -271,18 +261,16 @@ impl Disk<'_> {
     /// Starts the process, remembers it, attaches the minor to it and points the link to it.
     fn spawn(&mut self, minor: Minor, provider: Provider) -> Result<Running, Error> {
         let (program, refused): (_, fn(_) -> _) = match provider {
-            Provider::Ram => (self.program(), errors::tapdisk),
+            Provider::Ram => (self.ctx.config.tapdisk(), errors::tapdisk),
             Provider::Blktap => {
-                let program = self.blktap()?;
+                let program = self.blktap_program()?;
                 // It stays where it is born, and what it has is lost with it.
                 cgroup::leave(Groups::Deadly, &|text| self.ctx.log.warning(text));
                 (program, blktap::refused)
             }
         };
-        let spawned = Spawn::new(&self.control, program)
-            .variable(CONTROL_DIR_VARIABLE, self.control.path())
-            .start()
-            .map_err(refused)?;
+        let spawn = Spawn::new(&self.control, program).variables(self.ctx.config.for_tapdisk());
+        let spawned = spawn.start().map_err(refused)?;
         let identity = spawned.identity;
         self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity.clone()), provider });
         let client = Client::new(&self.control, spawned.pid).timeout(ANSWER_TIMEOUT);
@@ -299,14 +287,6 @@ impl Disk<'_> {
             return Err(error);
         }
         Ok(running)
-    }
-
-    fn program(&self) -> PathBuf {
-        if let Some(named) = self.ctx.env.get(PROGRAM_VARIABLE) {
-            return named.into();
-        }
-        let beside = std::env::current_exe().ok().map(|plugin| plugin.with_file_name(PROGRAM));
-        beside.filter(|program| program.exists()).unwrap_or_else(|| PROGRAM_INSTALLED.into())
     }
 
     /// Has a tapdisk close and detach, upon which it ends; where it does not, kills it.

@@ -31,13 +31,13 @@ const NOT_SERVING: [Errno; 3] = [Errno::AGAIN, Errno::BADF, Errno::NODEV];
 /// Reaches the tapdisks of one SR.
 pub(crate) struct Tapdisks<'a> {
     sr: &'a Sr,
-    log: &'a Log,
+    log: &'a Log<'a>,
     timeout: Duration,
 }
 
 impl<'a> Tapdisks<'a> {
     /// Those of `sr`.
-    pub(crate) fn new(sr: &'a Sr, log: &'a Log) -> Self {
+    pub(crate) fn new(sr: &'a Sr, log: &'a Log<'a>) -> Self {
         Self { sr, log, timeout: TIMEOUT }
     }
 

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plugin::Log;
 use store::{Disk, Host, NewVolume, Open, Sr};
 use tapctl::{
     Call, Reply, Request,
@@ -78,25 +77,6 @@ impl Fixture {
         disk.read_into(offset, &mut byte).unwrap();
         byte[0]
     }
-}
-
-/// A log that goes nowhere, as a method gets it.
-fn with_log(act: impl Fn(&Log) + 'static) {
-    use plugin::{Edges, Env, Registry, syslog::SOCKET_VARIABLE};
-    let registry = Registry::new("test", "0", "").command("act", "", &[], move |context, _| {
-        act(context.log);
-        Ok(String::new())
-    });
-    let mut stderr = Vec::new();
-    let edges = Edges {
-        argv: vec!["test".into(), "act".into()],
-        stdin: Box::new(std::io::empty()),
-        stdout: Box::new(std::io::sink()),
-        stderr: Box::new(&mut stderr),
-        env: Env::fixed([(SOCKET_VARIABLE, "/nonexistent/log")]),
-    };
-    let status = plugin::run(edges, &registry);
-    assert_eq!(status, 0, "{}", String::from_utf8_lossy(&stderr));
 }
 
 /// What a tapdisk is told to do beside what clients ask.
@@ -177,70 +157,63 @@ fn answer(disk: &mut Disk, path: &Path, request: &Request) -> Reply {
 
 #[test]
 fn a_snapshot_of_a_disk_that_is_served_keeps_what_was_written_before_it() {
-    with_log(|log| {
-        let fixture = Fixture::new();
-        let tapdisk = Tapdisk::start(&fixture);
-        let mut live = Tapdisks::new(&fixture.sr, log);
-        let key = fixture.key.as_str();
-        tapdisk.errand(|disk| disk.write(4096, &[2; 4096]).unwrap());
-        let snapshot = fixture.sr.snapshot(key, &mut live).unwrap();
-        tapdisk.errand(|disk| disk.write(0, &[3; 8192]).unwrap());
-        let clone = fixture.sr.clone_volume(key, &mut live).unwrap();
-        tapdisk.errand(|disk| disk.write(0, &[4; 4096]).unwrap());
-        fixture.sr.destroy_volume(snapshot.key.as_str(), &mut live).unwrap();
-        let again = fixture.sr.snapshot(key, &mut live).unwrap();
-        let bytes = |key: &Name| (fixture.byte(key, 0), fixture.byte(key, 4096));
-        assert_eq!((bytes(&clone.key), bytes(&again.key)), ((3, 3), (4, 3)));
-        tapdisk.end();
-        assert_eq!(bytes(&fixture.key), (4, 3));
-        assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
-    });
+    let log = &plugin::testing::log();
+    let fixture = Fixture::new();
+    let tapdisk = Tapdisk::start(&fixture);
+    let mut live = Tapdisks::new(&fixture.sr, log);
+    let key = fixture.key.as_str();
+    tapdisk.errand(|disk| disk.write(4096, &[2; 4096]).unwrap());
+    let snapshot = fixture.sr.snapshot(key, &mut live).unwrap();
+    tapdisk.errand(|disk| disk.write(0, &[3; 8192]).unwrap());
+    let clone = fixture.sr.clone_volume(key, &mut live).unwrap();
+    tapdisk.errand(|disk| disk.write(0, &[4; 4096]).unwrap());
+    fixture.sr.destroy_volume(snapshot.key.as_str(), &mut live).unwrap();
+    let again = fixture.sr.snapshot(key, &mut live).unwrap();
+    let bytes = |key: &Name| (fixture.byte(key, 0), fixture.byte(key, 4096));
+    assert_eq!((bytes(&clone.key), bytes(&again.key)), ((3, 3), (4, 3)));
+    tapdisk.end();
+    assert_eq!(bytes(&fixture.key), (4, 3));
+    assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
 }
 
 #[test]
 fn a_disk_that_is_served_grows() {
-    with_log(|log| {
-        let fixture = Fixture::new();
-        let tapdisk = Tapdisk::start(&fixture);
-        let size = fixture.sr.resize(fixture.key.as_str(), 2 << 20).unwrap();
-        Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
-        tapdisk.errand(|disk| disk.write((2 << 20) - 4096, &[5; 4096]).unwrap());
-        tapdisk.end();
-        assert_eq!(fixture.byte(&fixture.key, (2 << 20) - 1), 5);
-        // Nobody serves it any more: there is nobody to tell.
-        Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
-    });
+    let log = &plugin::testing::log();
+    let fixture = Fixture::new();
+    let tapdisk = Tapdisk::start(&fixture);
+    let size = fixture.sr.resize(fixture.key.as_str(), 2 << 20).unwrap();
+    Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
+    tapdisk.errand(|disk| disk.write((2 << 20) - 4096, &[5; 4096]).unwrap());
+    tapdisk.end();
+    assert_eq!(fixture.byte(&fixture.key, (2 << 20) - 1), 5);
+    // Nobody serves it any more: there is nobody to tell.
+    Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
 }
 
 /// Takes a snapshot of a volume that `PID` serves as far as its lock says, while `behave` answers
 /// the one client that may come; the error, and what can still be done with the volume.
 fn with_broken(behave: impl FnOnce(UnixListener, PathBuf) + Send + 'static) -> Error {
-    let (send, received) = mpsc::channel();
-    let behave = std::sync::Mutex::new(Some(behave));
-    with_log(move |log| {
-        let fixture = Fixture::new();
-        let open = Open { serving: fixture.serving() };
-        let mut disk = Disk::open(&fixture.path(), &open).unwrap();
-        disk.write(0, &[1; 4096]).unwrap();
-        let listener = UnixListener::bind(fixture.control_dir().ctl(PID)).unwrap();
-        let path = fixture.path();
-        let behave = behave.lock().unwrap().take().unwrap();
-        let thread = std::thread::spawn(move || behave(listener, path));
-        let mut live = Tapdisks::new(&fixture.sr, log).timeout(Duration::from_millis(200));
-        let started = Instant::now();
-        let error = fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap_err();
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-        assert_eq!(fixture.sr.volumes().unwrap().len(), 1, "no snapshot was made");
-        disk.write(0, &[2; 4096]).unwrap();
-        drop(disk);
-        assert_eq!(fixture.byte(&fixture.key, 0), 2);
-        assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
-        fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap();
-        assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
-        thread.join().unwrap();
-        send.send(error).unwrap();
-    });
-    received.recv().unwrap()
+    let log = &plugin::testing::log();
+    let fixture = Fixture::new();
+    let open = Open { serving: fixture.serving() };
+    let mut disk = Disk::open(&fixture.path(), &open).unwrap();
+    disk.write(0, &[1; 4096]).unwrap();
+    let listener = UnixListener::bind(fixture.control_dir().ctl(PID)).unwrap();
+    let path = fixture.path();
+    let thread = std::thread::spawn(move || behave(listener, path));
+    let mut live = Tapdisks::new(&fixture.sr, log).timeout(Duration::from_millis(200));
+    let started = Instant::now();
+    let error = fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(fixture.sr.volumes().unwrap().len(), 1, "no snapshot was made");
+    disk.write(0, &[2; 4096]).unwrap();
+    drop(disk);
+    assert_eq!(fixture.byte(&fixture.key, 0), 2);
+    assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
+    fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap();
+    assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
+    thread.join().unwrap();
+    error
 }
 
 /// Answers one request.

@@ -15,20 +15,30 @@ mod tests;
 
 use std::process::ExitCode;
 
+use host::{Config, Environment, Misconfigured};
 use plugin::{Edges, Registry};
 use schemas::{plugin as plugin_interface, sr, volume};
 use store_errors as errors;
 
+/// The name by which the plugin introduces itself.
+const NAME: &str = "volume-plugin";
+
+/// What a method gets beside its parameters.
+type Context<'a> = plugin::Context<'a, Config>;
+
 fn main() -> ExitCode {
-    ExitCode::from(plugin::run(Edges::process(), &registry()))
+    let environment = Environment::process();
+    let edges = Edges::process(host::syslog(&environment, NAME));
+    ExitCode::from(plugin::run(edges, &registry(Config::read(&environment))))
 }
 
 /// Every method and command that works.
-fn registry() -> Registry {
+fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
     let registry = Registry::new(
-        "volume-plugin",
+        NAME,
         env!("CARGO_PKG_VERSION"),
         "Storage repositories and virtual disks in the memory of this host (SMAPIv3)",
+        config,
     );
     let registry = registry
         .method::<plugin_interface::Query>(methods::plugin::query::run)

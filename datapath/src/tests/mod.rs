@@ -11,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use plugin::{Edges, Env, syslog};
+use host::{Config, Environment};
+use plugin::testing::{self, Refusal, assert_refused as refused};
 use serde_json::{Value, json};
 use store::{Attachment, Host, Inactive, Name, NewVolume, Sr};
 use tapctl::{Client, ControlDir, Identity, Minor, process::Executable};
@@ -37,13 +38,6 @@ fn fake() -> PathBuf {
     let program = test.parent().and_then(Path::parent).unwrap().join("examples/fake-tapdisk");
     assert!(program.exists(), "cargo test -p datapath-plugin builds {}", program.display());
     program
-}
-
-/// Why a call failed.
-#[derive(Debug)]
-struct Failed {
-    code: String,
-    message: String,
 }
 
 impl Fixture {
@@ -76,36 +70,22 @@ impl Fixture {
         format!("ram://{SR}/{}", self.key)
     }
 
-    fn call(&self, method: &str, mut request: Value) -> Result<Value, Failed> {
-        request["dbg"] = "test".into();
-        let request = request.to_string();
-        let (mut input, mut stdout, mut stderr) = (request.as_bytes(), Vec::new(), Vec::new());
-        let edges = Edges {
-            argv: vec![format!("/x/datapath/ram/{method}").into(), "--json".into()],
-            stdin: Box::new(&mut input),
-            stdout: Box::new(&mut stdout),
-            stderr: Box::new(&mut stderr),
-            env: Env::fixed([
-                ("XAPI_RAM_SR_ROOT", path(self.host.sr_root.clone())),
-                ("XAPI_RAM_MOUNT", "never".into()),
-                ("XAPI_RAM_CONTROL_DIR", path(self.control.path().into())),
-                ("XAPI_RAM_TAPDISK", self.program.clone()),
-                (syslog::SOCKET_VARIABLE, "/nonexistent/log".into()),
-            ]),
-        };
-        let status = plugin::run(edges, &crate::registry());
-        let answer: Value = serde_json::from_slice(&stdout).unwrap();
-        match status {
-            0 => Ok(answer),
-            _ => Err(Failed {
-                code: answer["code"].as_str().unwrap().into(),
-                message: answer["params"][1].as_str().unwrap().into(),
-            }),
-        }
+    fn config(&self) -> Config {
+        Config::read(&Environment::fixed([
+            ("XAPI_RAM_SR_ROOT", path(self.host.sr_root.clone())),
+            ("XAPI_RAM_MOUNT", "never".into()),
+            ("XAPI_RAM_CONTROL_DIR", path(self.control.path().into())),
+            ("XAPI_RAM_TAPDISK", self.program.clone()),
+        ]))
+        .unwrap()
+    }
+
+    fn call(&self, method: &str, request: Value) -> Result<Value, Refusal> {
+        testing::call(&crate::registry(Ok(self.config())), method, request)
     }
 
     /// `Datapath.<method>` for a domain.
-    fn run(&self, method: &str, domain: &str) -> Result<Value, Failed> {
+    fn run(&self, method: &str, domain: &str) -> Result<Value, Refusal> {
         let request = json!({ "uri": self.uri(), "domain": domain });
         self.call(&format!("Datapath.{method}"), request)
     }
@@ -118,11 +98,11 @@ impl Fixture {
         }
     }
 
-    fn open(&self, persistent: bool) -> Result<Value, Failed> {
+    fn open(&self, persistent: bool) -> Result<Value, Refusal> {
         self.call("Datapath.open", json!({ "uri": self.uri(), "persistent": persistent }))
     }
 
-    fn close(&self) -> Result<Value, Failed> {
+    fn close(&self) -> Result<Value, Refusal> {
         self.call("Datapath.close", json!({ "uri": self.uri() }))
     }
 
@@ -219,13 +199,4 @@ impl Drop for Fixture {
 
 fn path(path: PathBuf) -> String {
     path.to_str().unwrap().to_owned()
-}
-
-#[track_caller]
-fn refused(result: Result<Value, Failed>, number: u16, says: &[&str]) {
-    let error = result.unwrap_err();
-    assert_eq!(error.code, format!("SR_BACKEND_FAILURE_{number}"), "{error:?}");
-    for part in says {
-        assert!(error.message.contains(part), "{part:?} in {error:?}");
-    }
 }

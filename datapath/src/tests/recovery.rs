@@ -93,7 +93,7 @@ fn a_call_that_was_killed_at_any_step_of_starting_is_made_up_for() {
     // After it was started, before it had its minor.
     let minor = tapctl::minor::allocate(&it.control, Duration::from_secs(1)).unwrap();
     let spawn = tapctl::Spawn::new(&it.control, fake());
-    let spawned = spawn.variable("XAPI_RAM_CONTROL_DIR", it.control.path()).start().unwrap();
+    let spawned = spawn.variables(it.config().for_tapdisk()).start().unwrap();
     let tapdisk =
         Some(Tapdisk { minor, identity: Some(spawned.identity.clone()), provider: Provider::Ram });
     for method in ["attach", "detach"] {

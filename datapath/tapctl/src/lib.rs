@@ -10,13 +10,12 @@
 //! byte order. Messages of our own lie in a range of numbers that blktap never uses.
 //!
 //! Layers, each one using only those before it: [`message`] (what the bytes are), [`request`] and
-//! [`reply`] (what they mean), [`dir`], [`metrics`], [`minor`], [`process`], [`cgroup`] (files,
-//! locks, processes), [`client`], [`server`], [`spawn`], [`list`], [`mod@format`].
+//! [`reply`] (what they mean), [`dir`], [`metrics`], [`minor`], [`process`] (files, locks,
+//! processes), [`client`], [`server`], [`spawn`], [`list`], [`mod@format`].
 //!
 //! Invariants: nothing here waits without a deadline; no process is signalled that is known by its
 //! number alone; no socket is removed on which somebody else listens; nothing prints.
 
-pub mod cgroup;
 pub mod client;
 mod connection;
 mod conversation;

@@ -10,7 +10,7 @@ fn shell(dir: &ControlDir, script: &str) -> Spawn {
     Spawn::new(dir, "/bin/sh")
         .argument("-c")
         .argument(script)
-        .variable("DIR", dir.path())
+        .variables([("DIR", dir.path())])
         .timeout(Duration::from_secs(20))
 }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use plugin::Env;
+use host::{Config, Environment};
 use rustix::io::Errno;
 use tapctl::{
     Client, ControlDir, ErrorKind, Flags, Minor, Open, Resume, Spawn, TIMEOUT,
@@ -24,8 +24,6 @@ use tapctl::{
     message::PATH_BYTES,
     minor as minors,
 };
-
-use crate::server::control_dir;
 
 /// Drives tapdisks: what `tap-ctl` does, in the same way.
 ///
@@ -171,7 +169,9 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
         }
     };
     let debug = ctl.debug;
-    match ctl.command.run(&control_dir(&Env::process())) {
+    let config = Config::read(&Environment::process())
+        .map_err(|error| Failed { errno: Errno::INVAL.raw_os_error(), text: error.to_string() });
+    match config.and_then(|config| ctl.command.run(&config.control)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             let mut stderr = io::stderr();

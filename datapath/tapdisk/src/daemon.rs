@@ -4,16 +4,14 @@
 use std::fs::{self, OpenOptions};
 
 use anyhow::{Context, Result};
-use plugin::{
-    Env,
-    syslog::{Severity, Syslog},
-};
+use host::cgroup::{self, Groups};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
-use tapctl::cgroup::{self, Groups};
+use syslog::{Severity, Syslog};
 
 /// Leaves everything that would end this process with its caller. What the host does not allow an
 /// unprivileged process is tried and left.
-pub(crate) fn detach(report: &dyn Fn(&str)) -> Result<()> {
+pub(crate) fn detach(log: &Syslog) -> Result<()> {
+    let report = |log: &Syslog, text: &str| log.send(Severity::Warning, text);
     // Already the leader of a session where it was started by hand.
     let _leader_already = setsid();
     std::env::set_current_dir("/").context("changing to /")?;
@@ -21,14 +19,12 @@ pub(crate) fn detach(report: &dyn Fn(&str)) -> Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _as_it_was = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
-        report(&format!("not protected from the out-of-memory killer: {error}"));
+        report(log, &format!("not protected from the out-of-memory killer: {error}"));
     }
-    cgroup::leave(Groups::Deadly, report);
+    cgroup::leave(Groups::Deadly, &|text| report(log, text));
     // Entering a group can take the kernel tens of milliseconds, and these are in no hurry.
-    let log = Syslog::open(&Env::process(), "tapdisk-ram");
-    std::thread::spawn(move || {
-        cgroup::leave(Groups::Limiting, &|text| log.send(Severity::Warning, text));
-    });
+    let log = log.clone();
+    std::thread::spawn(move || cgroup::leave(Groups::Limiting, &|text| report(&log, text)));
     Ok(())
 }
 

@@ -1,16 +1,13 @@
 //! Whether the loop looks again before it sleeps: waking a process on another core takes longer than
 //! most requests do.
 //!
-//! It looks for [`LOOK_DEFAULT`] at most, and only where that has paid lately: after waits that
+//! It looks for 50 microseconds at most, unless the configuration says otherwise, and only where that has paid lately: after waits that
 //! were short, never on an idle or slow disk, and hardly ever where a client can only go on when this
 //! process sleeps, because both have to share a core. Guests' rings are polled by default as well, for
 //! up to 8 ms at a time (`default-vbd3-polling-duration` of xapi).
 
 use std::time::Duration;
 
-/// How long one wait looks before it sleeps, where nothing else is said. A wake-up across cores
-/// takes about half of that.
-pub(crate) const LOOK_DEFAULT: Duration = Duration::from_micros(50);
 /// The longest that can be asked for.
 const LOOK_MAX: Duration = Duration::from_millis(1);
 /// A wait up to this many times as long as a look might have been spared its sleep.
@@ -45,21 +42,10 @@ pub(crate) enum Looked {
     Crowded,
 }
 
-impl Default for Polling {
-    fn default() -> Self {
-        Self::new(LOOK_DEFAULT)
-    }
-}
-
 impl Polling {
     /// Looks for so long; zero: never.
     pub(crate) fn new(look: Duration) -> Self {
         Self { look: look.min(LOOK_MAX), trust: 0, rest: 0, next_rest: 1 }
-    }
-
-    /// What an environment variable says, in microseconds.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        text.trim().parse().ok().map(|microseconds| Self::new(Duration::from_micros(microseconds)))
     }
 
     /// For how long the next wait is to look, if at all.
@@ -105,22 +91,23 @@ impl Polling {
 mod tests {
     use super::*;
 
+    const LOOK: Duration = Duration::from_micros(50);
     const SHORT_WAIT: Duration = Duration::from_micros(30);
     const LONG_WAIT: Duration = Duration::from_millis(3);
 
     fn trusting() -> Polling {
-        let mut polling = Polling::new(LOOK_DEFAULT);
+        let mut polling = Polling::new(LOOK);
         (0..TRUST_MAX).for_each(|_| polling.slept(SHORT_WAIT));
-        assert_eq!(polling.look(), Some(LOOK_DEFAULT));
+        assert_eq!(polling.look(), Some(LOOK));
         polling
     }
 
     #[test]
     fn it_looks_only_after_some_short_waits() {
-        let mut polling = Polling::new(LOOK_DEFAULT);
+        let mut polling = Polling::new(LOOK);
         assert_eq!(polling.look(), None);
         (0..TRUST_NEEDED).for_each(|_| polling.slept(SHORT_WAIT));
-        assert_eq!(polling.look(), Some(LOOK_DEFAULT));
+        assert_eq!(polling.look(), Some(LOOK));
     }
 
     /// An idle disk, and one that gets a request now and then, costs a few looks and then none.
@@ -174,15 +161,14 @@ mod tests {
         (1..REST_MAX).for_each(|_| polling.slept(SHORT_WAIT));
         assert_eq!(polling.look(), None);
         polling.slept(SHORT_WAIT);
-        assert_eq!(polling.look(), Some(LOOK_DEFAULT));
+        assert_eq!(polling.look(), Some(LOOK));
     }
 
     #[test]
     fn it_can_be_switched_off_and_is_bounded() {
-        let mut off = Polling::parse("0").unwrap();
+        let mut off = Polling::new(Duration::ZERO);
         (0..TRUST_MAX).for_each(|_| off.slept(Duration::ZERO));
         assert_eq!(off.look(), None);
-        assert_eq!(Polling::parse(" 99999999 ").unwrap().look, LOOK_MAX);
-        assert!(Polling::parse("yes").is_none());
+        assert_eq!(Polling::new(Duration::from_secs(99)).look, LOOK_MAX);
     }
 }

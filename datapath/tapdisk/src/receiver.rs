@@ -154,7 +154,7 @@ mod tests {
 
     fn receivers() -> (Poller, Receivers, UnixStream, usize) {
         let (poller, mut receivers) =
-            (Poller::new(Polling::default()).unwrap(), Receivers::default());
+            (Poller::new(Polling::new(std::time::Duration::ZERO)).unwrap(), Receivers::default());
         let (ours, theirs) = UnixStream::pair().unwrap();
         let place = receivers.add(&poller, ours, 7, Door::Receiver).unwrap();
         (poller, receivers, theirs, place)

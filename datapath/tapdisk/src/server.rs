@@ -8,11 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use plugin::{
-    Env,
-    syslog::{Severity, Syslog},
-};
+use host::{Config, Environment};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use syslog::{Severity, Syslog};
 use tapctl::{ControlDir, Conversations, Interest, Listener, Progress as Conversed};
 
 use crate::{
@@ -24,12 +22,6 @@ use crate::{
     vbd::{Image, Vbd},
 };
 
-/// The environment variable that names the directory of control sockets.
-const CONTROL_DIR_VARIABLE: &str = "XAPI_RAM_CONTROL_DIR";
-/// The environment variable that names the directory of statistics.
-const METRICS_DIR_VARIABLE: &str = "XAPI_RAM_SHM_DIR";
-/// The environment variable that says for how long the loop polls: microseconds, 0 for never.
-const POLLING_VARIABLE: &str = "XAPI_RAM_POLL_US";
 /// How many are let in at a time, before others get their turn.
 pub(crate) const ACCEPTS_MAX: usize = 16;
 /// How long nobody is let in where there is no room, or no descriptor: they wait in the queue.
@@ -77,10 +69,13 @@ pub(crate) struct Server {
 /// Detaches this process from its caller, announces its control socket, and serves until the last
 /// VBD is detached or a signal ends it.
 pub(crate) fn run() -> Result<()> {
-    let env = Env::process();
-    let log = Syslog::open(&env, "tapdisk-ram");
-    daemon::detach(&|text| log.send(Severity::Warning, text))?;
-    let dir = control_dir(&env);
+    // Before anything changes directory, as paths may be relative.
+    let environment = Environment::process();
+    let log = host::syslog(&environment, "tapdisk-ram");
+    let config = Config::read(&environment)?;
+    config.warnings.iter().for_each(|warning| log.send(Severity::Warning, warning));
+    daemon::detach(&log)?;
+    let dir = config.control;
     dir.create().context("making the control directory")?;
     // What a dead process left that had this number: nobody else can have it now.
     if let Err(error) = dir.remove_leftovers(std::process::id(), None) {
@@ -88,7 +83,7 @@ pub(crate) fn run() -> Result<()> {
     }
     let listener = Listener::bind(&dir, std::process::id()).context("making the control socket")?;
     let signals = signals().context("preparing for signals")?;
-    let poller = Poller::new(polling(&env, &log)).context("making an epoll")?;
+    let poller = Poller::new(Polling::new(config.poll)).context("making an epoll")?;
     poller.add(&signals, Key::Signal, true, false).context("waiting for signals")?;
     poller.add(&listener, Key::Control, true, false).context("waiting for callers")?;
     if let Err(error) = dir.metrics().create_own() {
@@ -122,28 +117,6 @@ pub(crate) fn run() -> Result<()> {
     let _left = server.dir.metrics().remove_own();
     server.info(format_args!("ended"));
     done.context("serving")
-}
-
-/// How the loop waits, as the environment says.
-fn polling(env: &Env, log: &Syslog) -> Polling {
-    let said = env.get(POLLING_VARIABLE).map(|text| text.to_string_lossy().into_owned());
-    let polling = said.as_deref().map(|text| {
-        Polling::parse(text).unwrap_or_else(|| {
-            let text = format_args!("{POLLING_VARIABLE}={text:?} is no number of microseconds");
-            log.send(Severity::Warning, text);
-            Polling::default()
-        })
-    });
-    polling.unwrap_or_default()
-}
-
-/// The directories that the environment names.
-pub(crate) fn control_dir(env: &Env) -> ControlDir {
-    let dir = env.get(CONTROL_DIR_VARIABLE).map_or_else(ControlDir::default, ControlDir::new);
-    match env.get(METRICS_DIR_VARIABLE) {
-        Some(metrics) => dir.with_metrics(metrics),
-        None => dir,
-    }
 }
 
 /// A socket that has something to read when a signal to end has come.

@@ -43,7 +43,10 @@ fn shape(schema: &Value) -> Shape {
 }
 
 /// Takes the command line apart.
-pub(crate) fn matches(registry: &Registry, line: &[OsString]) -> clap::error::Result<ArgMatches> {
+pub(crate) fn matches<C>(
+    registry: &Registry<C>,
+    line: &[OsString],
+) -> clap::error::Result<ArgMatches> {
     let mut command = Command::new(registry.name)
         .version(registry.version)
         .about(registry.about)
@@ -125,8 +128,8 @@ fn command_arg(arg: &registry::Arg) -> Arg {
 }
 
 /// The arguments of a maintenance command.
-pub(crate) fn command_args(
-    command: &registry::Command,
+pub(crate) fn command_args<C>(
+    command: &registry::Command<C>,
     matches: &ArgMatches,
 ) -> crate::registry::Args {
     let value = |arg: &registry::Arg| match arg.kind {

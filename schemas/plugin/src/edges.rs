@@ -1,10 +1,11 @@
-//! Where a call meets the process: argv, the three streams, the environment.
+//! Where a call meets the process: argv, the three streams, the log.
 //!
 //! The dispatcher only ever sees these fields, so that the real one runs inside a unit test.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{Read, Write};
+
+use syslog::Syslog;
 
 /// What a plugin call has of its process.
 pub struct Edges<'a> {
@@ -16,48 +17,19 @@ pub struct Edges<'a> {
     pub stdout: Box<dyn Write + 'a>,
     /// Where a person reads what went wrong
     pub stderr: Box<dyn Write + 'a>,
-    /// The environment
-    pub env: Env,
+    /// Where the messages of calls go
+    pub log: Syslog,
 }
 
 impl Edges<'static> {
-    /// The edges of the process itself.
-    pub fn process() -> Self {
+    /// The edges of the process itself, whose messages go to `log`.
+    pub fn process(log: Syslog) -> Self {
         Self {
             argv: std::env::args_os().collect(),
             stdin: Box::new(std::io::stdin()),
             stdout: Box::new(std::io::stdout()),
             stderr: Box::new(std::io::stderr()),
-            env: Env::process(),
+            log,
         }
-    }
-}
-
-/// The environment, or a stand-in for it.
-#[derive(Debug, Clone)]
-pub struct Env(Option<BTreeMap<OsString, OsString>>);
-
-impl Env {
-    /// The environment of the process.
-    pub const fn process() -> Self {
-        Self(None)
-    }
-
-    /// Exactly these variables.
-    pub fn fixed<K, V>(variables: impl IntoIterator<Item = (K, V)>) -> Self
-    where
-        K: Into<OsString>,
-        V: Into<OsString>,
-    {
-        Self(Some(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()))
-    }
-
-    /// The value of a variable; one that is set and empty counts as not set.
-    pub fn get(&self, name: impl AsRef<OsStr>) -> Option<OsString> {
-        match &self.0 {
-            None => std::env::var_os(name),
-            Some(variables) => variables.get(name.as_ref()).cloned(),
-        }
-        .filter(|value| !value.is_empty())
     }
 }

@@ -5,7 +5,8 @@
 //! one JSON value on stdout) and a person (`volume-plugin Volume.create --sr ... --size 8GiB`).
 //!
 //! stdout is protocol: only `run` writes it, once. Nothing here touches the process itself: argv,
-//! the three streams and the environment come in as [`Edges`].
+//! the three streams and the log come in as [`Edges`], and what a plugin read from its environment
+//! as the configuration of its [`Registry`].
 
 mod cli;
 mod diagnose;
@@ -17,11 +18,11 @@ mod registry;
 mod run;
 mod runpy;
 pub mod size;
-pub mod syslog;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use edges::{Edges, Env};
+pub use edges::Edges;
 pub use log::Log;
 pub use registry::{Arg, Args, Context, Registry};
 pub use run::{EXIT_FAILED, EXIT_OK, EXIT_USAGE, run};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::syslog::{Severity, Syslog};
+use syslog::{Severity, Syslog};
 
 /// The parameters by which a call is recognised in the log. No others are logged: a remote URI
 /// holds passwords.
@@ -28,13 +28,13 @@ impl Subject {
 /// Writes messages to syslog, each with the method, the caller's debug context, and the SR, key,
 /// URI and domain of the call.
 #[derive(Debug)]
-pub struct Log {
-    syslog: Syslog,
+pub struct Log<'a> {
+    syslog: &'a Syslog,
     prefix: String,
 }
 
-impl Log {
-    pub(crate) fn new(syslog: Syslog, method: &str, subject: &Subject) -> Self {
+impl<'a> Log<'a> {
+    pub(crate) fn new(syslog: &'a Syslog, method: &str, subject: &Subject) -> Self {
         let mut prefix = method.to_owned();
         for (name, value) in [
             ("dbg", &subject.dbg),

@@ -1,16 +1,16 @@
 //! What a plugin is made of: the methods it implements and its maintenance commands.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemas::{Call, Error, Failure, MethodInfo};
 
 use crate::diagnose;
-use crate::edges::Env;
 use crate::log::Log;
 
 /// A method, with its types erased: from the bytes of the request to those of the answer.
-type CallFn = dyn Fn(&Context<'_>, &[u8]) -> Result<Vec<u8>, Fault>;
-type CommandFn = dyn Fn(&Context<'_>, &Args) -> Result<String, Error>;
+type CallFn<C> = dyn Fn(&Context<'_, C>, &[u8]) -> Result<Vec<u8>, Fault>;
+type CommandFn<C> = dyn Fn(&Context<'_, C>, &Args) -> Result<String, Error>;
 
 /// Why a call failed: a request that makes no sense is the caller's fault, the rest is not.
 pub(crate) enum Fault {
@@ -18,47 +18,60 @@ pub(crate) enum Fault {
     Method(Error),
 }
 
-/// A plugin: its name and the methods that it implements.
-pub struct Registry {
+/// A plugin: its name, its configuration, and the methods that it implements.
+pub struct Registry<C> {
     pub(crate) name: &'static str,
     pub(crate) version: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) methods: Vec<Method>,
-    pub(crate) commands: Vec<Command>,
+    config: Result<C, String>,
+    pub(crate) methods: Vec<Method<C>>,
+    pub(crate) commands: Vec<Command<C>>,
 }
 
-pub(crate) struct Method {
+pub(crate) struct Method<C> {
     pub(crate) info: MethodInfo,
-    pub(crate) call: Box<CallFn>,
+    pub(crate) call: Box<CallFn<C>>,
 }
 
-pub(crate) struct Command {
+pub(crate) struct Command<C> {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) args: &'static [Arg],
-    pub(crate) run: Box<CommandFn>,
+    pub(crate) run: Box<CommandFn<C>>,
 }
 
-impl Registry {
-    /// A plugin that implements nothing yet.
-    pub const fn new(name: &'static str, version: &'static str, about: &'static str) -> Self {
-        Self { name, version, about, methods: Vec::new(), commands: Vec::new() }
+impl<C> Registry<C> {
+    /// A plugin that implements nothing yet. Where its configuration could not be read, every call
+    /// fails with the reason, and help is still printed.
+    pub fn new(
+        name: &'static str,
+        version: &'static str,
+        about: &'static str,
+        config: Result<C, impl fmt::Display>,
+    ) -> Self {
+        let config = config.map_err(|error| error.to_string());
+        Self { name, version, about, config, methods: Vec::new(), commands: Vec::new() }
+    }
+
+    /// The configuration, for a call that is about to run.
+    pub(crate) fn config(&self) -> Result<&C, Error> {
+        self.config.as_ref().map_err(|error| Error::new(Failure::InvalidArg, error))
     }
 
     /// Adds a method of the interface. Only what works belongs here: each becomes an installed
     /// link, and each link a feature in the eyes of the caller.
     #[must_use]
-    pub fn method<C: Call>(
+    pub fn method<M: Call>(
         mut self,
-        run: impl Fn(&Context<'_>, C::Params) -> Result<C::Result, Error> + 'static,
+        run: impl Fn(&Context<'_, C>, M::Params) -> Result<M::Result, Error> + 'static,
     ) -> Self {
         self.methods.push(Method {
-            info: C::INFO,
+            info: M::INFO,
             call: Box::new(move |context, request| {
-                let params = diagnose::parse::<C>(request).map_err(Fault::Request)?;
+                let params = diagnose::parse::<M>(request).map_err(Fault::Request)?;
                 let result = run(context, params).map_err(Fault::Method)?;
                 serde_json::to_vec(&result).map_err(|source| {
-                    let message = format!("{}: the result cannot be written", C::INFO.name);
+                    let message = format!("{}: the result cannot be written", M::INFO.name);
                     Fault::Method(Error::new(Failure::SmGeneral, message).caused_by(source))
                 })
             }),
@@ -73,7 +86,7 @@ impl Registry {
         name: &'static str,
         about: &'static str,
         args: &'static [Arg],
-        run: impl Fn(&Context<'_>, &Args) -> Result<String, Error> + 'static,
+        run: impl Fn(&Context<'_, C>, &Args) -> Result<String, Error> + 'static,
     ) -> Self {
         self.commands.push(Command { name, about, args, run: Box::new(run) });
         self
@@ -84,21 +97,21 @@ impl Registry {
         self.methods.iter().map(|method| method.info.name)
     }
 
-    pub(crate) fn find(&self, name: &str) -> Option<&Method> {
+    pub(crate) fn find(&self, name: &str) -> Option<&Method<C>> {
         self.methods.iter().find(|method| method.info.name.eq_ignore_ascii_case(name))
     }
 }
 
 /// What a method gets beside its parameters.
-pub struct Context<'a> {
+pub struct Context<'a, C> {
     /// Name of the method or command that runs
     pub method: &'a str,
     /// Debug context of the caller
     pub dbg: &'a str,
-    /// The environment
-    pub env: &'a Env,
+    /// The configuration of the plugin
+    pub config: &'a C,
     /// The log; each message carries the method, the debug context and what the call is about
-    pub log: &'a Log,
+    pub log: &'a Log<'a>,
 }
 
 /// An argument of a maintenance command: always `--<name>`.

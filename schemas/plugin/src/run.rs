@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use schemas::{Error, Failure};
 use serde_json::Value;
+use syslog::Syslog;
 
-use crate::edges::{Edges, Env};
+use crate::edges::Edges;
 use crate::log::{Log, Subject};
 use crate::registry::{Command, Context, Fault, Method, Registry};
-use crate::syslog::Syslog;
 use crate::{cli, diagnose, near, panic, runpy};
 
 /// Exit status of a call that did what it was asked.
@@ -25,7 +25,7 @@ pub const EXIT_USAGE: u8 = 2;
 const JSON_FLAG: &str = "--json";
 
 /// Runs the call that the edges describe; returns the exit status of the process.
-pub fn run(mut edges: Edges<'_>, registry: &Registry) -> u8 {
+pub fn run<C>(mut edges: Edges<'_>, registry: &Registry<C>) -> u8 {
     let line = Line::of(&edges.argv);
     if line.json {
         run_json(&mut edges, registry, &line)
@@ -69,17 +69,17 @@ fn method_base_name(path: &OsStr) -> Option<String> {
 }
 
 /// A call of the toolstack: one JSON object in, one JSON value out.
-fn run_json(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
+fn run_json<C>(edges: &mut Edges<'_>, registry: &Registry<C>, line: &Line) -> u8 {
     // Always to the end: a request left in the pipe fails the call for its sender.
     let mut request = Vec::new();
     let read = edges.stdin.read_to_end(&mut request);
     let name = line.name.as_deref().unwrap_or_default();
     let outcome = match (resolve(registry, name), read, line.rest.first()) {
-        (Err(error), _, _) => Err(logged(&edges.env, registry, name, &request, error)),
+        (Err(error), _, _) => Err(logged(&edges.log, name, &request, error)),
         (Ok(method), Err(source), _) => {
             let message = format!("{}: the request cannot be read from stdin", method.info.name);
             let error = Error::new(Failure::BadRequest, message).caused_by(source);
-            Err(logged(&edges.env, registry, name, &request, error))
+            Err(logged(&edges.log, name, &request, error))
         }
         (Ok(method), Ok(_), Some(argument)) => {
             let message = format!(
@@ -87,10 +87,10 @@ fn run_json(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
                 method.info.name
             );
             let error = Error::new(Failure::BadRequest, message);
-            Err(logged(&edges.env, registry, name, &request, error))
+            Err(logged(&edges.log, name, &request, error))
         }
         (Ok(method), Ok(_), None) => {
-            call(&edges.env, registry, method, &request).map_err(|fault| {
+            call(&edges.log, registry, method, &request).map_err(|fault| {
                 let (Fault::Request(error) | Fault::Method(error)) = fault;
                 error
             })
@@ -104,7 +104,7 @@ fn run_json(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
 }
 
 /// A call of a person.
-fn run_cli(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
+fn run_cli<C>(edges: &mut Edges<'_>, registry: &Registry<C>, line: &Line) -> u8 {
     let mut arguments = vec![OsString::from(registry.name)];
     if let Some(name) = &line.name {
         match spelled(registry, name) {
@@ -131,10 +131,10 @@ fn run_cli(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
         return written(edges.stdout.as_mut(), &runpy::archive(), EXIT_OK);
     }
     let outcome = if let Some(method) = registry.find(name) {
-        cli_method(&edges.env, registry, method, matches)
+        cli_method(&edges.log, registry, method, matches)
     } else if let Some(command) = registry.commands.iter().find(|command| command.name == name) {
         let args = cli::command_args(command, matches);
-        cli_command(&edges.env, registry, command, &args).map_err(|error| (error, EXIT_FAILED))
+        cli_command(&edges.log, registry, command, &args).map_err(|error| (error, EXIT_FAILED))
     } else {
         Ok(registry.method_names().map(|name| format!("{name}\n")).collect())
     };
@@ -145,7 +145,7 @@ fn run_cli(edges: &mut Edges<'_>, registry: &Registry, line: &Line) -> u8 {
 }
 
 /// The name of a method or command as clap has to see it, or why it means nothing.
-fn spelled<'a>(registry: &Registry, name: &'a str) -> Result<Cow<'a, str>, (Error, u8)> {
+fn spelled<'a, C>(registry: &Registry<C>, name: &'a str) -> Result<Cow<'a, str>, (Error, u8)> {
     let is_command = registry.commands.iter().any(|command| command.name == name);
     if name.starts_with('-')
         || is_command
@@ -157,10 +157,10 @@ fn spelled<'a>(registry: &Registry, name: &'a str) -> Result<Cow<'a, str>, (Erro
     resolve(registry, name).map(|method| method.info.name.into()).map_err(|error| (error, status))
 }
 
-fn cli_method(
-    env: &Env,
-    registry: &Registry,
-    method: &Method,
+fn cli_method<C>(
+    syslog: &Syslog,
+    registry: &Registry<C>,
+    method: &Method<C>,
     matches: &clap::ArgMatches,
 ) -> Result<String, (Error, u8)> {
     let schema = (method.info.request_schema)();
@@ -172,34 +172,42 @@ fn cli_method(
         return Err((diagnose::bad_request(method.info.name, &schema, &problems), EXIT_USAGE));
     }
     let request = Value::Object(request).to_string();
-    match call(env, registry, method, request.as_bytes()) {
+    match call(syslog, registry, method, request.as_bytes()) {
         Ok(answer) => Ok(pretty(&answer)),
         Err(Fault::Request(error)) => Err((error, EXIT_USAGE)),
         Err(Fault::Method(error)) => Err((error, EXIT_FAILED)),
     }
 }
 
-fn cli_command(
-    env: &Env,
-    registry: &Registry,
-    command: &Command,
+fn cli_command<C>(
+    syslog: &Syslog,
+    registry: &Registry<C>,
+    command: &Command<C>,
     args: &crate::Args,
 ) -> Result<String, Error> {
-    let log = Log::new(Syslog::open(env, registry.name), command.name, &Subject::default());
-    let context = Context { method: command.name, dbg: "cli", env, log: &log };
+    let log = Log::new(syslog, command.name, &Subject::default());
+    let context =
+        Context { method: command.name, dbg: "cli", config: registry.config()?, log: &log };
     panic::catch(command.name, || (command.run)(&context, args)).unwrap_or_else(Err)
 }
 
 /// Runs a method and logs how that ended.
-fn call(env: &Env, registry: &Registry, method: &Method, request: &[u8]) -> Result<Vec<u8>, Fault> {
+fn call<C>(
+    syslog: &Syslog,
+    registry: &Registry<C>,
+    method: &Method<C>,
+    request: &[u8],
+) -> Result<Vec<u8>, Fault> {
     let started = Instant::now();
     let name = method.info.name;
     let subject = Subject::of(request);
-    let log = Log::new(Syslog::open(env, registry.name), name, &subject);
+    let log = Log::new(syslog, name, &subject);
     let dbg = subject.dbg.as_deref().unwrap_or_default();
-    let context = Context { method: name, dbg, env, log: &log };
-    let outcome = panic::catch(name, || (method.call)(&context, request))
-        .unwrap_or_else(|error| Err(Fault::Method(error)));
+    let outcome = registry.config().map_err(Fault::Method).and_then(|config| {
+        let context = Context { method: name, dbg, config, log: &log };
+        panic::catch(name, || (method.call)(&context, request))
+            .unwrap_or_else(|error| Err(Fault::Method(error)))
+    });
     let took = started.elapsed();
     match &outcome {
         Ok(_) => log.info(format_args!("done in {took:.1?}")),
@@ -211,17 +219,14 @@ fn call(env: &Env, registry: &Registry, method: &Method, request: &[u8]) -> Resu
 }
 
 /// Logs an error that no method was called for.
-fn logged(env: &Env, registry: &Registry, name: &str, request: &[u8], error: Error) -> Error {
-    Log::new(Syslog::open(env, registry.name), name, &Subject::of(request)).error(format_args!(
-        "failed: {}: {}",
-        error.code(),
-        error.chain()
-    ));
+fn logged(syslog: &Syslog, name: &str, request: &[u8], error: Error) -> Error {
+    let log = Log::new(syslog, name, &Subject::of(request));
+    log.error(format_args!("failed: {}: {}", error.code(), error.chain()));
     error
 }
 
 /// The method of that name, or why there is none.
-fn resolve<'a>(registry: &'a Registry, name: &str) -> Result<&'a Method, Error> {
+fn resolve<'a, C>(registry: &'a Registry<C>, name: &str) -> Result<&'a Method<C>, Error> {
     if let Some(method) = registry.find(name) {
         return Ok(method);
     }
@@ -252,7 +257,7 @@ fn pretty(answer: &[u8]) -> String {
 }
 
 /// Tells a person what went wrong, in one line.
-fn complained(edges: &mut Edges<'_>, registry: &Registry, error: &Error, status: u8) -> u8 {
+fn complained<C>(edges: &mut Edges<'_>, registry: &Registry<C>, error: &Error, status: u8) -> u8 {
     let message = error.chain();
     let prefix = format!("{}: ", registry.name);
     let message = message.strip_prefix(&prefix).unwrap_or(&message).replace(['\n', '\r'], " ");

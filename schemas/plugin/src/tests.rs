@@ -6,35 +6,28 @@ use schemas::volume::{self, Volume};
 use schemas::{Error, Failure, StringMap, data, plugin, sr};
 use serde_json::{Value, json};
 
-use crate::{Arg, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Edges, Env, Registry, run, syslog};
+use syslog::{Facility, Syslog};
 
-/// What a call left behind.
-struct Outcome {
-    status: u8,
-    stdout: String,
-    stderr: String,
-    /// How much of stdin was not read
-    unread: usize,
+use crate::testing::{Outcome, run_plugin, run_with_log};
+use crate::{Arg, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Edges, Registry, run};
+
+/// The answer of a call that failed in the form for the toolstack.
+fn error_of(outcome: &Outcome) -> Value {
+    let Outcome { status, stdout, stderr, .. } = outcome;
+    assert_eq!((*status, stderr.as_str()), (EXIT_FAILED, ""), "{stdout}");
+    let reply: Value = serde_json::from_str(stdout).unwrap();
+    let fields: Vec<&String> = reply.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["code", "params", "backtrace"]);
+    reply
 }
 
-impl Outcome {
-    /// The answer of a call that failed in the form for the toolstack.
-    fn error(&self) -> Value {
-        assert_eq!((self.status, self.stderr.as_str()), (EXIT_FAILED, ""), "{}", self.stdout);
-        let reply: Value = serde_json::from_str(&self.stdout).unwrap();
-        let fields: Vec<&String> = reply.as_object().unwrap().keys().collect();
-        assert_eq!(fields, ["code", "params", "backtrace"]);
-        reply
-    }
-
-    /// The message of such an answer.
-    fn message(&self) -> String {
-        let error = self.error();
-        assert_eq!(error["code"], "SR_BACKEND_FAILURE_143");
-        assert_eq!((&error["params"][0], &error["params"][2]), (&json!(""), &json!("")));
-        assert_eq!(error["params"][1], error["backtrace"]["error"]);
-        error["params"][1].as_str().unwrap().to_owned()
-    }
+/// The message of a request that was refused.
+fn message_of(outcome: &Outcome) -> String {
+    let error = error_of(outcome);
+    assert_eq!(error["code"], "SR_BACKEND_FAILURE_143");
+    assert_eq!((&error["params"][0], &error["params"][2]), (&json!(""), &json!("")));
+    assert_eq!(error["params"][1], error["backtrace"]["error"]);
+    error["params"][1].as_str().unwrap().to_owned()
 }
 
 fn a_volume(params: volume::CreateParams) -> Volume {
@@ -61,19 +54,12 @@ const CHECK_ARGS: &[Arg] = &[
 ];
 
 /// A plugin whose methods behave in all the ways there are.
-fn registry() -> Registry {
-    Registry::new("volume-plugin", "1.2.3", "A plugin for tests")
+fn registry() -> Registry<Vec<String>> {
+    Registry::new("volume-plugin", "1.2.3", "A plugin for tests", Ok::<_, &str>(vec!["s1".into()]))
         .method::<plugin::Diagnostics>(|context, _| {
             Ok(format!("{}|{}", context.method, context.dbg))
         })
-        .method::<plugin::Ls>(|context, _| {
-            Ok(context
-                .env
-                .get("SRS")
-                .into_iter()
-                .filter_map(|srs| srs.into_string().ok())
-                .collect())
-        })
+        .method::<plugin::Ls>(|context, _| Ok(context.config.clone()))
         .method::<sr::Create>(|_, params| Ok(params.configuration))
         .method::<sr::Detach>(|context, _| {
             context.log.info("about to do it");
@@ -97,35 +83,20 @@ fn registry() -> Registry {
         .command("break", "Fail", &[], |_, _| panic!("broken"))
 }
 
-fn run_with(env: Env, argv: &[&str], stdin: &str) -> Outcome {
-    let (mut input, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
-    let edges = Edges {
-        argv: argv.iter().map(Into::into).collect(),
-        stdin: Box::new(&mut input),
-        stdout: Box::new(&mut stdout),
-        stderr: Box::new(&mut stderr),
-        env,
-    };
-    let status = run(edges, &registry());
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Outcome { status, stdout: text(stdout), stderr: text(stderr), unread: input.len() }
-}
-
-/// An environment whose log goes nowhere.
-fn quiet() -> Env {
-    Env::fixed([(syslog::SOCKET_VARIABLE, "/nonexistent/log"), ("SRS", "s1"), ("EMPTY", "")])
+fn run_with(argv: &[&str], stdin: &str) -> Outcome {
+    run_plugin(&registry(), argv, stdin)
 }
 
 /// A call as the toolstack makes it.
 fn json_call(method: &str, request: &str) -> Outcome {
-    let outcome = run_with(quiet(), &[&format!("/plugins/ram/{method}"), "--json"], request);
+    let outcome = run_with(&[&format!("/plugins/ram/{method}"), "--json"], request);
     assert_eq!(outcome.unread, 0);
     outcome
 }
 
 /// A call as a person makes it.
 fn cli(arguments: &[&str]) -> Outcome {
-    run_with(quiet(), &[&["/usr/bin/volume-plugin"], arguments].concat(), "not for me")
+    run_with(&[&["/usr/bin/volume-plugin"], arguments].concat(), "not for me")
 }
 
 const CREATE: &str = r#"{"sharable":true,"size":0,"description":"","name":"n","sr":"s","dbg":"d"}"#;
@@ -141,7 +112,7 @@ fn the_method_comes_from_argv0_or_the_first_argument_without_regard_to_case() {
         &["volume-plugin", "--json", "Plugin.diagnostics"],
         &["renamed.bin", "Plugin.diagnostics", "--json"],
     ] {
-        let outcome = run_with(quiet(), argv, dbg);
+        let outcome = run_with(argv, dbg);
         assert_eq!(outcome.stdout, r#""Plugin.diagnostics|d""#, "{argv:?} {}", outcome.stderr);
         assert_eq!((outcome.status, outcome.stderr.as_str()), (EXIT_OK, ""));
     }
@@ -159,19 +130,20 @@ fn unit_is_null_and_a_result_is_one_json_value() {
 
 #[test]
 fn an_error_of_a_method_has_code_params_and_backtrace() {
-    let missing = json_call("Volume.stat", r#"{"sr":"s1","key":"k9","dbg":"d"}"#).error();
+    let missing = error_of(&json_call("Volume.stat", r#"{"sr":"s1","key":"k9","dbg":"d"}"#));
     assert_eq!(missing["code"], "SR_BACKEND_FAILURE_144");
     let message = missing["params"][1].as_str().unwrap();
     assert!(message.starts_with("Volume_does_not_exist: ") && message.contains("k9"), "{message}");
     assert_eq!(missing["backtrace"]["files"], json!([]));
-    let io = json_call("Volume.resize", r#"{"sr":"s","key":"k","new_size":-1,"dbg":"d"}"#).error();
+    let io =
+        error_of(&json_call("Volume.resize", r#"{"sr":"s","key":"k","new_size":-1,"dbg":"d"}"#));
     assert_eq!(io["params"], json!(["", "cannot resize: disk on fire", ""]));
     assert_eq!(io["backtrace"]["error"], "cannot resize: disk on fire");
 }
 
 #[test]
 fn a_panic_is_an_error_with_its_place_and_prints_nothing_else() {
-    let panic = json_call("Volume.destroy", r#"{"sr":"s","key":"k7","dbg":"d"}"#).error();
+    let panic = error_of(&json_call("Volume.destroy", r#"{"sr":"s","key":"k7","dbg":"d"}"#));
     assert_eq!(panic["code"], "SR_BACKEND_FAILURE_202");
     let message = panic["params"][1].as_str().unwrap();
     assert!(message.contains("Volume.destroy") && message.contains("no k7"), "{message}");
@@ -184,7 +156,7 @@ fn a_panic_is_an_error_with_its_place_and_prints_nothing_else() {
 #[test]
 fn every_wrong_parameter_is_named_at_once_with_its_value() {
     let message =
-        json_call("Volume.create", r#"{"sr":7,"siz":5,"name":null,"sharable":"x"}"#).message();
+        message_of(&json_call("Volume.create", r#"{"sr":7,"siz":5,"name":null,"sharable":"x"}"#));
     for part in [
         r#"Volume.create: "sr" is the number 7, expected a string"#,
         r#"there is no parameter "siz" (it is the number 5), perhaps "size" is meant"#,
@@ -202,28 +174,28 @@ fn every_wrong_parameter_is_named_at_once_with_its_value() {
 #[test]
 fn ill_typed_values_are_found_inside_of_maps_variants_and_records() {
     let map = r#"{"dbg":"d","uuid":"u","name":"n","description":"","configuration":{"size":5}}"#;
-    let message = json_call("SR.create", map).message();
+    let message = message_of(&json_call("SR.create", map));
     assert!(
         message.ends_with(r#""configuration.size" is the number 5, expected a string"#),
         "{message}"
     );
     let list = r#"{"dbg":"d","uuid":"u","name":"n","description":"","configuration":[["a","b"]]}"#;
-    let message = json_call("SR.create", list).message();
+    let message = message_of(&json_call("SR.create", list));
     assert!(
         message.ends_with(r#"is the array [["a","b"]], expected an object of strings"#),
         "{message}"
     );
 
-    let variant = json_call("Data.cancel", r#"{"dbg":"d","operation":["Copy","k"]}"#).message();
+    let variant = message_of(&json_call("Data.cancel", r#"{"dbg":"d","operation":["Copy","k"]}"#));
     assert!(variant.ends_with(r#"expected ["CopyV1", ...] or ["MirrorV1", ...]"#), "{variant}");
-    let payload = json_call("Data.cancel", r#"{"dbg":"d","operation":["CopyV1",5]}"#).message();
+    let payload = message_of(&json_call("Data.cancel", r#"{"dbg":"d","operation":["CopyV1",5]}"#));
     assert!(payload.contains(r#""operation[1]" is the number 5, expected a string"#), "{payload}");
-    let short = json_call("Data.cancel", r#"{"dbg":"d","operation":["CopyV1"]}"#).message();
+    let short = message_of(&json_call("Data.cancel", r#"{"dbg":"d","operation":["CopyV1"]}"#));
     assert!(short.contains("expected an array of 2"), "{short}");
 
     let record = r#"{"dbg":"d","uri":"u","domain":"0","remote":"r",
         "blocklist":{"ranges":[[0,1],[2,-3],[4]]}}"#;
-    let message = json_call("Data.copy", record).message();
+    let message = message_of(&json_call("Data.copy", record));
     for part in [
         r#""blocklist.ranges[1][1]" is the number -3, expected an integer that is not negative"#,
         r#""blocklist.ranges[2]" is the array [4], expected an array of 2"#,
@@ -237,7 +209,7 @@ fn ill_typed_values_are_found_inside_of_maps_variants_and_records() {
 fn numbers_that_are_no_64_bit_integers_are_ill_typed() {
     for size in ["1.0", "1e6", "9223372036854775808", "-9223372036854775809"] {
         let message =
-            json_call("Volume.create", &CREATE.replace(":0,", &format!(":{size},"))).message();
+            message_of(&json_call("Volume.create", &CREATE.replace(":0,", &format!(":{size},"))));
         assert!(message.contains("expected an integer of 64 bits"), "{message}");
     }
 }
@@ -254,7 +226,7 @@ fn a_request_that_is_no_json_object_says_what_and_where() {
         ("null", "is null, expected one JSON object"),
         (r#"{"dbg":"d","dbg":"e"}"#, "duplicate field `dbg`"),
     ] {
-        let message = json_call("Plugin.diagnostics", request).message();
+        let message = message_of(&json_call("Plugin.diagnostics", request));
         assert!(message.starts_with("Plugin.diagnostics: "), "{message}");
         assert!(message.contains(part), "{part} is not in {message}");
     }
@@ -263,20 +235,20 @@ fn a_request_that_is_no_json_object_says_what_and_where() {
 #[test]
 fn a_long_value_is_cut_in_the_message() {
     let request = format!(r#"{{"dbg":["{}"]}}"#, "ä".repeat(1000));
-    let message = json_call("Plugin.diagnostics", &request).message();
+    let message = message_of(&json_call("Plugin.diagnostics", &request));
     assert!(message.contains("ä...") && message.len() < 400, "{message}");
 }
 
 #[test]
 fn an_unknown_method_names_the_nearest_and_an_unimplemented_one_has_the_interfaces_code() {
-    let message = json_call("Volume.craete", CREATE).message();
+    let message = message_of(&json_call("Volume.craete", CREATE));
     assert!(message.contains("\"Volume.craete\", perhaps Volume.create is meant"), "{message}");
     assert!(message.contains("(the methods are Plugin.diagnostics, Plugin.ls, "), "{message}");
-    let none = run_with(quiet(), &["volume-plugin", "--json"], CREATE);
-    assert!(none.message().contains("no method was named"));
+    let none = run_with(&["volume-plugin", "--json"], CREATE);
+    assert!(message_of(&none).contains("no method was named"));
     assert_eq!(none.unread, 0);
 
-    let copy = json_call("volume.COPY", &"x".repeat(1 << 20)).error();
+    let copy = error_of(&json_call("volume.COPY", &"x".repeat(1 << 20)));
     assert_eq!(
         (&copy["code"], &copy["params"]),
         (&json!("Unimplemented"), &json!(["Volume.copy"]))
@@ -285,8 +257,8 @@ fn an_unknown_method_names_the_nearest_and_an_unimplemented_one_has_the_interfac
 
 #[test]
 fn json_and_arguments_do_not_mix() {
-    let outcome = run_with(quiet(), &["Volume.create", "--json", "--size", "5"], CREATE);
-    assert!(outcome.message().contains("\"--size\""));
+    let outcome = run_with(&["Volume.create", "--json", "--size", "5"], CREATE);
+    assert!(message_of(&outcome).contains("\"--size\""));
 }
 
 #[test]
@@ -308,7 +280,7 @@ fn a_person_gives_sizes_switches_and_maps_as_arguments() {
 
     let operation = cli(&["Data.cancel", "--operation", r#"["CopyV1","c"]"#]);
     assert_eq!((operation.status, operation.stdout.as_str()), (EXIT_OK, ""));
-    let linked = run_with(quiet(), &["/links/plugin.diagnostics"], "");
+    let linked = run_with(&["/links/plugin.diagnostics"], "");
     assert_eq!(linked.stdout, "Plugin.diagnostics|cli\n");
     assert_eq!(cli(&["Plugin.diagnostics", "--dbg", "me"]).stdout, "Plugin.diagnostics|me\n");
 }
@@ -343,7 +315,7 @@ fn a_person_gets_one_line_per_error_and_2_for_bad_usage() {
 fn missing_parameters_read_the_same_on_the_command_line_and_in_json() {
     let person = cli(&["Volume.stat"]);
     assert_eq!(person.status, EXIT_USAGE);
-    let message = json_call("Volume.stat", r#"{"dbg":"cli"}"#).message();
+    let message = message_of(&json_call("Volume.stat", r#"{"dbg":"cli"}"#));
     assert_eq!(person.stderr, format!("volume-plugin: {message}\n"));
 }
 
@@ -429,7 +401,7 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
         stdin: Box::new(&br#"{"dbg":"d"}"#[..]),
         stdout: Box::new(Closed),
         stderr: Box::new(std::io::sink()),
-        env: quiet(),
+        log: Syslog::none(),
     };
     assert_eq!(run(edges, &registry()), EXIT_FAILED);
 }
@@ -440,8 +412,10 @@ fn the_log_says_which_call_what_about_and_how_it_ended() {
     let path = directory.path().join("log");
     let server = UnixDatagram::bind(&path).unwrap();
     server.set_nonblocking(true).unwrap();
-    let env = Env::fixed([(syslog::SOCKET_VARIABLE, path.as_os_str())]);
-    let call = |method, request| run_with(env.clone(), &[method, "--json"], request).status;
+    let call = |method, request| {
+        let log = Syslog::connect(&path, Facility::Local2, "volume-plugin");
+        run_with_log(&registry(), log, &[method, "--json"], request).status
+    };
     let received = || {
         let mut buffer = vec![0; 1 << 16];
         server
@@ -473,6 +447,19 @@ fn the_log_says_which_call_what_about_and_how_it_ended() {
 }
 
 #[test]
-fn an_empty_variable_counts_as_not_set() {
-    assert_eq!((quiet().get("EMPTY"), quiet().get("ABSENT")), (None, None));
+fn a_configuration_that_cannot_be_read_fails_every_call_and_no_help() {
+    let broken: Result<(), _> = Err("XAPI_X=\"y\" is not known");
+    let registry = Registry::new("p", "1", "A plugin for tests", broken)
+        .method::<plugin::Ls>(|_, _| Ok(vec![]))
+        .command("check", "Look for damage", &[], |_, _| Ok(String::new()));
+    let call = |argv: &[&str]| run_plugin(&registry, argv, r#"{"dbg":"d"}"#);
+    let refused = error_of(&call(&["Plugin.ls", "--json"]));
+    assert_eq!(refused["code"], "SR_BACKEND_FAILURE_1");
+    assert_eq!(refused["params"][1], "XAPI_X=\"y\" is not known");
+    let check = call(&["p", "check"]);
+    assert_eq!(
+        (check.status, check.stderr.as_str()),
+        (EXIT_FAILED, "p: XAPI_X=\"y\" is not known\n")
+    );
+    assert_eq!(call(&["p", "methods"]).stdout, "Plugin.ls\n");
 }

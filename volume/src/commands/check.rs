@@ -1,9 +1,9 @@
 //! `check`: looks up in an SR's files what its invariants say.
 
-use plugin::{Args, Context};
+use plugin::Args;
 use schemas::{Error, Failure};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     let sr = methods::open(ctx, super::sr(args))?;

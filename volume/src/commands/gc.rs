@@ -1,9 +1,9 @@
 //! `gc`: frees what operations left that were killed.
 
-use plugin::{Args, Context};
+use plugin::Args;
 use schemas::Error;
 
-use crate::{errors, live::Tapdisks, methods};
+use crate::{Context, errors, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     let sr = methods::open(ctx, super::sr(args))?;

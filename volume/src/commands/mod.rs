@@ -5,12 +5,13 @@ mod gc;
 mod reclaim;
 mod srs;
 
+use host::Config;
 use plugin::{Arg, Args, Registry};
 
 const SR: Arg = Arg::required("sr", "UUID of the SR");
 
 /// Adds all commands.
-pub(crate) fn register(registry: Registry) -> Registry {
+pub(crate) fn register(registry: Registry<Config>) -> Registry<Config> {
     registry
         .command("srs", "List the ram SRs in this host's memory", &[], srs::run)
         .command(

@@ -1,10 +1,10 @@
 //! `reclaim`: destroys an SR that `xe sr-forget` left in memory. One that is attached is not
 //! forgotten, and destroyed only with `--force`.
 
-use plugin::{Arg, Args, Context};
+use plugin::{Arg, Args};
 use schemas::{Error, Failure};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) const ARGS: &[Arg] =
     &[super::SR, Arg::flag("force", "Destroy it though it is attached, or damaged")];

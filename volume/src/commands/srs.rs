@@ -1,11 +1,11 @@
 //! `srs`: lists the SRs in this host's memory, those that the toolstack has forgotten and those that
 //! are damaged included.
 
-use plugin::{Args, Context};
+use plugin::Args;
 use schemas::Error;
 
 use crate::{
-    errors,
+    Context, errors,
     methods::{self, plugin::diagnostics},
 };
 

@@ -4,15 +4,15 @@ pub(crate) mod plugin;
 pub(crate) mod sr;
 pub(crate) mod volume;
 
-use ::plugin::Context;
 use schemas::Error;
 use store::{Host, Sr};
 
-use crate::errors;
+use crate::{Context, errors};
 
-/// The host that the environment describes.
+/// The host as it is configured.
 pub(crate) fn host(ctx: &Context<'_>) -> Host {
-    Host::from_env(|name| ctx.env.get(name)?.into_string().ok())
+    let config = ctx.config;
+    Host::new(config.sr_root.clone(), config.lock_dir.clone(), config.may_mount)
 }
 
 /// An attached SR, by its handle.

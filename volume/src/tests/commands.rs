@@ -6,7 +6,8 @@ use super::{MIB, Plugin, SR};
 
 /// Runs a command; its exit status and what it printed, wherever.
 fn run(plugin: &Plugin, line: &[&str]) -> (u8, String) {
-    let (status, stdout, stderr) = plugin.run(&[&["volume-plugin"], line].concat(), "");
+    let plugin::testing::Outcome { status, stdout, stderr, .. } =
+        plugin.run(&[&["volume-plugin"], line].concat(), "");
     assert!(stdout.is_empty() != stderr.is_empty(), "{stdout} {stderr}");
     (status, stdout + &stderr)
 }
@@ -83,7 +84,7 @@ fn a_damaged_volume_is_told_everywhere_and_destroyed() {
     let diagnostics = plugin.ok("Plugin.diagnostics", json!({}));
     assert!(diagnostics.as_str().unwrap().contains(&advice), "{diagnostics}");
     let line: Vec<&str> = advice.split(' ').collect();
-    assert_eq!(plugin.run(&line, "").0, 0);
+    assert_eq!(plugin.run(&line, "").status, 0);
     assert_eq!(run(&plugin, &["check", "--sr", SR]), (0, format!("SR {SR} is sound\n")));
     let stat = plugin.ok("SR.stat", json!({"sr": SR}));
     assert_eq!((&stat["health"], &stat["free_space"]), (&json!(["Healthy", ""]), &json!(64 * MIB)));

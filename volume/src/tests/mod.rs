@@ -8,7 +8,8 @@ mod refusals;
 
 use std::path::Path;
 
-use plugin::{EXIT_OK, Edges, Env};
+use host::{Config, Environment};
+use plugin::testing::{self, Outcome, Refusal};
 use serde_json::{Value, json};
 use store::{Disk, Host, Layout, Name, Open, Serving};
 use tempfile::TempDir;
@@ -18,13 +19,6 @@ use crate::registry;
 /// The SR of most tests.
 const SR: &str = "0f0e0d0c-0000-4000-8000-000000000001";
 const MIB: u64 = 1 << 20;
-
-/// What a failed call answers.
-#[derive(Debug, PartialEq)]
-struct Refusal {
-    code: String,
-    message: String,
-}
 
 /// A host of its own, which vanishes with it.
 struct Plugin {
@@ -43,50 +37,34 @@ impl Plugin {
         plugin
     }
 
-    fn variables(&self) -> [(&'static str, String); 3] {
-        [
-            ("XAPI_RAM_SR_ROOT", self.root.path().to_str().unwrap().to_owned()),
-            ("XAPI_RAM_MOUNT", "never".into()),
-            (plugin::syslog::SOCKET_VARIABLE, "/nonexistent/log".into()),
-        ]
+    fn environment(&self) -> Environment {
+        Environment::fixed([
+            ("XAPI_RAM_SR_ROOT", self.root.path().to_str().unwrap()),
+            ("XAPI_RAM_MOUNT", "never"),
+        ])
+    }
+
+    fn config(&self) -> Config {
+        Config::read(&self.environment()).unwrap()
     }
 
     /// The host that the plugin sees.
     fn host(&self) -> Host {
-        let variables = self.variables();
-        Host::from_env(|name| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
-        })
+        let Config { sr_root, lock_dir, may_mount, .. } = self.config();
+        Host::new(sr_root, lock_dir, may_mount)
     }
 
-    fn run(&self, argv: &[&str], stdin: &str) -> (u8, String, String) {
-        let (mut input, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
-        let edges = Edges {
-            argv: argv.iter().map(Into::into).collect(),
-            stdin: Box::new(&mut input),
-            stdout: Box::new(&mut stdout),
-            stderr: Box::new(&mut stderr),
-            env: Env::fixed(self.variables()),
-        };
-        let status = plugin::run(edges, &registry());
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (status, text(stdout), text(stderr))
+    /// A call as a person makes it.
+    fn run(&self, argv: &[&str], stdin: &str) -> Outcome {
+        testing::run_plugin(&registry(Ok(self.config())), argv, stdin)
     }
 
     /// A call as the toolstack makes it.
-    fn call(&self, method: &str, mut params: Value) -> Result<Value, Refusal> {
-        params["dbg"] = "test".into();
-        let path = format!("/plugins/org.xen.xapi.storage.ram/{method}");
-        let (status, stdout, _) = self.run(&[&path, "--json"], &params.to_string());
-        let answer: Value = serde_json::from_str(&stdout).unwrap();
+    fn call(&self, method: &str, params: Value) -> Result<Value, Refusal> {
+        let answer = testing::call(&registry(Ok(self.config())), method, params)?;
         let info = schemas::find(method).unwrap();
-        if status == EXIT_OK {
-            assert_valid(method, &(info.response_schema)(), &answer);
-            return Ok(answer);
-        }
-        assert_valid(method, &schemas::error_schema(), &answer);
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Err(Refusal { code: text(&answer["code"]), message: text(&answer["params"][1]) })
+        assert_valid(method, &(info.response_schema)(), &answer);
+        Ok(answer)
     }
 
     /// A call that works.
@@ -95,13 +73,9 @@ impl Plugin {
     }
 
     /// A call that is refused with that number, and a message with all these parts.
+    #[track_caller]
     fn refused(&self, method: &str, params: Value, number: u16, parts: &[&str]) {
-        let refusal = self.call(method, params.clone()).expect_err(method);
-        let what = format!("{method} {params}: {refusal:?}");
-        assert_eq!(refusal.code, format!("SR_BACKEND_FAILURE_{number}"), "{what}");
-        for part in parts {
-            assert!(refusal.message.contains(part), "{part:?} is not in {what}");
-        }
+        testing::assert_refused(self.call(method, params), number, parts);
     }
 
     /// Creates and attaches an SR of 64 MiB; its configuration.

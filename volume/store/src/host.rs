@@ -7,10 +7,6 @@ use std::{
 
 use crate::error::{Error, Kind, Result};
 
-/// Where SRs lie unless the environment says otherwise: where xapi keeps all SR mounts.
-const SR_ROOT_DEFAULT: &str = "/run/sr-mount";
-/// Where the locks of SRs under the default root lie.
-const LOCK_DIR_DEFAULT: &str = "/run/lock/xapi-storage-ram";
 /// XenServer's and XCP-ng's record of the host; `INSTALLATION_UUID` is the host's UUID in xapi.
 const INVENTORY: &str = "/etc/xensource-inventory";
 
@@ -65,21 +61,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads `XAPI_RAM_SR_ROOT` (default `/run/sr-mount`) and `XAPI_RAM_MOUNT` (`never`: do not
-    /// mount, even as root) through `env`.
-    pub fn from_env(env: impl Fn(&str) -> Option<String>) -> Self {
-        let sr_root = env("XAPI_RAM_SR_ROOT").filter(|root| !root.is_empty());
-        let lock_dir = match &sr_root {
-            None => PathBuf::from(LOCK_DIR_DEFAULT),
-            Some(root) => Path::new(root).join(".lock"),
-        };
-        let never = env("XAPI_RAM_MOUNT").is_some_and(|value| value == "never");
-        Self {
-            sr_root: sr_root.map_or_else(|| SR_ROOT_DEFAULT.into(), PathBuf::from),
-            lock_dir,
-            may_mount: !never && rustix::process::geteuid().is_root(),
-            uuid: identity(Path::new(INVENTORY)),
-        }
+    /// This host, with its SRs and their locks in those directories.
+    #[must_use]
+    pub fn new(sr_root: PathBuf, lock_dir: PathBuf, may_mount: bool) -> Self {
+        Self { sr_root, lock_dir, may_mount, uuid: identity(Path::new(INVENTORY)) }
     }
 }
 
@@ -119,12 +104,5 @@ mod tests {
         fs::write(&file, "PRODUCT_BRAND='XCP-ng'\nINSTALLATION_UUID='0a-1b'\n").unwrap();
         assert_eq!(identity(file.path()), "0a-1b");
         assert_ne!(identity(Path::new("/nonexistent")), "");
-    }
-
-    #[test]
-    fn a_private_root_has_private_locks() {
-        let host = Host::from_env(|name| (name == "XAPI_RAM_SR_ROOT").then(|| "/x".to_owned()));
-        assert_eq!((host.sr_root, host.lock_dir), ("/x".into(), "/x/.lock".into()));
-        assert_eq!(Host::from_env(|_| None).sr_root, Path::new("/run/sr-mount"));
     }
 }

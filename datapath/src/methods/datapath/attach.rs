@@ -1,12 +1,11 @@
 //! Datapath.attach: a tapdisk with a minor, idle, and how to reach what it will serve.
 
-use plugin::Context;
 use schemas::{
     Error, StringMap,
     datapath::{Backend, DomainParams, Implementation, Nbd, XenDisk},
 };
 
-use crate::{disk::Disk, state::Hold};
+use crate::{Context, disk::Disk, state::Hold};
 
 /// tapback's directory in xenstore: it connects guests to tapdisks.
 const BACKEND_TYPE: &str = "vbd3";

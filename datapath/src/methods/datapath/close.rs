@@ -1,9 +1,8 @@
 //! Datapath.close: the session is over. Writes that were not to be kept are thrown away.
 
-use plugin::Context;
 use schemas::{Error, Failure, datapath::UriParams};
 
-use crate::disk::Disk;
+use crate::{Context, disk::Disk};
 
 pub(crate) fn run(ctx: &Context<'_>, p: UriParams) -> Result<(), Error> {
     let mut disk = Disk::lock(ctx, &p.uri)?;

@@ -1,9 +1,8 @@
 //! Datapath.deactivate: a domain uses the volume no more; after the last one it is not served.
 
-use plugin::Context;
 use schemas::{Error, datapath::DomainParams};
 
-use crate::disk::Disk;
+use crate::{Context, disk::Disk};
 
 pub(crate) fn run(ctx: &Context<'_>, p: DomainParams) -> Result<(), Error> {
     let mut disk = Disk::lock(ctx, &p.uri)?;

@@ -1,9 +1,8 @@
 //! Datapath.detach: a domain has done with the volume; after the last one there is no tapdisk.
 
-use plugin::Context;
 use schemas::{Error, datapath::DomainParams};
 
-use crate::disk::Disk;
+use crate::{Context, disk::Disk};
 
 pub(crate) fn run(ctx: &Context<'_>, p: DomainParams) -> Result<(), Error> {
     let mut disk = Disk::lock(ctx, &p.uri)?;

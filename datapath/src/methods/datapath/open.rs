@@ -1,10 +1,9 @@
 //! Datapath.open: whether writes are to outlive Datapath.close. Where not, an anonymous clone takes
 //! them from now on; that of an earlier session is thrown away.
 
-use plugin::Context;
 use schemas::{Error, Failure, datapath::OpenParams};
 
-use crate::disk::Disk;
+use crate::{Context, disk::Disk};
 
 pub(crate) fn run(ctx: &Context<'_>, p: OpenParams) -> Result<(), Error> {
     let mut disk = Disk::lock(ctx, &p.uri)?;

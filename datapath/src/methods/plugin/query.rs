@@ -1,6 +1,5 @@
 //! Plugin.query: what this plugin is and can do. Only what works is named: the caller relies on it.
 
-use plugin::Context;
 use schemas::{
     Error, NoParams, StringMap,
     plugin::{API_VERSION, QueryResult},
@@ -8,6 +7,8 @@ use schemas::{
 
 /// open and close are called only with this: writes that end with the VM's session.
 const NONPERSISTENT: &str = "NONPERSISTENT";
+
+use crate::Context;
 
 pub(crate) fn run(_: &Context<'_>, _: NoParams) -> Result<QueryResult, Error> {
     Ok(QueryResult {

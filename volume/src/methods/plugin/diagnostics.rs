@@ -3,11 +3,10 @@
 
 use std::fmt;
 
-use plugin::Context;
 use schemas::{Error, NoParams};
 use store::{Host, Memory, Name, Serving, Sr, SrStat, Volume};
 
-use crate::methods;
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
     let host = methods::host(ctx);

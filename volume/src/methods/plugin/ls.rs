@@ -1,9 +1,8 @@
 //! `Plugin.ls`: the handles of the SRs that are attached.
 
-use plugin::Context;
 use schemas::{Error, NoParams};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<Vec<String>, Error> {
     let found = methods::host(ctx).srs().map_err(errors::from_store)?;

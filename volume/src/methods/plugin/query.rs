@@ -1,12 +1,11 @@
 //! `Plugin.query`: name, version, and what works.
 
-use plugin::Context;
 use schemas::{
     Error, NoParams,
     plugin::{API_VERSION, QueryResult},
 };
 
-use crate::device_config;
+use crate::{Context, device_config};
 
 /// What works and is not told by the installed methods. Never among them, though the words exist:
 /// SR_STATS, SR_METADATA, VDI_ATTACH_OFFLINE and whatever else keeps something in an SR that

@@ -1,9 +1,8 @@
 //! `SR.attach`: finds the SR's memory, or makes it where a reboot has emptied it.
 
-use plugin::Context;
 use schemas::{Error, sr::ConfigurationParams};
 
-use crate::{device_config, errors, methods};
+use crate::{Context, device_config, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ConfigurationParams) -> Result<String, Error> {
     let host = methods::host(ctx);

@@ -1,11 +1,10 @@
 //! `SR.create`: checks that the SR can be, and returns what attaches it. Memory is taken only by
 //! SR.attach, which follows.
 
-use plugin::Context;
 use schemas::{Error, StringMap, sr::CreateParams};
 use store::Provider;
 
-use crate::{device_config, errors, methods};
+use crate::{Context, device_config, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error> {
     let host = methods::host(ctx);

@@ -1,11 +1,10 @@
 //! `SR.destroy`: gives the memory back. It comes for an attached SR, and no SR.detach follows; what
 //! an interrupted one left is destroyed too.
 
-use plugin::Context;
 use schemas::{Error, sr::SrParams};
 use store::{Host, Name};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
     destroy(&methods::host(ctx), &p.sr)

@@ -1,10 +1,9 @@
 //! `SR.detach`: the memory stays. One that is detached already is left as it is.
 
-use plugin::Context;
 use schemas::{Error, sr::SrParams};
 use store::Sr;
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
     let host = methods::host(ctx);

@@ -1,10 +1,9 @@
 //! `SR.ls`: the volumes, without those that only a datapath knows of. What is damaged is not listed but
 //! logged.
 
-use plugin::Context;
 use schemas::{Error, sr::SrParams, volume::Volume};
 
-use crate::{convert, errors, methods};
+use crate::{Context, convert, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<Vec<Volume>, Error> {
     let sr = methods::open(ctx, &p.sr)?;

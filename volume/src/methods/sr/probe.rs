@@ -1,12 +1,11 @@
 //! `SR.probe`: the SRs in this host's memory, attached or not, each with what attaches it.
 
-use plugin::Context;
 use schemas::{
     Error,
     sr::{ConfigurationParams, ProbeResult},
 };
 
-use crate::{convert, device_config, errors, methods};
+use crate::{Context, convert, device_config, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ConfigurationParams) -> Result<Vec<ProbeResult>, Error> {
     let wanted = device_config::for_probe(&p.configuration)?;

@@ -1,9 +1,8 @@
 //! `SR.set_name`.
 
-use plugin::Context;
 use schemas::{Error, sr::SetNameParams};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SetNameParams) -> Result<(), Error> {
     methods::open(ctx, &p.sr)?.set_name(&p.new_name).map_err(errors::from_store)

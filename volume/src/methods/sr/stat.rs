@@ -1,12 +1,11 @@
 //! `SR.stat`: name, health and space.
 
-use plugin::Context;
 use schemas::{
     Error,
     sr::{SrParams, SrStat},
 };
 
-use crate::{convert, errors, methods};
+use crate::{Context, convert, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<SrStat, Error> {
     let sr = methods::open(ctx, &p.sr)?;

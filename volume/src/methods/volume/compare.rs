@@ -1,11 +1,10 @@
 //! `Volume.compare`: where two volumes differ. Ranges are in units of the block size
 //! (`ocaml/xapi-storage/generator/lib/common.mli`), not in bytes as the store has them.
 
-use plugin::Context;
 use schemas::{Blocklist, Error, volume::CompareParams};
 use store::BLOCK_BYTES;
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CompareParams) -> Result<Blocklist, Error> {
     let sr = methods::open(ctx, &p.sr)?;

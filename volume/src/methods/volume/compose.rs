@@ -1,9 +1,8 @@
 //! `Volume.compose`: the child's updates over the parent, which is gone afterwards.
 
-use plugin::Context;
 use schemas::{Error, volume::ComposeParams};
 
-use crate::{errors, live::Tapdisks, methods};
+use crate::{Context, errors, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ComposeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;

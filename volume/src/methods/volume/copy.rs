@@ -1,14 +1,13 @@
 //! `Volume.copy`: within an SR a clone; into another ram SR of this host the blocks that hold data.
 //! Everything else is refused, so that the caller copies through datapaths.
 
-use plugin::Context;
 use schemas::{
     Error, Failure, Interface,
     volume::{CopyParams, Volume},
 };
 use store::{Kind, Sr};
 
-use crate::{convert, errors, live::Tapdisks, methods};
+use crate::{Context, convert, errors, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;

@@ -1,13 +1,12 @@
 //! `Volume.create`: an empty volume, which takes memory only as it is written.
 
-use plugin::Context;
 use schemas::{
     Error,
     volume::{CreateParams, Volume},
 };
 use store::NewVolume;
 
-use crate::{convert, errors, methods};
+use crate::{Context, convert, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;

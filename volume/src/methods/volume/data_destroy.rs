@@ -1,10 +1,9 @@
 //! `Volume.data_destroy`: drops the data of a snapshot and keeps what tells changed blocks. Anything
 //! but a snapshot is refused, as xapi itself refuses it.
 
-use plugin::Context;
 use schemas::{Error, volume::VolumeParams};
 
-use crate::{errors, live::Tapdisks, methods};
+use crate::{Context, errors, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;

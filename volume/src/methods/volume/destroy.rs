@@ -1,9 +1,8 @@
 //! `Volume.destroy`: one that is gone already is no error, one that is active is refused.
 
-use plugin::Context;
 use schemas::{Error, volume::VolumeParams};
 
-use crate::{errors, live::Tapdisks, methods};
+use crate::{Context, errors, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;

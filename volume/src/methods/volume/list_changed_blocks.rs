@@ -1,14 +1,13 @@
 //! `Volume.list_changed_blocks`: a bitmap of what changed from one volume to another.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use plugin::Context;
 use schemas::{
     Error,
     volume::{ChangedBlocks, ListChangedBlocksParams},
 };
 use store::GRANULE_BYTES;
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ListChangedBlocksParams) -> Result<ChangedBlocks, Error> {
     let changed = methods::open(ctx, &p.sr)?

@@ -1,11 +1,10 @@
 //! `Volume.resize`: makes a volume larger, also while it is active. Where its tapdisk cannot be
 //! told, the volume has grown all the same, and the call may be repeated.
 
-use plugin::Context;
 use schemas::{Error, volume::ResizeParams};
 use store::Name;
 
-use crate::{errors, live::Tapdisks, methods};
+use crate::{Context, errors, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ResizeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;

@@ -1,9 +1,8 @@
 //! `Volume.set`: keeps a value with a volume.
 
-use plugin::Context;
 use schemas::{Error, Failure, volume::SetParams};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 /// The one key whose value the caller parses, by `bool_of_string`: with any other value it can
 /// list none of the SR's volumes any more.

@@ -1,9 +1,8 @@
 //! `Volume.set_description`.
 
-use plugin::Context;
 use schemas::{Error, volume::SetDescriptionParams};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SetDescriptionParams) -> Result<(), Error> {
     methods::open(ctx, &p.sr)?

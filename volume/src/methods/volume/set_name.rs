@@ -1,9 +1,8 @@
 //! `Volume.set_name`.
 
-use plugin::Context;
 use schemas::{Error, volume::SetNameParams};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SetNameParams) -> Result<(), Error> {
     methods::open(ctx, &p.sr)?.set_volume_name(&p.key, &p.new_name).map_err(errors::from_store)

@@ -1,9 +1,8 @@
 //! `Volume.similar_content`: the volumes that share something with one, the most alike first.
 
-use plugin::Context;
 use schemas::{Error, volume::VolumeParams};
 
-use crate::{errors, methods};
+use crate::{Context, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Vec<String>, Error> {
     let keys = methods::open(ctx, &p.sr)?.similar(&p.key).map_err(errors::from_store)?;

@@ -1,12 +1,11 @@
 //! `Volume.snapshot`: a read-only volume that keeps what the volume reads now, active or not.
 
-use plugin::Context;
 use schemas::{
     Error,
     volume::{Volume, VolumeParams},
 };
 
-use crate::{convert, errors, live::Tapdisks, methods};
+use crate::{Context, convert, errors, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;

@@ -1,12 +1,11 @@
 //! `Volume.stat`: the properties of a volume, and the URI that a datapath reaches it by.
 
-use plugin::Context;
 use schemas::{
     Error,
     volume::{Volume, VolumeParams},
 };
 
-use crate::{convert, errors, methods};
+use crate::{Context, convert, errors, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;

@@ -1,20 +1,39 @@
-//! Syslog: one datagram per message to `/dev/log`, facility local2 (what a host collects as SMlog).
+//! Syslog: one datagram per message to a local socket, in the format of RFC 3164 without the time
+//! and the host, which syslogd and journald add.
 //!
-//! Whatever goes wrong here is not told to anybody: a log must never fail a call, nor hang it. The
-//! format is that of RFC 3164 without the time and the host, which syslogd and journald add.
+//! Used by the plugins' dispatcher for the log of each call, and by daemons. A failure to log is
+//! not reported: a log must never fail a call, nor hang it.
 
 use std::fmt::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Environment variable that names another socket than `/dev/log`.
-pub const SOCKET_VARIABLE: &str = "XAPI_RAM_SYSLOG";
+/// The socket that a host's syslogd reads.
+pub const SOCKET_DEFAULT: &str = "/dev/log";
 
-const SOCKET_DEFAULT: &str = "/dev/log";
-
-/// RFC 3164, section 4.1.1: facility local2.
-const FACILITY: u8 = 18;
+/// RFC 3164, section 4.1.1: which part of a system a message comes from. Of the facilities, these
+/// are the ones without a meaning of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Facility {
+    /// local0
+    Local0 = 16,
+    /// local1
+    Local1 = 17,
+    /// local2, which XenServer and XCP-ng collect as SMlog
+    Local2 = 18,
+    /// local3
+    Local3 = 19,
+    /// local4
+    Local4 = 20,
+    /// local5
+    Local5 = 21,
+    /// local6
+    Local6 = 22,
+    /// local7
+    Local7 = 23,
+}
 
 /// Longer messages are cut: rsyslog's own default limit.
 const MESSAGE_BYTES_MAX: usize = 8192;
@@ -35,44 +54,48 @@ pub enum Severity {
     Debug = 7,
 }
 
-/// A connection to syslog, or the lack of one.
-#[derive(Debug)]
+/// A connection to syslog, or the lack of one. Copies share the connection.
+#[derive(Clone, Debug)]
 pub struct Syslog {
-    socket: Option<UnixDatagram>,
+    socket: Option<Arc<UnixDatagram>>,
+    facility: Facility,
     tag: String,
 }
 
 impl Syslog {
-    /// Connects to the socket that the environment names, or to `/dev/log`.
-    pub fn open(env: &crate::Env, program: &str) -> Self {
-        match env.get(SOCKET_VARIABLE) {
-            Some(path) => Self::connect(Path::new(&path), program),
-            None => Self::connect(Path::new(SOCKET_DEFAULT), program),
-        }
+    /// Connects to a socket; where nothing listens there, messages are dropped. `program` is the tag
+    /// of each message, with the number of this process.
+    #[must_use]
+    pub fn connect(socket: &Path, facility: Facility, program: &str) -> Self {
+        let connected = || {
+            let connected = UnixDatagram::unbound()?;
+            connected.connect(socket)?;
+            connected.set_write_timeout(Some(SEND_TIMEOUT))?;
+            Ok::<_, std::io::Error>(connected)
+        };
+        let tag = format!("{program}[{}]", std::process::id());
+        Self { socket: connected().ok().map(Arc::new), facility, tag }
     }
 
-    fn connect(path: &Path, program: &str) -> Self {
-        let connected = || {
-            let socket = UnixDatagram::unbound()?;
-            socket.connect(path)?;
-            socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-            Ok::<_, std::io::Error>(socket)
-        };
-        Self { socket: connected().ok(), tag: format!("{program}[{}]", std::process::id()) }
+    /// A log that goes nowhere.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { socket: None, facility: Facility::Local0, tag: String::new() }
     }
 
     /// Sends one message, as one line.
     pub fn send(&self, severity: Severity, message: impl fmt::Display) {
         let Some(socket) = &self.socket else { return };
-        let priority = FACILITY << 3 | severity as u8;
+        let priority = (self.facility as u8) << 3 | severity as u8;
         let mut line = OneLine(format!("<{priority}>{}: ", self.tag));
-        // Cut short is what the only error means.
+        // The only error says that the message was cut short.
         let _ = write!(line, "{message}");
         let _ = socket.send(line.0.as_bytes());
     }
 }
 
-/// Takes text up to a limit, with what would break a line or colour a terminal replaced.
+/// Collects text up to a limit. Control characters, which could break a line or colour a terminal,
+/// become spaces.
 struct OneLine(String);
 
 impl fmt::Write for OneLine {
@@ -91,11 +114,15 @@ impl fmt::Write for OneLine {
 mod tests {
     use super::*;
 
+    fn connect(path: &Path) -> Syslog {
+        Syslog::connect(path, Facility::Local2, "p")
+    }
+
     fn received(message: &str) -> String {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let server = UnixDatagram::bind(&path).unwrap();
-        Syslog::connect(&path, "p").send(Severity::Error, message);
+        connect(&path).send(Severity::Error, message);
         let mut buffer = vec![0; MESSAGE_BYTES_MAX + 1];
         let length = server.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..length].to_vec()).unwrap()
@@ -117,9 +144,9 @@ mod tests {
     fn no_socket_and_a_socket_that_nobody_reads_are_survived() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        Syslog::connect(&path, "p").send(Severity::Info, "nobody");
+        connect(&path).send(Severity::Info, "nobody");
         let _server = UnixDatagram::bind(&path).unwrap();
-        let syslog = Syslog::connect(&path, "p");
+        let syslog = connect(&path);
         let socket = syslog.socket.as_ref().unwrap();
         socket.set_nonblocking(true).unwrap();
         while socket.send(b"full").is_ok() {}

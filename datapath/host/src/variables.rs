@@ -1,0 +1,89 @@
+//! Every environment variable of the product: its name, its default, and what it is for. README's
+//! table of variables is made from this one, and a test compares the two.
+
+use std::fmt;
+
+/// An environment variable that configures the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name
+    pub name: &'static str,
+    /// What holds where it is not set, for a reader
+    pub default: &'static str,
+    /// What it sets
+    pub help: &'static str,
+}
+
+impl fmt::Display for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The directory of all SRs.
+pub const SR_ROOT: Variable = Variable {
+    name: "XAPI_RAM_SR_ROOT",
+    default: "`/run/sr-mount`",
+    help: "directory with one directory for each SR; for ordinary users, on an existing tmpfs. \
+           The locks of SRs below another one than the default lie in its `.lock`",
+};
+
+/// Whether an SR is a mount of its own.
+pub const MOUNT: Variable = Variable {
+    name: "XAPI_RAM_MOUNT",
+    default: "root mounts, others do not",
+    help: "`never`: SRs are directories instead of mounts, also for root",
+};
+
+/// The directory of control sockets.
+pub const CONTROL_DIR: Variable = Variable {
+    name: "XAPI_RAM_CONTROL_DIR",
+    default: "`/run/blktap-control`",
+    help: "directory of the tapdisks' sockets and minors",
+};
+
+/// The directory of statistics.
+pub const SHM_DIR: Variable = Variable {
+    name: "XAPI_RAM_SHM_DIR",
+    default: "`/dev/shm`; `shm` below a control directory that is not the default",
+    help: "directory of the tapdisks' statistics",
+};
+
+/// The program that serves disks.
+pub const TAPDISK: Variable = Variable {
+    name: "XAPI_RAM_TAPDISK",
+    default: "`tapdisk-ram` beside the calling program, else \
+              `/usr/libexec/xapi-storage-ram/tapdisk-ram`",
+    help: "path of the program that serves disks",
+};
+
+/// The host's own tapdisk.
+pub const BLKTAP: Variable = Variable {
+    name: "XAPI_RAM_BLKTAP",
+    default: "`/usr/libexec/tapdisk`, `/usr/sbin/tapdisk`, else `tapdisk` in `PATH`",
+    help: "path of the host's own tapdisk, for SRs with `device-config:tapdisk=blktap`",
+};
+
+/// Where messages go.
+pub const SYSLOG: Variable =
+    Variable { name: "XAPI_RAM_SYSLOG", default: "`/dev/log`", help: "socket of syslogd" };
+
+/// How long the loop of a tapdisk polls.
+pub const POLL_US: Variable = Variable {
+    name: "XAPI_RAM_POLL_US",
+    default: "`50`",
+    help: "for how many microseconds, at most 1000, a tapdisk polls for the next request of a busy \
+           client before it sleeps; `0`: never",
+};
+
+/// All of them.
+pub const ALL: [Variable; 8] =
+    [SR_ROOT, MOUNT, CONTROL_DIR, SHM_DIR, TAPDISK, BLKTAP, SYSLOG, POLL_US];
+
+/// The table of all variables as README has it, in Markdown.
+#[must_use]
+pub fn table() -> String {
+    let row = |it: &Variable| format!("| `{}` | {} | {} |\n", it.name, it.help, it.default);
+    let rows: String = ALL.iter().map(row).collect();
+    format!("| variable | what it sets | default |\n|---|---|---|\n{rows}")
+}

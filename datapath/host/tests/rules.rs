@@ -1,0 +1,61 @@
+//! Rules about the configuration that hold for the whole workspace, read from its source.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use host::variables;
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}
+
+/// Every source file of a program or a library, without tests and examples.
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            if !["tests", "examples", "target", "testing"].contains(&name) {
+                sources(&path, found);
+            }
+        } else if name.ends_with(".rs") && !name.ends_with("tests.rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn readmes_table_of_variables_is_the_one_in_the_code() {
+    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
+    let table = variables::table();
+    assert!(readme.contains(&table), "README.md has to have this table:\n{table}");
+}
+
+/// Configuration is read once, at the edge: a variable that is named in a second place is one that
+/// two programs will read differently.
+#[test]
+fn nothing_but_this_crate_names_or_reads_the_products_variables() {
+    let mut files = Vec::new();
+    for part in ["schemas", "volume", "datapath"] {
+        sources(&workspace().join(part), &mut files);
+    }
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    files.retain(|path| !path.starts_with(own));
+    assert!(files.len() > 100, "{} files", files.len());
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for banned in ["\"XAPI_RAM_", "env::var", "env::set_var"] {
+            assert!(!code.contains(banned), "{} has {banned}", path.display());
+        }
+        // A sentence may name one, by its right name.
+        for named in code.split("XAPI_RAM_").skip(1) {
+            let end = named.find(|it: char| !it.is_ascii_uppercase() && it != '_');
+            let name = format!("XAPI_RAM_{}", &named[..end.unwrap_or(named.len())]);
+            let known = variables::ALL.iter().any(|it| it.name == name);
+            assert!(known, "{} names {name}", path.display());
+        }
+    }
+}
