@@ -1,4 +1,5 @@
 # make run    installs into a private directory and shows the main job, end to end
+# make run KEEP=1   the same, and leaves the disk to be used;   make stop   ends what that left
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=<rustc target>]   make uninstall
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed)
@@ -19,7 +20,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram
 
-.PHONY: all build run test test-long lint bench bench-quick install uninstall clean
+.PHONY: all build run stop test test-long lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -29,9 +30,11 @@ build:
 run:
 	tests/tools.sh run
 	$(call cargo_build,demo,demo)
-	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
-	tests/install.sh install $(call built,demo) "$$directory" && \
-	$(call built,demo)/demo "$$directory/usr/libexec/xapi-storage-script"
+	$(call built,demo)/demo $(call built,demo) $(if $(KEEP),keep)
+
+stop:
+	$(call cargo_build,demo,demo)
+	$(call built,demo)/demo end
 
 # nextest where it is installed; cargo's own runner does as well.
 test:

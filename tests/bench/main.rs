@@ -34,8 +34,8 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use end_to_end::{Xapi, tools};
+use scratch::Scratch;
 use serde_json::json;
-use tempfile::TempDir;
 
 use lean::{Lean, Until};
 use load::Load;
@@ -107,7 +107,7 @@ struct Bench {
     sleeping: Xapi,
     python_plugin: Option<PathBuf>,
     /// On tmpfs.
-    directory: TempDir,
+    directory: Scratch,
     start: Instant,
     skipped: RefCell<Vec<String>>,
 }
@@ -192,7 +192,7 @@ fn main() -> Result<()> {
     // Two servers of a large disk are never there at the same time; nor is the SR to be refused.
     scale.large = scale.large.min(process::available()? / 3).next_multiple_of(1 << 30);
     let sleeping = Xapi::with(&[("XAPI_RAM_POLL_US", "0")]);
-    let directory = TempDir::with_prefix_in("bench-", "/dev/shm").context("a tmpfs")?;
+    let directory = Scratch::in_memory();
     let start = Instant::now();
     let skipped = RefCell::default();
     let python_plugin = options.python_plugin;

@@ -125,6 +125,8 @@ impl Running {
         let program = command.get_program().to_string_lossy().into_owned();
         // One that was killed has left its own.
         let _none = fs::remove_file(socket);
+        // It ends with the directory, also where this program is killed.
+        command.env(scratch::VARIABLE, socket);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         let mut running = Self { child: child.spawn().with_context(|| program.clone())? };
         let deadline = Instant::now() + Duration::from_secs(10);

@@ -1,7 +1,8 @@
 //! The main job, for a reader: an SR is made, a disk in it is plugged, a real file system is copied
 //! into it by a foreign program and read back, over everything that xapi would do to it.
 //!
-//! `make run` installs the plugins into a directory of their own and starts this with it.
+//! `make run` builds the programs and starts this with them; `make run KEEP=1` has the disk left for
+//! the reader to use, and `make stop` ends that. Otherwise nothing is left, however this ends.
 
 use std::{
     fs,
@@ -12,25 +13,38 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use end_to_end::{Disk, Side, Xapi, tools};
+use scratch::Scratch;
 use serde_json::{Value, json};
 
 /// Whose documents the file system holds.
 const DOCUMENTS: &str = "/usr/share/doc";
 /// The disk, and the file system on it. Bytes.
 const DISK_BYTES: u64 = 1 << 30;
+/// The domain that the disk is plugged into.
+const DOMAIN: &str = "u0_demo";
 /// The SR, as an administrator writes it.
 const SR_SIZE: &str = "2GiB";
 
 fn main() -> Result<()> {
-    let plugins = std::env::args_os().nth(1).map(PathBuf::from);
-    let plugins = plugins.context("usage: demo <directory with volume/ and datapath/>")?;
-    let work = tempfile::TempDir::new().context("a directory for the file system image")?;
-    let xapi = Xapi::installed(&plugins);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut story = Story { start: Instant::now(), out: io::stdout() };
+    match arguments[..] {
+        ["end"] => end(&mut story),
+        [built] => show(&mut story, Path::new(built), false),
+        [built, "keep"] => show(&mut story, Path::new(built), true),
+        _ => bail!("usage: demo <directory of the programs> [keep], or demo end"),
+    }
+}
+
+fn show(story: &mut Story, built: &Path, keep: bool) -> Result<()> {
     story.title("A RAM storage repository, as xapi-storage-script drives it")?;
+    let work = Scratch::on_disk();
+    let xapi = story.step("tests/install.sh, into a directory of its own", || {
+        Ok(Xapi::install(built)) //
+    })?;
     story.note(&format!(
-        "plugins: {}; SRs below {}, {}",
-        plugins.display(),
+        "SRs lie below {}, {}",
         xapi.root().join("sr").display(),
         if rustix::process::geteuid().is_root() {
             "each a tmpfs of its own"
@@ -40,24 +54,39 @@ fn main() -> Result<()> {
     ))?;
     let image = story
         .step("mkfs.ext4 -d /usr/share/doc: a real file system", || make_image(work.path()))?;
-    run(&mut story, &xapi, &image, work.path())?;
-    story.title("Done: every byte was the same, and all memory is free again")
-}
-
-fn run(story: &mut Story, xapi: &Xapi, image: &Path, work: &Path) -> Result<()> {
     let configuration =
         story.step(&format!("SR.create, size={SR_SIZE}"), || Ok(xapi.create_sr_only(SR_SIZE)))?;
     story.note(&format!("device-config from now on: {configuration}"))?;
     let sr = story.step("SR.attach, SR.stat", || Ok(xapi.attach_sr(&configuration)))?;
     let key = story.step("Volume.create, Volume.set", || Ok(xapi.create_vdi(&sr, DISK_BYTES)))?;
+    let disk = fill(story, &xapi, &sr, &key, &image)?;
+    if keep {
+        let (uri, socket) = (disk.nbd(), disk.socket.clone());
+        return leave(story, xapi, &uri, &socket, &key);
+    }
+    story.step("Datapath.deactivate, detach, close", || {
+        disk.unplug();
+        Ok(())
+    })?;
+    read_back(story, &xapi, &sr, &key, &configuration, &image)?;
+    destroy(story, &xapi, &sr, &key, &configuration)?;
+    story.title("Done: every byte was the same, and all memory is free again")
+}
+
+/// Plugs the disk and has a foreign program write the file system into it.
+fn fill<'a>(
+    story: &mut Story,
+    xapi: &'a Xapi,
+    sr: &str,
+    key: &str,
+    image: &Path,
+) -> Result<Disk<'a>> {
     let disk = story.step("Datapath.open, attach, activate (Volume.stat before each)", || {
-        Ok(xapi.plug(&sr, &key, "u0_demo"))
+        Ok(xapi.plug(sr, key, DOMAIN))
     })?;
     story.note(&format!("the disk can be reached at {}", disk.nbd()))?;
-    story.note(&format!("  qemu-img info '{}'", disk.nbd()))?;
-    story.note(&format!("  nbd-client -unix {} /dev/nbd0 -name {key}", disk.socket))?;
     story.step("nbdcopy writes the file system into the disk", || copy(image, &disk.nbd()))?;
-    let used = xapi.used(&sr);
+    let used = xapi.used(sr);
     story.note(&format!(
         "{} MiB of memory in use for a disk of {} MiB",
         used >> 20,
@@ -66,15 +95,23 @@ fn run(story: &mut Story, xapi: &Xapi, image: &Path, work: &Path) -> Result<()> 
     story.step("qemu-img compare: the disk against the image", || {
         same(&image.display().to_string(), &disk.nbd())
     })?;
-    story.step("Datapath.deactivate, detach, close", || {
-        disk.unplug();
-        Ok(())
-    })?;
+    Ok(disk)
+}
+
+/// The bytes are there after the SR was detached, too.
+fn read_back(
+    story: &mut Story,
+    xapi: &Xapi,
+    sr: &str,
+    key: &str,
+    configuration: &Value,
+    image: &Path,
+) -> Result<()> {
     story.step("SR.detach: the memory stays", || call(xapi, "SR.detach", json!({ "sr": sr })))?;
-    story.step("SR.attach again", || Ok(xapi.attach_sr(&configuration)))?;
-    let disk = story
-        .step("plugged again, read-only", || Ok(Disk::plug(xapi, &sr, &key, "u0_demo", true)?))?;
-    let back = work.join("read-back.img");
+    story.step("SR.attach again", || Ok(xapi.attach_sr(configuration)))?;
+    let disk =
+        story.step("plugged again, read-only", || Ok(Disk::plug(xapi, sr, key, DOMAIN, true)?))?;
+    let back = image.with_file_name("read-back.img");
     story.step("nbdcopy reads the disk back", || {
         copy(Path::new(&disk.nbd()), &back.display().to_string())
     })?;
@@ -85,21 +122,54 @@ fn run(story: &mut Story, xapi: &Xapi, image: &Path, work: &Path) -> Result<()> 
     story.step("Datapath.deactivate, detach, close", || {
         disk.unplug();
         Ok(())
-    })?;
+    })
+}
+
+/// Destroys the volume and the SR, and finds nothing left.
+fn destroy(
+    story: &mut Story,
+    xapi: &Xapi,
+    sr: &str,
+    key: &str,
+    configuration: &Value,
+) -> Result<()> {
     let volume = json!({ "sr": sr, "key": key });
     story.step("Volume.stat, Volume.destroy", || {
         call(xapi, "Volume.stat", volume.clone())?;
         call(xapi, "Volume.destroy", volume)
     })?;
-    ensure!(xapi.used(&sr) == 0, "{} bytes are still in use", xapi.used(&sr));
-    story.step(
-        "SR.attach, SR.stat, SR.destroy (of the attached SR, as xe sr-destroy does)",
-        || {
-            let sr = xapi.attach_sr(&configuration);
-            call(xapi, "SR.destroy", json!({ "sr": sr }))
-        },
-    )?;
-    ensure!(!xapi.sr_dir(&sr).exists(), "{} is still there", xapi.sr_dir(&sr).display());
+    let used = xapi.used(sr);
+    ensure!(used == 0, "{used} bytes are still in use");
+    let what = "SR.attach, SR.stat, SR.destroy (of the attached SR, as xe sr-destroy does)";
+    story.step(what, || {
+        let sr = xapi.attach_sr(configuration);
+        call(xapi, "SR.destroy", json!({ "sr": sr }))
+    })?;
+    ensure!(!xapi.sr_dir(sr).exists(), "{} is still there", xapi.sr_dir(sr).display());
+    Ok(())
+}
+
+/// Leaves the disk plugged, and says how it is used and ended.
+fn leave(story: &mut Story, xapi: Xapi, uri: &str, socket: &str, key: &str) -> Result<()> {
+    story.title("The disk stays, until `make stop` ends it and gives its memory back")?;
+    let root = xapi.keep();
+    story.note(&format!("qemu-img info '{uri}'"))?;
+    story.note(&format!("nbdcopy '{uri}' copy.img"))?;
+    story.note("as root, to mount it:")?;
+    story.note(&format!("  nbd-client -unix {socket} /dev/nbd0 -name {key}"))?;
+    story.note("  mount /dev/nbd0 /mnt")?;
+    story.note(&format!("everything of this host lies in {}", root.display()))
+}
+
+/// Ends the disks that were left.
+fn end(story: &mut Story) -> Result<()> {
+    let kept = scratch::kept();
+    if kept.is_empty() {
+        return story.note("no disk was left by make run KEEP=1");
+    }
+    for root in kept {
+        story.step(&format!("{} ends", root.display()), || Ok(scratch::end(&root)?))?;
+    }
     Ok(())
 }
 

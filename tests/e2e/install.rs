@@ -2,19 +2,17 @@
 
 use std::{fs, path::Path};
 
-use end_to_end::{programs, tools};
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
+use end_to_end::{INSTALLER, programs, tools};
 
 #[test]
 fn the_installed_plugins_work_from_their_final_place_and_go_without_a_trace() {
-    let root = tempfile::TempDir::new().unwrap();
+    let root = scratch::Scratch::on_disk();
     let (built, dest) = (programs::directory(), root.path().join("dest dir"));
     for program in ["volume-plugin", "datapath-plugin", "tapdisk-ram"] {
         let _built = programs::path(program);
     }
     let script = |act: &str| {
-        tools::run("sh", &[SCRIPT, act, built.to_str().unwrap(), dest.to_str().unwrap()])
+        tools::run("sh", &[INSTALLER, act, built.to_str().unwrap(), dest.to_str().unwrap()])
     };
     // Twice: an upgrade replaces what is there.
     for _ in 0..2 {

@@ -13,4 +13,4 @@ pub mod tools;
 mod xapi;
 
 pub use disk::Disk;
-pub use xapi::{Failure, Side, Xapi};
+pub use xapi::{Failure, INSTALLER, Side, Xapi};

@@ -10,11 +10,14 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use scratch::Scratch;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{Disk, programs, schema, tools};
+
+/// What `make install` runs.
+pub const INSTALLER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
 
 /// Which plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +66,8 @@ impl std::error::Error for Failure {}
 /// A host with the plugins, and nothing else on it.
 #[derive(Debug)]
 pub struct Xapi {
-    /// Everything of this host: short, since sockets have names of at most 107 bytes.
-    root: TempDir,
+    /// Everything of this host, its tapdisks and mounts too: they end with it.
+    root: Scratch,
     plugins: PathBuf,
     environment: Vec<(String, String)>,
 }
@@ -85,7 +88,7 @@ impl Xapi {
     /// As [`Xapi::new`].
     #[must_use]
     pub fn with(environment: &[(&str, &str)]) -> Self {
-        let root = TempDir::with_prefix_in("xr-", "/dev/shm").expect("a directory on tmpfs");
+        let root = Scratch::in_memory();
         let plugins = root.path().join("plugins");
         for side in [Side::Volume, Side::Datapath] {
             install(side, &plugins.join(side.directory()));
@@ -99,11 +102,23 @@ impl Xapi {
     /// Where its directories cannot be made.
     #[must_use]
     pub fn installed(plugins: &Path) -> Self {
-        let root = TempDir::with_prefix_in("xr-", "/dev/shm").expect("a directory on tmpfs");
-        Self::on(root, plugins.to_owned(), &[])
+        Self::on(Scratch::in_memory(), plugins.to_owned(), &[])
     }
 
-    fn on(root: TempDir, plugins: PathBuf, environment: &[(&str, &str)]) -> Self {
+    /// A host on which `make install` has installed programs of that directory.
+    ///
+    /// # Panics
+    /// Where that fails.
+    #[must_use]
+    pub fn install(built: &Path) -> Self {
+        let root = Scratch::in_memory();
+        let destination = root.path().join("installed");
+        let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+        tools::run("sh", &[INSTALLER, "install", &text(built), &text(&destination)]);
+        Self::on(root, destination.join("usr/libexec/xapi-storage-script"), &[])
+    }
+
+    fn on(root: Scratch, plugins: PathBuf, environment: &[(&str, &str)]) -> Self {
         let own = |name: &str| root.path().join(name).to_string_lossy().into_owned();
         let mut variables = vec![
             ("XAPI_RAM_SR_ROOT".to_owned(), own("sr")),
@@ -118,6 +133,16 @@ impl Xapi {
                 .expect("a new directory");
         }
         Self { root, plugins, environment: variables }
+    }
+
+    /// Leaves the host as it is, with its running disks, until [`scratch::end`] is called for the
+    /// directory that this returns.
+    ///
+    /// # Panics
+    /// Where the directory cannot be written.
+    #[must_use]
+    pub fn keep(self) -> PathBuf {
+        self.root.keep().expect("a directory of one's own")
     }
 
     /// Everything of this host lies here.
@@ -310,27 +335,6 @@ impl Xapi {
 impl Default for Xapi {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for Xapi {
-    fn drop(&mut self) {
-        let dir = self.control_dir();
-        for pid in dir.tapdisks().unwrap_or_default() {
-            if let Ok(Some(identity)) = tapctl::Identity::of(pid) {
-                // Gone meanwhile is as good.
-                let _gone = identity.kill();
-                let _gone = identity.wait(std::time::Duration::from_secs(5));
-            }
-        }
-        let srs = fs::read_dir(self.root.path().join("sr")).into_iter().flatten().flatten();
-        for sr in srs {
-            for mount in ["data", "meta"] {
-                let place = sr.path().join(mount);
-                // One that is no mount stays what it is: a part of the directory that vanishes.
-                let _no_mount = rustix::mount::unmount(&place, rustix::mount::UnmountFlags::DETACH);
-            }
-        }
     }
 }
 
