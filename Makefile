@@ -18,7 +18,7 @@ export CARGO_TARGET_DIR
 cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 	$(CARGO) build --locked --profile $1 --target $(TARGET) $(foreach program,$(PROGRAMS) $2,--bin $(program))
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
-PROGRAMS = volume-plugin datapath-plugin tapdisk-ram
+PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
 .PHONY: all build run stop test test-long lint bench bench-quick install uninstall clean
 

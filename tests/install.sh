@@ -40,7 +40,7 @@ install)
     mkdir -p "$libexec"
     rm -rf "$staging"
     mkdir "$staging" "$staging/programs"
-    for program in volume-plugin datapath-plugin tapdisk-ram; do
+    for program in volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram; do
         install -m 0755 "$built/$program" "$staging/programs/$program"
         if command -v strip >/dev/null; then strip "$staging/programs/$program"; fi
     done

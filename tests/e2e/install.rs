@@ -8,7 +8,7 @@ use end_to_end::{INSTALLER, programs, tools};
 fn the_installed_plugins_work_from_their_final_place_and_go_without_a_trace() {
     let root = scratch::Scratch::on_disk();
     let (built, dest) = (programs::directory(), root.path().join("dest dir"));
-    for program in ["volume-plugin", "datapath-plugin", "tapdisk-ram"] {
+    for program in ["volume-plugin", "datapath-plugin", "tapdisk-ram", "tap-ctl-ram"] {
         let _built = programs::path(program);
     }
     let script = |act: &str| {

@@ -5,6 +5,7 @@
 compile_error!("the tests hold every answer against its schema");
 
 mod concurrency;
+mod configuration;
 mod conformance;
 mod crash;
 mod datapath;

@@ -49,8 +49,8 @@ impl Host {
 
     /// Runs our tap-ctl.
     fn ctl(&self, arguments: &[&str]) -> Output {
-        let mut command = self.xapi.command(&programs::path("tapdisk-ram"));
-        command.arg("ctl").args(arguments).output().expect("tapdisk-ram ctl runs")
+        let mut command = self.xapi.command(&programs::path("tap-ctl-ram"));
+        command.args(arguments).output().expect("tap-ctl-ram runs")
     }
 
     /// Runs our tap-ctl, which has to succeed in silence or with that output.

@@ -4,12 +4,11 @@
 //! `launch` starts the process that stays, `daemon` detaches it from whoever started it, `server`
 //! is its single-threaded event loop, `poller` and `polling` how it waits, `serving` the part of it
 //! that is about clients, `vbd` what they are clients of, `door` and `receiver` how they come,
-//! `control` what the process is told, `metrics` and `stats` what it tells of itself. `ctl` is the
-//! other side: a `tap-ctl`. PROTOCOL.md has all of it in tables.
+//! `control` what the process is told, `metrics` and `stats` what it tells of itself. PROTOCOL.md has
+//! all of it in tables.
 
 mod client;
 mod control;
-mod ctl;
 mod daemon;
 mod disk;
 mod door;
@@ -23,49 +22,48 @@ mod serving;
 mod stats;
 mod vbd;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{
+    ffi::OsStr,
+    io::{self, Write},
+    process::ExitCode,
+};
 
-use clap::{Parser, Subcommand};
+use host::{Variable, variables};
 
-/// A tapdisk that serves disks from memory.
-///
-/// Without a command it does what tap-ctl expects of a tapdisk: it goes to the background, prints
-/// the path of its control socket, and waits to be told what to serve. Environment:
-/// XAPI_RAM_CONTROL_DIR, the directory of its sockets (default: /run/blktap-control);
-/// XAPI_RAM_SHM_DIR, the directory of its statistics (default: /dev/shm, or shm below a control
-/// directory that is not the default); XAPI_RAM_POLL_US, for how many microseconds it looks for the
-/// next request of a busy client before it sleeps (default: 50; 0: never).
-#[derive(Debug, Parser)]
-#[command(name = "tapdisk-ram", version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-}
+/// Exit status of a command line that makes no sense.
+const EXIT_USAGE: u8 = 2;
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve in the foreground, detached from the caller's session and control group
-    Serve,
-    /// Drive tapdisks, as tap-ctl does: see ctl --help
-    #[command(disable_help_flag = true)]
-    Ctl {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
-}
+/// What `--help` prints.
+const HELP: &str = "\
+A tapdisk that serves disks from memory.
+
+Usage: tapdisk-ram [serve | --help | --version]
+
+Without an argument it does what tap-ctl expects of a tapdisk: it goes to the background, prints the
+path of its control socket, and waits to be told what to serve. With `serve` it stays in the
+foreground, detached from the caller's session and control group. tap-ctl-ram, or blktap's tap-ctl,
+tells it what to serve.
+
+Environment:";
+
+/// The variables that a tapdisk reads.
+const VARIABLES: [Variable; 4] =
+    [variables::CONTROL_DIR, variables::SHM_DIR, variables::SYSLOG, variables::POLL_US];
 
 fn main() -> ExitCode {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    // A tapdisk starts without the parser: every disk that is attached waits for it.
-    let done = match arguments.as_slice() {
-        [] => launch::run(),
-        [serve] if serve == "serve" => server::run(),
-        [ctl, arguments @ ..] if ctl == "ctl" => return ctl::run(arguments),
-        _ => match Arguments::parse().command {
-            None => launch::run(),
-            Some(Command::Serve) => server::run(),
-            Some(Command::Ctl { arguments }) => return ctl::run(&arguments),
-        },
+    let mut arguments = std::env::args_os().skip(1);
+    let argument = arguments.next();
+    if arguments.next().is_some() {
+        return usage();
+    }
+    let done = match argument.as_deref().map(OsStr::as_encoded_bytes) {
+        None => launch::run(),
+        Some(b"serve") => server::run(),
+        Some(b"-h" | b"--help") => print(&help()),
+        Some(b"-V" | b"--version") => {
+            print(&format!("tapdisk-ram {}\n", env!("CARGO_PKG_VERSION")))
+        }
+        Some(_) => return usage(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -74,4 +72,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn help() -> String {
+    let line = |it: &Variable| format!("  {}: {} (default: {})\n", it.name, it.help, it.default);
+    format!("{HELP}\n{}", VARIABLES.iter().map(line).collect::<String>().replace('`', ""))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    Ok(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())?)
+}
+
+/// Reports a command line that is not one of the four.
+fn usage() -> ExitCode {
+    let _unread = writeln!(io::stderr(), "Usage: tapdisk-ram [serve | --help | --version]");
+    ExitCode::from(EXIT_USAGE)
 }

@@ -38,7 +38,7 @@ fn an_unmodified_tap_ctl_drives_this_tapdisk() {
     };
     let (reserved, _) = texts(&run(&["allocate"]));
     let minor = reserved.trim_end().rsplit_once('-').expect("tapdisk-<minor>").1.to_owned();
-    let spawned = xapi.command(&programs::path("tapdisk-ram")).args(["ctl", "spawn"]).output();
+    let spawned = xapi.command(&programs::path("tap-ctl-ram")).arg("spawn").output();
     let pid = texts(&spawned.unwrap()).0.trim_end().to_owned();
     let on = ["-p", pid.as_str(), "-m", minor.as_str()];
     let with = |name: &str, more: &[&str]| prints(&[&[name], &on[..], more].concat(), "");
