@@ -10,16 +10,11 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-};
 use schemas::{Error, Failure};
 use serde::{Deserialize, Serialize};
 use store::{DATAPATH_LOCK_SUFFIX, Provider};
@@ -29,9 +24,6 @@ use crate::errors;
 
 /// How long a call waits for its turn: starting and stopping a tapdisk that hangs takes half of it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The longest pause between two looks at the lock.
-const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// What a domain does with a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,36 +229,29 @@ fn lock_path(path: &Path) -> PathBuf {
 fn lock(path: &Path) -> Result<Option<File>, Error> {
     let failed = |error| errors::io(format!("locking {}", path.display()), error);
     let begun = Instant::now();
-    let mut pause = Duration::from_micros(100);
     loop {
         let open = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
         let file = match open {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
         };
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-                Err(errno) => return Err(failed(errno.into())),
-            }
-            if begun.elapsed() >= LOCK_TIMEOUT {
-                return Err(Error::new(
-                    Failure::LockErr,
-                    format!(
-                        "another call has been working on this volume for {} s ({} is locked; \
-                         fuser names the process): repeat when it has ended",
-                        LOCK_TIMEOUT.as_secs(),
-                        path.display()
-                    ),
-                ));
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(PAUSE_MAX);
+        let left = LOCK_TIMEOUT.saturating_sub(begun.elapsed());
+        if !tapctl::lock::exclusive(&file, left).map_err(failed)? {
+            return Err(Error::new(
+                Failure::LockErr,
+                format!(
+                    "another call has been working on this volume for {} s ({} is locked; fuser \
+                     names the process): repeat when it has ended",
+                    LOCK_TIMEOUT.as_secs(),
+                    path.display()
+                ),
+            ));
         }
-        let ours = file.metadata().map_err(failed)?;
-        if fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (ours.dev(), ours.ino())) {
-            return Ok(Some(file));
+        match tapctl::lock::is_named(&file, path) {
+            Ok(true) => return Ok(Some(file)),
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
         }
     }
 }
@@ -300,13 +285,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let inside = std::sync::atomic::AtomicU32::new(0);
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..50 {
                         let _record = Record::lock(path.clone()).unwrap();
                         assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
-                        thread::yield_now();
+                        std::thread::yield_now();
                         inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
                     }
                 });

@@ -16,7 +16,7 @@ use host::cgroup::{self, Groups};
 use schemas::{Error, Failure};
 use store::{Name, Provider};
 use tapctl::{
-    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minor as minors, process,
+    Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minors, process,
     reply::NAME as OUR_TAPDISK,
 };
 

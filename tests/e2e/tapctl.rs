@@ -84,7 +84,7 @@ impl Host {
     fn spawn(&self) -> Tapdisk {
         let (stdout, _) = texts(&self.ctl(&["spawn"]));
         let pid: u32 = stdout.trim().parse().expect("spawn prints a pid");
-        let minor = tapctl::minor::allocate(&self.dir, Duration::from_secs(5)).unwrap();
+        let minor = tapctl::minors::allocate(&self.dir, Duration::from_secs(5)).unwrap();
         let control = Client::new(&self.dir, pid);
         control.attach(minor).unwrap();
         let identity = Identity::of(pid).unwrap().expect("it lives");

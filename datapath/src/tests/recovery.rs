@@ -83,7 +83,7 @@ fn a_minor_that_was_freed_or_taken_meanwhile_is_not_used() {
 fn a_call_that_was_killed_at_any_step_of_starting_is_made_up_for() {
     let it = Fixture::new();
     // Before the process was started.
-    let minor = tapctl::minor::allocate(&it.control, Duration::from_secs(1)).unwrap();
+    let minor = tapctl::minors::allocate(&it.control, Duration::from_secs(1)).unwrap();
     let tapdisk = Some(Tapdisk { minor, identity: None, provider: Provider::Ram });
     it.write_state(&State { tapdisk, ..State::default() });
     it.ok("attach", "1");
@@ -91,7 +91,7 @@ fn a_call_that_was_killed_at_any_step_of_starting_is_made_up_for() {
     it.ok("detach", "1");
     it.assert_nothing_left();
     // After it was started, before it had its minor.
-    let minor = tapctl::minor::allocate(&it.control, Duration::from_secs(1)).unwrap();
+    let minor = tapctl::minors::allocate(&it.control, Duration::from_secs(1)).unwrap();
     let spawn = tapctl::Spawn::new(&it.control, fake());
     let spawned = spawn.variables(it.config().for_tapdisk()).start().unwrap();
     let tapdisk =

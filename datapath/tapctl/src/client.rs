@@ -13,23 +13,21 @@ use rustix::io::Errno;
 
 use crate::{
     connection::Connection,
+    deadline::TIMEOUT,
     dir::ControlDir,
     error::{Error, ErrorKind, Result},
     message::{Raw, kind},
-    minor::Minor,
+    minor::{MINORS_MAX, Minor},
     reply::{self, Entry, Identification, Image, Serving},
     request::{ALL, Call, Flags, Open, Request, Resume, Switch},
     ring::Ring,
 };
 
-/// How long an exchange may take, unless [`Client::timeout`] says otherwise.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The longest statistics that are taken from a tapdisk.
 const STATS_BYTES_MAX: u64 = 16 << 20;
 
 /// The most VBDs that are taken from a tapdisk: all that a host can have.
-const LIST_ENTRIES_MAX: usize = crate::minor::MINORS_MAX as usize;
+const LIST_ENTRIES_MAX: usize = MINORS_MAX as usize;
 
 /// A tapdisk to talk to. Holds no connection.
 #[derive(Clone, Debug)]

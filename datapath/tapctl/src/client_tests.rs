@@ -5,8 +5,8 @@ use std::{io::Write, os::unix::net::UnixListener, thread, time::Instant};
 use super::*;
 use crate::{
     connection,
-    mock::Mock,
     reply::{Failure, Reply, state},
+    testing::StandIn,
 };
 
 const SHORT: Duration = Duration::from_millis(150);
@@ -60,7 +60,7 @@ fn ring() -> Ring {
 #[test]
 fn every_call_there_and_back() {
     let (_root, dir) = dir();
-    let mock = Mock::start(&dir, 42, obliging);
+    let tapdisk = StandIn::start(&dir, 42, obliging);
     let client = Client::new(&dir, 42);
     let image = Image { sectors: 2048, sector_size: 512, info: 0 };
     assert_eq!((client.number(), client.pid().unwrap()), (42, 42));
@@ -84,7 +84,7 @@ fn every_call_there_and_back() {
     client.force_shutdown(3).unwrap();
     client.detach(3).unwrap();
     client.exit().unwrap();
-    let requests = mock.requests.lock().unwrap();
+    let requests = tapdisk.requests();
     let kinds: Vec<u16> = requests.iter().map(|request| request.call.kind()).collect();
     let expected = [
         3, 5, 7, 28, 9, 11, 19, 17, 21, 24, 26, 0x5201, 0x5203, 0x5205, 0x5207, 0x5209, 13, 23, 15,
@@ -96,8 +96,8 @@ fn every_call_there_and_back() {
 #[test]
 fn what_the_tapdisk_refuses_keeps_its_number_and_text() {
     let (_root, dir) = dir();
-    let _mock =
-        Mock::start(&dir, 42, |_| Failure::new(Errno::ALREADY, "it is open already").into());
+    let _tapdisk =
+        StandIn::start(&dir, 42, |_| Failure::new(Errno::ALREADY, "it is open already").into());
     let client = Client::new(&dir, 42);
     let error = client.open(3, Open::new("ram:/a")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Remote(114));
@@ -110,7 +110,7 @@ fn what_the_tapdisk_refuses_keeps_its_number_and_text() {
 #[test]
 fn a_foreign_tapdisk_is_recognised_by_its_einval() {
     let (_root, dir) = dir();
-    let _mock = Mock::start(&dir, 42, |_| Errno::INVAL.into());
+    let _tapdisk = StandIn::start(&dir, 42, |_| Errno::INVAL.into());
     assert_eq!(Client::new(&dir, 42).identify().unwrap(), None);
 }
 

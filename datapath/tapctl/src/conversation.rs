@@ -21,7 +21,8 @@ use rustix::{
 use crate::{
     message::{MESSAGE_BYTES, Raw},
     reply::{Failure, Reply, encode_error},
-    request::{Malformed, Request},
+    request::Request,
+    text::Malformed,
 };
 
 /// How long a client may take to send its request, and how long to receive the answer

@@ -9,15 +9,17 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{FlockOperation, flock},
     io::Errno,
 };
 
 /// The longest pause between two attempts at a lock.
-const PAUSE_MAX: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// A timeout longer than this is taken as this one, so that no sum of times overflows.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long an exchange with a tapdisk may take, unless the caller says otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Instant);
@@ -52,22 +54,5 @@ impl Deadline {
         thread::sleep(remaining.min(*pause));
         *pause = (*pause * 2).min(PAUSE_MAX);
         true
-    }
-
-    /// Takes an exclusive flock; false when the deadline passed. The kernel knows no timeout for
-    /// it, and a signal for that purpose belongs to the process and not to a library: so it asks
-    /// again and again.
-    pub(crate) fn lock(self, file: impl AsFd) -> io::Result<bool> {
-        let mut pause = Duration::from_micros(200);
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(true),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            if !self.pause(&mut pause) {
-                return Ok(false);
-            }
-        }
     }
 }

@@ -169,7 +169,7 @@ impl ControlDir {
     ///
     /// `known` is the identity that the tapdisk had, where the caller knows it. Sockets on which
     /// somebody listens stay: the number may belong to a new tapdisk by now. The minors' files
-    /// are not touched, see [`crate::minor::free`].
+    /// are not touched, see [`crate::minors::free`].
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] where `known` still lives; otherwise those of readdir(3) and unlink(2).

@@ -2,16 +2,16 @@
 //! identity of the processes that serve disks.
 //!
 //! Called by the datapath plugin and the volume plugin (the [`Client`]), by `tapdisk-ram` (the
-//! [`Listener`] and its [`Conversations`]), and by a `tap-ctl` of our own ([`list`], [`mod@format`]).
-//! It knows nothing of what a volume is.
+//! [`Listener`] and its [`Conversations`]), and by `tap-ctl-ram` (in `cli`). It knows nothing of what
+//! a volume is.
 //!
 //! The protocol is blktap's (`include/tapdisk-message.h` of xapi-project/blktap, called "the
 //! header" below): one request for each connection to `ctl<pid>`, every message 544 bytes in host
 //! byte order. Messages of our own lie in a range of numbers that blktap never uses.
 //!
-//! Layers, each one using only those before it: [`message`] (what the bytes are), [`request`] and
-//! [`reply`] (what they mean), [`dir`], [`metrics`], [`minor`], [`process`] (files, locks,
-//! processes), [`client`], [`server`], [`spawn`], [`list`], [`mod@format`].
+//! Layers, each one using only those before it: [`message`] and `text` (what the bytes are), [`ring`],
+//! [`request`] and [`reply`] (what they mean), [`lock`], [`process`], [`metrics`], [`dir`], [`minors`]
+//! (files, locks, processes), [`client`], [`server`], [`spawn`].
 //!
 //! Invariants: nothing here waits without a deadline; no process is signalled that is known by its
 //! number alone; no socket is removed on which somebody else listens; nothing prints.
@@ -22,29 +22,32 @@ mod conversation;
 mod deadline;
 pub mod dir;
 mod error;
-pub mod format;
-pub mod list;
+pub mod lock;
 pub mod message;
 pub mod metrics;
 pub mod minor;
-#[cfg(test)]
-mod mock;
+pub mod minors;
 pub mod process;
 pub mod reply;
 pub mod request;
 pub mod ring;
 pub mod server;
 pub mod spawn;
+pub mod testing;
+mod text;
 
-pub use client::{Client, TIMEOUT};
+pub use client::Client;
 pub use conversation::{Conversation, Interest, Progress, STEP_TIMEOUT};
+pub use deadline::TIMEOUT;
 pub use dir::{CONTROL_DIR, ControlDir};
 pub use error::{Error, ErrorKind, Result};
 pub use metrics::MetricsDir;
-pub use minor::{Minor, MinorLock};
+pub use minor::Minor;
+pub use minors::MinorLock;
 pub use process::Identity;
 pub use reply::{Entry, Failure, Identification, Image, Reply, Serving};
 pub use request::{Call, Flags, Open, Request, Resume, Switch};
 pub use ring::Ring;
 pub use server::{Conversations, Listener};
 pub use spawn::{Spawn, Spawned};
+pub use text::{Malformed, Unsendable};

@@ -3,15 +3,12 @@
 //! The server half parses, the client half encodes. A parsed request has been checked: its texts
 //! end, its numbers are in range. Whether the minor exists is the tapdisk's business.
 
-use std::{
-    ffi::{OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
-    path::PathBuf,
-};
+use std::{ffi::OsString, path::PathBuf};
 
 use crate::{
     message::{Raw, at, kind},
     ring::Ring,
+    text::{self, Malformed, Unsendable, put},
 };
 
 /// No parent minor, no minor at all: -1 in blktap's fields.
@@ -180,21 +177,6 @@ pub struct Request {
     pub call: Call,
 }
 
-/// Why bytes are not a request. The answer to each of them is EINVAL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// No request has this type.
-    Kind(u16),
-    /// A text field without an end.
-    Text,
-    /// A number that means nothing.
-    Number,
-}
-
-/// Why a request cannot be encoded: the named field is too long or holds a NUL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsendable(pub &'static str);
-
 impl Request {
     /// Checks a message that was received.
     ///
@@ -203,7 +185,7 @@ impl Request {
     pub fn parse(raw: &Raw) -> Result<Self, Malformed> {
         // Every tapdisk looks at this field first, whatever the type
         // (`tapdisk_control_validate_request` in `drivers/tapdisk-control.c`).
-        let path = os(raw.text(at::PARAMS_PATH).ok_or(Malformed::Text)?);
+        let path = text::get(raw, at::PARAMS_PATH)?;
         let call = match raw.kind() {
             kind::PID => Call::Pid,
             kind::ATTACH => Call::Attach,
@@ -212,13 +194,13 @@ impl Request {
                 flags: Flags(raw.u32(at::PARAMS_FLAGS)),
                 parent: raw.u32(at::PARAMS_PARENT),
                 timeout_seconds: raw.u16(at::PARAMS_TIMEOUT),
-                secondary: secondary(raw)?,
+                secondary: text::get(raw, at::PARAMS_SECONDARY)?,
             }),
             kind::PAUSE => Call::Pause,
             kind::RESUME => Call::Resume(Resume {
                 params: Some(path).filter(|path| !path.is_empty()),
                 flags: Flags(raw.u32(at::PARAMS_FLAGS)),
-                secondary: secondary(raw)?,
+                secondary: text::get(raw, at::PARAMS_SECONDARY)?,
             }),
             kind::CLOSE => Call::Close,
             kind::FORCE_SHUTDOWN => Call::ForceShutdown,
@@ -348,23 +330,6 @@ impl Call {
             Self::Sole => "change the sole set of",
         }
     }
-}
-
-pub(crate) fn os(text: &[u8]) -> OsString {
-    OsString::from_vec(text.to_vec())
-}
-
-fn secondary(raw: &Raw) -> Result<OsString, Malformed> {
-    raw.text(at::PARAMS_SECONDARY).map(os).ok_or(Malformed::Text)
-}
-
-pub(crate) fn put(
-    raw: &mut Raw,
-    at: usize,
-    text: &OsStr,
-    field: &'static str,
-) -> Result<(), Unsendable> {
-    if raw.put_text(at, text.as_bytes()) { Ok(()) } else { Err(Unsendable(field)) }
 }
 
 #[cfg(test)]

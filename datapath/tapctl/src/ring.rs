@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use crate::{
     message::{Raw, at},
-    request::{Malformed, Unsendable, os, put},
+    text::{self, Malformed, Unsendable, put},
 };
 
 /// The most pages of a shared ring, as a power of two: `gref[8]` of the header.
@@ -47,7 +47,7 @@ impl Ring {
             grefs: std::array::from_fn(|index| raw.u32(at::BLKIF_GREF + 4 * index)),
             order,
             protocol: raw.u32(at::BLKIF_PROTO),
-            pool: raw.text(at::BLKIF_POOL).map(os).ok_or(Malformed::Text)?,
+            pool: text::get(raw, at::BLKIF_POOL)?,
             port: raw.u32(at::BLKIF_PORT),
             poll_duration: raw.u32(at::BLKIF_POLL_DURATION),
             poll_idle_threshold: raw.u32(at::BLKIF_POLL_IDLE),

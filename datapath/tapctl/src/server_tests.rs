@@ -8,9 +8,9 @@ use std::{
 use super::*;
 use crate::{
     Client,
-    mock::{Mock, turn},
     reply::Reply,
     request::{Call, Request},
+    testing::{StandIn, pass},
 };
 
 fn dir() -> (tempfile::TempDir, ControlDir) {
@@ -43,7 +43,7 @@ fn a_path_that_no_client_could_name_is_refused() {
 #[test]
 fn clients_that_hang_cost_nothing() {
     let (_root, dir) = dir();
-    let _mock = Mock::start(&dir, 5, |_| Reply::Pid(5));
+    let _tapdisk = StandIn::start(&dir, 5, |_| Reply::Pid(5));
     let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(dir.ctl(5)).unwrap()).collect();
     for mut client in &silent[..10] {
         client.write_all(&[3, 0, 0]).unwrap();
@@ -120,18 +120,18 @@ fn deadlines_are_kept() {
 #[test]
 fn more_clients_than_there_is_room_for_are_all_answered() {
     let (_root, dir) = dir();
-    let mock = Mock::start(&dir, 5, |request| Reply::Pid(request.minor.into()));
+    let tapdisk = StandIn::start(&dir, 5, |request| Reply::Pid(request.minor.into()));
     std::thread::scope(|scope| {
         for _ in 0..3 * CONVERSATIONS_MAX {
             scope.spawn(|| assert_eq!(Client::new(&dir, 5).pid().unwrap(), 0));
         }
     });
-    assert_eq!(mock.requests.lock().unwrap().len(), 3 * CONVERSATIONS_MAX);
+    assert_eq!(tapdisk.requests().len(), 3 * CONVERSATIONS_MAX);
 }
 
 #[test]
 fn a_turn_without_anybody_ends() {
     let (_root, dir) = dir();
     let listener = Listener::bind(&dir, 5).unwrap();
-    turn(&listener, &mut Conversations::new(), &|_| Reply::Done);
+    pass(&listener, &mut Conversations::new(), &mut |_| Reply::Done);
 }

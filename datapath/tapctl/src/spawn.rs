@@ -21,8 +21,7 @@ use rustix::{
 };
 
 use crate::{
-    client::TIMEOUT,
-    deadline::Deadline,
+    deadline::{Deadline, TIMEOUT},
     dir::ControlDir,
     error::{Error, ErrorKind, Result},
     process::Identity,

@@ -143,7 +143,7 @@ fn what_is_not_understood_is_usage() {
 fn one_process_serves_several_disks_and_each_is_its_own() {
     let host = Host::new();
     let one = host.serve("one", 65536);
-    let minor = tapctl::minor::allocate(&host.dir, std::time::Duration::from_secs(5)).unwrap();
+    let minor = tapctl::minors::allocate(&host.dir, std::time::Duration::from_secs(5)).unwrap();
     one.control.attach(minor).unwrap();
     let image = format!("ram:{}", host.image("two", 131_072));
     let open = one.control.open(minor, tapctl::Open::new(image.as_str())).unwrap();

@@ -12,7 +12,7 @@ use std::{
 use end_to_end::{programs, tools};
 use nbd::{client::Wish, wire::command};
 use rustix::process::Signal;
-use tapctl::{Client, Open, Resume, minor as minors};
+use tapctl::{Client, Open, Resume, minors};
 
 use super::{Host, Tapdisk, eventually};
 

@@ -7,16 +7,13 @@ use std::{
 };
 
 use host::Config;
-use tapctl::{
-    Client, ControlDir, Minor, Resume, Spawn, Spawned, TIMEOUT,
-    format::{self, Output},
-    list::{self, Filter},
-    minor as minors,
-};
+use tapctl::{Client, ControlDir, Minor, Resume, Spawn, Spawned, TIMEOUT, minors};
 
 use crate::{
     arguments::{Command, On, OpenArgs, fitting},
     error::{Result, refusal_is_invalid},
+    format::{self, Output},
+    list::{self, Filter},
 };
 
 /// Executes one command.

@@ -5,11 +5,14 @@
 //! no disk in memory has: parent chains (`-e`), caches (`-r`), second images (`-2`, `-s`), logs of
 //! changes (`-C`, `-c`) and encryption (`-E`).
 //!
-//! `arguments` defines the command line, `commands` executes it, `error` has the exit codes.
+//! `arguments` defines the command line, `commands` executes it, `list` asks tapdisks what they serve,
+//! `format` makes the output, `error` has the exit codes.
 
 mod arguments;
 mod commands;
 mod error;
+mod format;
+mod list;
 
 use std::{
     io::{self, Write},

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nbd::client::{Client as Nbd, Wish};
-use tapctl::{Client, ControlDir, Open, message::MESSAGE_BYTES, minor};
+use tapctl::{Client, ControlDir, Open, message::MESSAGE_BYTES, minors};
 
 /// The minor that is left alone.
 const CANARY: u16 = 5;
@@ -38,7 +38,7 @@ impl Target {
         let root = tempfile::Builder::new().prefix("fz").tempdir_in("/tmp").unwrap();
         let dir = ControlDir::new(root.path().join("ctl"));
         for _ in 0..=CANARY {
-            minor::allocate(&dir, PATIENCE).unwrap();
+            minors::allocate(&dir, PATIENCE).unwrap();
         }
         let mut process = Command::new(env!("CARGO_BIN_EXE_tapdisk-ram"))
             .arg("serve")

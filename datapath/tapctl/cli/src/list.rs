@@ -1,7 +1,6 @@
 //! What `tap-ctl list` shows: minors, control sockets, and what each tapdisk says of itself.
 //!
-//! [`merge`] is pure; [`list`] asks, and is what the datapath plugin finds a disk's tapdisk with
-//! when its own record is lost. As in `control/tap-ctl-list.c`: a line for each VBD, the newest of
+//! [`merge`] is pure; [`list`] asks. As in `control/tap-ctl-list.c`: a line for each VBD, the newest of
 //! a tapdisk first; a line for a tapdisk without one; a line for a minor that nobody has.
 
 use std::{
@@ -10,44 +9,37 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    client::Client,
-    dir::ControlDir,
-    error::{ErrorKind, Result},
-    minor::Minor,
-    reply::Entry,
-};
+use tapctl::{Client, ControlDir, Entry, ErrorKind, Minor, Result};
 
 /// One line of the list; what is absent is unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
+pub(crate) struct Row {
     /// The tapdisk.
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// The minor.
-    pub minor: Option<i32>,
-    /// Its [`crate::reply::state`].
-    pub state: Option<u32>,
+    pub(crate) minor: Option<i32>,
+    /// Its [`tapctl::reply::state`].
+    pub(crate) state: Option<u32>,
     /// Type and path of the image.
-    pub image: Option<(OsString, OsString)>,
+    pub(crate) image: Option<(OsString, OsString)>,
 }
 
 /// Which rows are wanted; `None` wants all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Those of this tapdisk.
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// Those of this minor.
-    pub minor: Option<i32>,
+    pub(crate) minor: Option<i32>,
     /// Those of this image type.
-    pub image_type: Option<OsString>,
+    pub(crate) image_type: Option<OsString>,
     /// Those of this image path.
-    pub path: Option<OsString>,
+    pub(crate) path: Option<OsString>,
 }
 
 impl Filter {
     /// Whether the row is wanted.
-    #[must_use]
-    pub fn wants(&self, row: &Row) -> bool {
+    pub(crate) fn wants(&self, row: &Row) -> bool {
         let image = row.image.as_ref();
         (self.pid.is_none() || self.pid == row.pid)
             && (self.minor.is_none() || self.minor == row.minor)
@@ -57,8 +49,7 @@ impl Filter {
 }
 
 /// Type and path in `<type>:<path>`.
-#[must_use]
-pub fn split_params(params: &OsStr) -> Option<(OsString, OsString)> {
+pub(crate) fn split_params(params: &OsStr) -> Option<(OsString, OsString)> {
     let bytes = params.as_bytes();
     let colon = bytes.iter().position(|&byte| byte == b':')?;
     let part = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
@@ -67,8 +58,7 @@ pub fn split_params(params: &OsStr) -> Option<(OsString, OsString)> {
 
 /// The outer join. `tapdisks` has, in order, each number with its VBDs as the tapdisk lists them
 /// (oldest first), or `None` where it did not say; `minors` are those that are reserved.
-#[must_use]
-pub fn merge(minors: &[Minor], tapdisks: &[(u32, Option<Vec<Entry>>)]) -> Vec<Row> {
+pub(crate) fn merge(minors: &[Minor], tapdisks: &[(u32, Option<Vec<Entry>>)]) -> Vec<Row> {
     let mut orphans: Vec<i32> = minors.iter().copied().map(i32::from).collect();
     let mut rows = Vec::new();
     for (pid, entries) in tapdisks {
@@ -99,10 +89,7 @@ fn rows_of(pid: u32, entries: &[Entry]) -> Option<Vec<Row>> {
 
 /// Asks every tapdisk of the directory. One that is dead is left out; one that hangs shows its
 /// number alone, after `timeout`.
-///
-/// # Errors
-/// Where the directory cannot be read.
-pub fn list(dir: &ControlDir, timeout: Duration) -> Result<Vec<Row>> {
+pub(crate) fn list(dir: &ControlDir, timeout: Duration) -> Result<Vec<Row>> {
     let minors = dir.reserved()?;
     let tapdisks: Vec<_> =
         dir.tapdisks()?.into_iter().filter_map(|pid| ask(dir, pid, timeout)).collect();
@@ -110,8 +97,7 @@ pub fn list(dir: &ControlDir, timeout: Duration) -> Result<Vec<Row>> {
 }
 
 /// Asks one tapdisk; nothing where there is none of that number.
-#[must_use]
-pub fn list_one(dir: &ControlDir, pid: u32, timeout: Duration) -> Vec<Row> {
+pub(crate) fn list_one(dir: &ControlDir, pid: u32, timeout: Duration) -> Vec<Row> {
     merge(&[], ask(dir, pid, timeout).as_slice())
 }
 

@@ -9,7 +9,7 @@ use crate::list::Row;
 
 /// Where the output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub(crate) enum Output {
     /// A program reads it.
     Pipe,
     /// A person reads it.
@@ -17,8 +17,7 @@ pub enum Output {
 }
 
 /// A line of `tap-ctl list`, its end included.
-#[must_use]
-pub fn list_line(row: &Row, output: Output) -> Vec<u8> {
+pub(crate) fn list_line(row: &Row, output: Output) -> Vec<u8> {
     let mut line = match output {
         Output::Pipe => fields(row),
         Output::Terminal => columns(row),
@@ -28,8 +27,7 @@ pub fn list_line(row: &Row, output: Output) -> Vec<u8> {
 }
 
 /// What `tap-ctl spawn` prints.
-#[must_use]
-pub fn spawn_line(pid: u32, output: Output) -> String {
+pub(crate) fn spawn_line(pid: u32, output: Output) -> String {
     match output {
         Output::Pipe => format!("{pid}\n"),
         Output::Terminal => format!("tapdisk spawned with pid {pid}\n"),
@@ -37,14 +35,12 @@ pub fn spawn_line(pid: u32, output: Output) -> String {
 }
 
 /// What `tap-ctl stats` prints: one line, and an empty one.
-#[must_use]
-pub fn stats(json: &str) -> String {
+pub(crate) fn stats(json: &str) -> String {
     format!("{json}\n\n")
 }
 
 /// A state as C's `%#x` prints it: no prefix on zero.
-#[must_use]
-pub fn state(state: u32) -> String {
+pub(crate) fn state(state: u32) -> String {
     if state == 0 { "0".into() } else { format!("{state:#x}") }
 }
 

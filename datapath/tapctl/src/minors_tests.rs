@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeSet, os::unix::fs::PermissionsExt, thread};
 
+use rustix::io::Errno;
+
 use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(20);

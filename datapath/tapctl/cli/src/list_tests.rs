@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixListener;
 
 use super::*;
-use crate::{minor, mock::Mock, reply::Reply, request::Call};
+use tapctl::{Call, Reply, minors, testing::StandIn};
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -70,9 +70,9 @@ fn filters() {
 fn living_dead_and_hanging_tapdisks() {
     let root = tempfile::tempdir().unwrap();
     let dir = ControlDir::new(root.path());
-    let minors: Vec<_> = (0..2).map(|_| minor::allocate(&dir, TIMEOUT).unwrap()).collect();
+    let minors: Vec<_> = (0..2).map(|_| minors::allocate(&dir, TIMEOUT).unwrap()).collect();
     assert_eq!(minors, [0, 1]);
-    let _living = Mock::start(&dir, 10, |request| match request.call {
+    let _living = StandIn::start(&dir, 10, |request| match request.call {
         Call::List => Reply::List(vec![entry(1, "ram:/v")]),
         _ => Reply::Done,
     });

@@ -1,0 +1,142 @@
+//! Minors: numbers of VBDs, one file each, given out and taken back under a lock.
+//!
+//! As blktap does it (`control/tap-ctl-allocate.c`, `control/tap-ctl-free.c`,
+//! `drivers/tapdisk-vbd.c`), so that both can share a directory: an flock on the directory while
+//! one is given out or taken back, and one on the minor's file for as long as a tapdisk has it
+//! attached. A dead tapdisk holds no lock, so the locks tell the truth about who lives.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    time::Duration,
+};
+
+use crate::{
+    dir::ControlDir,
+    error::{Error, ErrorKind, Result},
+    lock,
+    minor::{MINORS_MAX, Minor},
+};
+
+/// How long the tapdisk that attaches tries to lock a minor's file: other processes hold that lock
+/// for a moment only, to find out whether the minor is free.
+const ATTACH_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Reserves the first free minor, creating the directories where they are missing.
+///
+/// # Errors
+/// [`ErrorKind::Timeout`] where somebody keeps the directory locked, [`ErrorKind::Full`] where
+/// every minor is taken, and those of the file system.
+pub fn allocate(dir: &ControlDir, timeout: Duration) -> Result<Minor> {
+    dir.create()?;
+    let _locked = lock_directory(dir, "allocate a minor in", timeout)?;
+    for minor in 0..MINORS_MAX {
+        let path = dir.minor(minor);
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(_) => return Ok(minor),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io("create", path.display(), error)),
+        }
+    }
+    Err(Error::new(ErrorKind::Full, "allocate a minor in", dir.minors().display()))
+}
+
+/// Gives a minor back.
+///
+/// # Errors
+/// [`ErrorKind::Busy`] (EAGAIN) where a tapdisk has it attached, [`ErrorKind::NotFound`] (ENOENT)
+/// where it is not reserved, [`ErrorKind::Timeout`] where somebody keeps the directory locked.
+pub fn free(dir: &ControlDir, minor: Minor, timeout: Duration) -> Result<()> {
+    let action = "free minor";
+    let _locked = lock_directory(dir, action, timeout)?;
+    let (file, path) = (open(dir, minor, action)?, dir.minor(minor));
+    match file.try_lock() {
+        Ok(()) => {
+            fs::remove_file(&path).map_err(|cause| Error::io("remove", path.display(), cause))
+        }
+        Err(TryLockError::WouldBlock) => Err(Error::new(ErrorKind::Busy, action, minor)),
+        Err(TryLockError::Error(cause)) => Err(Error::io("lock", path.display(), cause)),
+    }
+}
+
+/// Whether a living tapdisk has the minor attached.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] where it is not reserved, and those of flock(2).
+pub fn is_attached(dir: &ControlDir, minor: Minor) -> Result<bool> {
+    let file = open(dir, minor, "look at minor")?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(cause)) => {
+            Err(Error::io("lock", dir.minor(minor).display(), cause))
+        }
+    }
+}
+
+/// A minor that this process has attached. Dropping it lets go; the reservation stays.
+#[derive(Debug)]
+pub struct MinorLock {
+    minor: Minor,
+    _file: File,
+}
+
+impl MinorLock {
+    /// Attaches a minor that was reserved. blktap's tapdisk waits without end for one that another
+    /// process has; this one tries for a tenth of a second.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] where it is not reserved, [`ErrorKind::Busy`] where another tapdisk
+    /// has it.
+    pub fn take(dir: &ControlDir, minor: Minor) -> Result<Self> {
+        let action = "attach minor";
+        let (file, path) = (open(dir, minor, action)?, dir.minor(minor));
+        let failed = |cause| Error::io("lock", path.display(), cause);
+        if !lock::exclusive(&file, ATTACH_TIMEOUT).map_err(failed)? {
+            return Err(Error::new(ErrorKind::Busy, action, minor));
+        }
+        // It may have been freed between open and lock, and even reserved anew.
+        match lock::is_named(&file, &path) {
+            Ok(true) => Ok(Self { minor, _file: file }),
+            Ok(false) => Err(Error::new(ErrorKind::Busy, action, minor)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::new(ErrorKind::NotFound, action, minor).caused_by(error))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Which minor it is.
+    #[must_use]
+    pub fn minor(&self) -> Minor {
+        self.minor
+    }
+}
+
+fn open(dir: &ControlDir, minor: Minor, action: &'static str) -> Result<File> {
+    File::open(dir.minor(minor)).map_err(|cause| {
+        let missing = cause.kind() == io::ErrorKind::NotFound;
+        let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Io };
+        Error::new(kind, action, minor).caused_by(cause)
+    })
+}
+
+/// The directory's lock, held until the file is dropped.
+fn lock_directory(dir: &ControlDir, action: &'static str, timeout: Duration) -> Result<File> {
+    let path = dir.minors();
+    let directory = File::open(&path).map_err(|cause| {
+        let missing = cause.kind() == io::ErrorKind::NotFound;
+        let kind = if missing { ErrorKind::NotFound } else { ErrorKind::Io };
+        Error::new(kind, action, path.display()).caused_by(cause)
+    })?;
+    match lock::exclusive(&directory, timeout) {
+        Ok(true) => Ok(directory),
+        Ok(false) => Err(Error::new(ErrorKind::Timeout, action, path.display())),
+        Err(cause) => Err(Error::io("lock", path.display(), cause)),
+    }
+}
+
+#[cfg(test)]
+#[path = "minors_tests.rs"]
+mod tests;
