@@ -7,9 +7,8 @@ use schemas::{
 
 use crate::{Context, device_config};
 
-/// What works and is not told by the installed methods. Never among them, though the words exist:
-/// SR_STATS, SR_METADATA, VDI_ATTACH_OFFLINE and whatever else keeps something in an SR that
-/// has to outlive the host's power, and the caching of other SRs.
+/// The features that work and that the installed methods do not tell; none of
+/// [`host::features::NEVER`].
 const FEATURES: &[&str] = &[
     "VDI_ACTIVATE_READONLY",
     "VDI_COMPOSE",
