@@ -15,6 +15,7 @@ use nbd::client::{Client, Wish};
 use serde_json::{Value, json};
 
 use crate::MIB;
+use crate::maintenance::{assert_sound, maintain};
 
 const BLOCK: u64 = 4096;
 
@@ -58,8 +59,7 @@ fn a_killed_tapdisk_loses_no_acknowledged_write() {
     let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
     disk.unplug();
     assert_eq!(xapi.control_dir().tapdisks().unwrap(), Vec::<u32>::new(), "no socket is left");
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(checked.status.success(), "{checked:?}");
+    assert_sound(&xapi, &sr);
 }
 
 #[test]
@@ -96,11 +96,9 @@ fn a_plugin_call_killed_at_any_moment_leaves_a_usable_sr() {
                 xapi.volume("Volume.destroy", json!({ "sr": sr, "key": volume["key"] })).unwrap();
             }
         }
-        let checked = xapi.maintain(&["check", "--sr", &sr]);
-        assert!(checked.status.success(), "after {method}: {checked:?}");
+        assert_sound(&xapi, &sr);
     }
-    let done = xapi.maintain(&["gc", "--sr", &sr]);
-    assert!(done.status.success(), "{done:?}");
+    maintain(&xapi, &["gc", "--sr", &sr]).success();
     for directory in ["data", "meta/map", "meta/index", "meta/volume"] {
         let left = fs::read_dir(xapi.sr_dir(&sr).join(directory)).unwrap().count();
         assert_eq!(left, 1, "only the volume that was kept has files in {directory}");
@@ -145,9 +143,8 @@ fn a_session_whose_calls_are_killed_at_any_moment_leaves_nothing() {
     for _twice in 0..2 {
         xapi.datapath("Datapath.close", close.clone()).unwrap();
     }
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(checked.status.success(), "{checked:?}");
-    assert!(xapi.maintain(&["gc", "--sr", &sr]).status.success());
+    assert_sound(&xapi, &sr);
+    maintain(&xapi, &["gc", "--sr", &sr]).success();
     assert_eq!(xapi.used(&sr), 0);
     for directory in ["data", "meta/map", "meta/index", "meta/volume"] {
         let left = fs::read_dir(xapi.sr_dir(&sr).join(directory)).unwrap().count();

@@ -5,6 +5,7 @@ use nbd::client::{Client, Wish};
 use serde_json::json;
 
 use crate::MIB;
+use crate::maintenance::assert_sound;
 
 fn connect(disk: &Disk<'_>) -> Client {
     Client::connect(&disk.socket, &Wish::default()).unwrap()
@@ -162,8 +163,7 @@ fn a_non_persistent_disk_forgets_at_close_and_not_before() {
     assert_eq!(connect(&disk).read(0, 8).unwrap(), b"original");
     disk.unplug();
     assert_eq!(xapi.used(&sr), 4096, "nothing of the clones is left");
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(checked.status.success(), "{checked:?}");
+    assert_sound(&xapi, &sr);
 }
 
 #[test]

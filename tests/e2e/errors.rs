@@ -3,6 +3,8 @@
 use end_to_end::{Failure, Side, Xapi};
 use serde_json::{Value, json};
 
+use crate::maintenance::maintain;
+
 /// The message that `xe` shows, after checking the code and the shape of the params.
 fn message(got: Result<Value, Failure>, code: u32) -> String {
     let failure = got.expect_err("this has to fail");
@@ -116,6 +118,5 @@ fn a_damaged_sr_says_where() {
     std::fs::write(&record, "{ half a rec").unwrap();
     let told = xapi.stat(&sr, &key).unwrap_err();
     names(&told.params[1], &[record.to_str().unwrap()]);
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(!checked.status.success());
+    maintain(&xapi, &["check", "--sr", &sr]).failure();
 }

@@ -4,6 +4,7 @@ use end_to_end::{Disk, Xapi, tools};
 use serde_json::json;
 
 use crate::MIB;
+use crate::maintenance::maintain;
 
 #[test]
 fn what_is_written_is_read_after_the_sr_was_detached() {
@@ -86,8 +87,7 @@ fn a_forgotten_sr_is_probed_and_reclaimed() {
     assert_eq!(found[0]["complete"], true);
     // Its configuration is good for attaching it.
     assert_eq!(xapi.attach_sr(&found[0]["configuration"]), sr);
-    let done = xapi.maintain(&["reclaim", "--sr", &sr, "--force"]);
-    assert!(done.status.success(), "{done:?}");
+    maintain(&xapi, &["reclaim", "--sr", &sr, "--force"]).success();
     assert_eq!(xapi.volume("SR.probe", json!({ "configuration": {} })).unwrap(), json!([]));
     assert!(!xapi.sr_dir(&sr).exists());
 }

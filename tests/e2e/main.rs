@@ -14,6 +14,7 @@ mod full;
 mod install;
 mod interop;
 mod lifecycle;
+mod maintenance;
 mod provider;
 mod snapshots;
 mod tapctl;

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use self::stock::{BLKTAP, Stock, with_each};
 use crate::MIB;
+use crate::maintenance::{assert_sound, maintain};
 
 const BLOCK: u64 = 4096;
 
@@ -357,12 +358,10 @@ fn a_killed_activate_or_deactivate_loses_nothing_and_is_repeated() {
             disk = plug(stock, &sr, &key, "5");
             disk.unplug();
         }
-        let collected = stock.xapi.maintain(&["gc", "--sr", &sr]);
-        assert!(collected.status.success(), "{collected:?}");
+        maintain(&stock.xapi, &["gc", "--sr", &sr]).success();
         assert_eq!(stock.xapi.used(&sr), 16 * MIB);
         assert_eq!(stock.images(&sr), [] as [PathBuf; 0]);
-        let checked = stock.xapi.maintain(&["check", "--sr", &sr]);
-        assert!(checked.status.success(), "{checked:?}");
+        assert_sound(&stock.xapi, &sr);
     });
 }
 

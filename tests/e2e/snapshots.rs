@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::MIB;
+use crate::maintenance::{assert_sound, maintain};
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 1500;
@@ -63,11 +64,9 @@ fn snapshots_of_a_busy_disk_are_moments_of_it() {
     });
     disk.unplug();
     assert_eq!(check_moment(&xapi, &sr, &key), written.load(Ordering::Acquire));
-    let done = xapi.maintain(&["gc", "--sr", &sr]);
-    assert!(done.status.success(), "{done:?}");
+    maintain(&xapi, &["gc", "--sr", &sr]).success();
     assert_eq!(xapi.used(&sr), BLOCKS * BLOCK, "no memory stays with snapshots that are gone");
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(checked.status.success(), "{checked:?}");
+    assert_sound(&xapi, &sr);
 }
 
 /// Reads a volume through a tapdisk of its own; the largest number in it.
@@ -164,8 +163,7 @@ fn clones_reverts_and_changed_blocks() {
     assert_eq!(stat["volume_type"], "CBT_Metadata");
     let refused = Disk::plug(&xapi, &sr, first.as_str().unwrap(), "5", true).unwrap_err();
     assert!(refused.params[1].contains("destroyed"), "{refused}");
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(checked.status.success(), "{checked:?}");
+    assert_sound(&xapi, &sr);
 }
 
 /// A tapdisk that is stopped in the middle of everything: the snapshot is an error within its
@@ -192,7 +190,7 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     // The SR is not stuck with it.
     let other = xapi.create_vdi(&sr, MIB);
     xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": other })).unwrap();
-    assert_eq!(xapi.maintain(&["gc", "--sr", &sr]).status.code(), Some(0));
+    maintain(&xapi, &["gc", "--sr", &sr]).success();
 
     disk.tapdisk().signal(Signal::CONT).unwrap();
     client.write(0, &[3; 4096]).unwrap();
@@ -214,8 +212,7 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     let third = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
     assert_eq!(read(&third), [4, 4]);
     disk.unplug();
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(checked.status.success(), "{checked:?}");
+    assert_sound(&xapi, &sr);
 }
 
 /// fio writes and verifies, while the tree around its disk changes all the time.
@@ -267,9 +264,7 @@ fn fio_notices_nothing_of_snapshots_clones_and_their_end() {
     });
     assert!(rounds.load(Ordering::Relaxed) > 3, "there was something to notice");
     disk.unplug();
-    let collected = xapi.maintain(&["gc", "--sr", &sr]);
-    assert!(collected.status.success(), "{collected:?}");
+    maintain(&xapi, &["gc", "--sr", &sr]).success();
     assert_eq!(xapi.used(&sr), 64 * MIB, "nothing of the others is left");
-    let checked = xapi.maintain(&["check", "--sr", &sr]);
-    assert!(checked.status.success(), "{checked:?}");
+    assert_sound(&xapi, &sr);
 }

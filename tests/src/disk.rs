@@ -19,6 +19,17 @@ pub struct Disk<'a> {
     pub socket: String,
 }
 
+impl Xapi {
+    /// Plugs a disk for writing, in domain `domain`.
+    ///
+    /// # Panics
+    /// Where a step fails.
+    #[must_use]
+    pub fn plug(&self, sr: &str, key: &str, domain: &str) -> Disk<'_> {
+        Disk::plug(self, sr, key, domain, false).expect("plugging a disk")
+    }
+}
+
 impl<'a> Disk<'a> {
     /// Open, attach and activate, each after a Volume.stat.
     ///

@@ -14,7 +14,7 @@ use scratch::Scratch;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{Disk, programs, schema, tools};
+use crate::{programs, schema, tools};
 
 /// What `make install` runs.
 pub const INSTALLER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
@@ -311,24 +311,15 @@ impl Xapi {
         field("total_space") - field("free_space")
     }
 
-    /// Plugs a disk for writing, in domain `domain`.
+    /// The volume plugin as a person calls it, without arguments.
     ///
     /// # Panics
-    /// Where a step fails.
+    /// Where it is not installed.
     #[must_use]
-    pub fn plug(&self, sr: &str, key: &str, domain: &str) -> Disk<'_> {
-        Disk::plug(self, sr, key, domain, false).expect("plugging a disk")
-    }
-
-    /// Runs a maintenance command of the volume plugin.
-    ///
-    /// # Panics
-    /// Where it cannot be executed.
-    #[must_use]
-    pub fn maintain(&self, arguments: &[&str]) -> Output {
+    pub fn volume_plugin(&self) -> Command {
         let program = self.plugins.join(Side::Volume.directory()).join("Volume.stat");
         let program = fs::canonicalize(program).expect("an installed link");
-        self.command(&program).args(arguments).output().expect("the volume plugin runs")
+        self.command(&program)
     }
 }
 

@@ -13,6 +13,8 @@ use end_to_end::{Xapi, programs};
 use serde_json::json;
 use tapctl::ControlDir;
 
+use crate::maintenance::assert_sound;
+
 /// Names the host's tapdisk, to the plugin and to these tests.
 pub(super) const BLKTAP: &str = "XAPI_RAM_BLKTAP";
 /// What a test sends to the log to find where it stands.
@@ -87,8 +89,7 @@ impl Stock {
             assert_eq!(self.control.tapdisks().unwrap(), [0; 0]);
             assert_eq!(self.control.reserved().unwrap(), [0; 0]);
         }
-        let checked = self.xapi.maintain(&["check", "--sr", sr]);
-        assert!(checked.status.success(), "{checked:?}");
+        assert_sound(&self.xapi, sr);
     }
 }
 
