@@ -1,7 +1,7 @@
 //! What /proc knows of a server: CPU time, memory, and on which core it runs.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -113,7 +113,8 @@ fn pin(pids: &[u32], cores: &CpuSet) -> Result<()> {
     Ok(())
 }
 
-/// A program that runs until it is dropped.
+/// A program that runs until it is dropped. What it says of itself is told where it does not start,
+/// and is not mixed into what the benchmark says.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -127,13 +128,15 @@ impl Running {
         let _none = fs::remove_file(socket);
         // It ends with the directory, also where this program is killed.
         command.env(scratch::VARIABLE, socket);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
-        let mut running = Self { child: child.spawn().with_context(|| program.clone())? };
+        let log = socket.with_extension("log");
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
+        let mut running = Self { child: command.spawn().with_context(|| program.clone())? };
         let deadline = Instant::now() + Duration::from_secs(10);
         while std::os::unix::net::UnixStream::connect(socket).is_err() {
             let ended = running.child.try_wait()?;
-            ensure!(ended.is_none(), "{program} has ended: {ended:?}");
-            ensure!(Instant::now() < deadline, "{program} does not listen");
+            ensure!(ended.is_none(), "{program} has ended: {ended:?}: {}", said());
+            ensure!(Instant::now() < deadline, "{program} does not listen: {}", said());
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(running)

@@ -22,12 +22,16 @@ use crate::{
 pub(crate) const OURS: &str = "ours";
 pub(crate) const SLEEPING: &str = "ours, no polling";
 pub(crate) const NBDKIT: &str = "nbdkit memory";
+/// The strongest setting that it has: no threads, no sparseness.
+pub(crate) const NBDKIT_PLAIN: &str = "nbdkit -t 1, malloc";
 pub(crate) const QEMU_NBD: &str = "qemu-nbd tmpfs";
 pub(crate) const QSD: &str = "qemu-storage-daemon tmpfs";
 pub(crate) const NULL: &str = "null-co (ceiling)";
 pub(crate) const FLOOR: &str = "floor";
 /// Who is to be beaten.
-pub(crate) const PEERS: [&str; 3] = [NBDKIT, QEMU_NBD, QSD];
+pub(crate) const PEERS: [&str; 4] = [NBDKIT, NBDKIT_PLAIN, QEMU_NBD, QSD];
+/// Those whose processor time is to be beaten: qemu has more to do for a request.
+pub(crate) const NBDKITS: [&str; 2] = [NBDKIT, NBDKIT_PLAIN];
 
 /// Which generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,6 +227,12 @@ fn command(name: &str, socket: &Path, file: &Path, size: u64) -> Result<(Command
         NBDKIT => {
             command = Command::new("nbdkit");
             command.arg("-f").arg("-U").arg(socket).args(["memory", &size.to_string()]);
+            return Ok((command, false));
+        }
+        NBDKIT_PLAIN => {
+            command = Command::new("nbdkit");
+            command.args(["-t", "1", "-f", "-U"]).arg(socket);
+            command.args(["memory", &size.to_string(), "allocator=malloc"]);
             return Ok((command, false));
         }
         FLOOR => {
