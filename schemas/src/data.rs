@@ -12,7 +12,7 @@ interface! {
     Copy = "copy" (CopyParams) -> Operation;
     /// Copy a volume to a remote disk and keep it up to date; prints the operation to follow
     Mirror = "mirror" (MirrorParams) -> Operation;
-    /// Show how far an operation is
+    /// Show the progress of an operation
     Stat = "stat" (OperationParams) -> Status;
     /// Stop an operation
     Cancel = "cancel" (OperationParams) -> ();
@@ -75,10 +75,10 @@ tagged! {
     }
 }
 
-/// How far an operation is.
+/// The progress of an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
-    /// Whether it went wrong
+    /// Whether it failed
     pub failed: bool,
     /// Whether it has ended, well or not; of a mirror: whether all is copied
     pub complete: bool,

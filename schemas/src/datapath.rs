@@ -1,4 +1,4 @@
-//! The interface `Datapath`: how a domain gets at a volume's data, from open to close.
+//! The interface `Datapath`: how a domain reaches a volume's data, from open to close.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::wire::{StringMap, tagged};
 
 interface! {
     "Datapath";
-    /// Say before the first attach whether writes are to be kept
+    /// Decide before the first attach whether writes are kept
     Open = "open" (OpenParams) -> ();
     /// Prepare a volume for a domain; prints how to reach its data
     Attach = "attach" (DomainParams) -> Backend;
@@ -18,11 +18,11 @@ interface! {
     ActivateReadonly = "activate_readonly" (DomainParams) -> ();
     /// Print the socket that takes the connection of an incoming migration
     ImportActivate = "import_activate" (DomainParams) -> String;
-    /// End a domain's reading and writing
+    /// Stop a domain from reading and writing
     Deactivate = "deactivate" (DomainParams) -> ();
     /// Undo attach
     Detach = "detach" (DomainParams) -> ();
-    /// Say after the last detach that the volume is done with; drops writes that were not to be kept
+    /// End the use of a volume after the last detach; drops writes that were not to be kept
     Close = "close" (UriParams) -> ();
 }
 
@@ -39,7 +39,7 @@ pub struct OpenParams {
     pub persistent: bool,
 }
 
-/// The parameters of a method on one volume, whoever uses it.
+/// The parameters of a method on one volume that is independent of the domains that use it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UriParams {
@@ -59,14 +59,14 @@ pub struct DomainParams {
     pub dbg: String,
     /// URI of the volume, as Volume.stat shows it
     pub uri: String,
-    /// Who uses it: any string, the same one in all calls
+    /// The domain that uses the volume: any string, the same one in all calls
     pub domain: String,
 }
 
 /// How to reach the data of an attached volume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Backend {
-    /// The ways there are; of two of a kind the caller takes the last
+    /// All ways to reach the data; of two of the same kind the caller takes the last
     pub implementations: Vec<Implementation>,
 }
 
@@ -84,7 +84,7 @@ tagged! {
     }
 }
 
-/// What a Xen block backend needs to be told.
+/// The xenstore entries of a Xen block backend.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct XenDisk {
     /// Value of the key `params` in xenstore

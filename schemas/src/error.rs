@@ -1,4 +1,4 @@
-//! Errors: what a method fails with, and the one form in which that goes out.
+//! Errors of methods, and the one form in which they are sent to the caller.
 //!
 //! The caller passes code and parameters on to the user. Clients show three parameters of a
 //! `SR_BACKEND_FAILURE_<n>` as status, stdout and stderr and read the second as the message, so
@@ -91,9 +91,9 @@ pub enum Failure {
     CbtActivateFailed = 457,
     /// Changed block tracking could not be stopped
     CbtDeactivateFailed = 458,
-    /// What is needed to tell changed blocks is damaged
+    /// The record of changed blocks is damaged
     CbtMetadataInconsistent = 459,
-    /// The changed blocks cannot be told
+    /// The changed blocks cannot be determined
     CbtChangedBlocksError = 460,
 }
 
@@ -136,7 +136,7 @@ impl Interface {
 }
 
 impl Error {
-    /// `SR_BACKEND_FAILURE_<n>` with a message: what was wrong, with the value, and what to do.
+    /// `SR_BACKEND_FAILURE_<n>` with a message that names the fault, the value and the remedy.
     pub fn new(failure: Failure, message: impl Into<String>) -> Self {
         let message = message.into();
         Self::raw(
@@ -221,7 +221,7 @@ impl Error {
         Self(Box::new(Parts { code, params, message, source: None, location: None }))
     }
 
-    /// Adds what caused it. It shows in the log and in the backtrace, and the caller's user sees it
+    /// Adds the cause. It shows in the log and in the backtrace, and the caller's user sees it
     /// behind the message.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Source>) -> Self {

@@ -14,11 +14,11 @@ use crate::error::ErrorReply;
 
 /// A method of the interface. Implemented by one empty type per method, e.g. `volume::Create`.
 pub trait Call {
-    /// What the method is called, who it belongs to, what it does.
+    /// Name, interface, documentation and schemas of the method.
     const INFO: MethodInfo;
-    /// What comes in on stdin.
+    /// The parameters, which arrive on stdin.
     type Params: Serialize + DeserializeOwned + JsonSchema;
-    /// What goes out on stdout.
+    /// The result, which goes to stdout.
     type Result: Serialize + DeserializeOwned + JsonSchema;
 }
 
@@ -82,7 +82,7 @@ fn schema_of<T: JsonSchema>(
         .with(|settings| settings.inline_subschemas = true)
         .with_transform(RecursiveTransform(bound_integers));
     let schema = contract(settings).into_generator().into_root_schema_for::<T>();
-    // What says whose schema it is comes first: the files are read by people too.
+    // Title and description come first, for readers of the files.
     let mut fields = serde_json::Map::new();
     fields.insert("$schema".into(), schemars::consts::meta_schemas::DRAFT2020_12.into());
     fields.insert("title".into(), title.into());
@@ -93,7 +93,7 @@ fn schema_of<T: JsonSchema>(
     Value::Object(fields)
 }
 
-/// Gives integers the range of the caller's type, which is signed: `format` alone binds nobody.
+/// Gives integers the range of the caller's type, which is signed: a validator may ignore `format`.
 fn bound_integers(schema: &mut Schema) {
     match schema.get("format").and_then(Value::as_str) {
         Some("int64") => {

@@ -9,13 +9,13 @@ use crate::wire::{StringMap, present, tagged};
 
 interface! {
     "SR";
-    /// Say what a configuration leads to: SRs that exist already or could be created
+    /// List the SRs that a configuration matches: existing ones, and ones that could be created
     Probe = "probe" (ConfigurationParams) -> Vec<ProbeResult>;
     /// Create an empty SR; prints the configuration to attach it with
     Create = "create" (CreateParams) -> StringMap;
     /// Attach an SR to this host; prints the handle that the other methods take
     Attach = "attach" (ConfigurationParams) -> String;
-    /// Detach an SR from this host and keep what is in it
+    /// Detach an SR from this host and keep its volumes
     Detach = "detach" (SrParams) -> ();
     /// Destroy an attached SR with all of its volumes
     Destroy = "destroy" (SrParams) -> ();
@@ -80,7 +80,7 @@ pub struct SetNameParams {
     pub dbg: String,
     /// Handle of the SR, as SR.attach returned it
     pub sr: String,
-    /// What the SR is called from now on
+    /// New name of the SR
     pub new_name: String,
 }
 
@@ -93,22 +93,22 @@ pub struct SetDescriptionParams {
     pub dbg: String,
     /// Handle of the SR, as SR.attach returned it
     pub sr: String,
-    /// How the SR is described from now on
+    /// New description of the SR
     pub new_description: String,
 }
 
-/// One thing that a probe found.
+/// One result of a probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeResult {
-    /// The configuration to go on with
+    /// The configuration to probe, create or attach with next
     pub configuration: StringMap,
     /// Whether that configuration is enough for SR.create or SR.attach
     pub complete: bool,
-    /// The SR that is there already
+    /// The SR that exists already
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schemars(with = "SrStat")]
     pub sr: Option<SrStat>,
-    /// Whatever else helps to choose
+    /// Further properties that help to choose a result
     pub extra_info: StringMap,
 }
 
@@ -138,13 +138,13 @@ pub struct SrStat {
 }
 
 tagged! {
-    /// Whether an SR can be used, with a word on why not.
+    /// Whether an SR can be used, with a reason where it cannot.
     pub enum Health {
         /// All is well
         Healthy(String),
         /// The storage is being repaired and works meanwhile
         Recovering(String),
-        /// Out of reach until an administrator steps in
+        /// Unreachable until an administrator repairs it
         Unreachable(String),
         /// Lost until the host is restarted
         Unavailable(String),

@@ -1,4 +1,4 @@
-//! The interface `Task`: what became of methods that were started and not waited for.
+//! The interface `Task`: the state of methods that were started and not waited for.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,35 +39,35 @@ pub struct Task {
     pub debug_info: String,
     /// When it was started, in seconds since 1970
     pub ctime: f64,
-    /// What became of it
+    /// Its state
     pub state: State,
 }
 
 tagged! {
-    /// What became of a task.
+    /// The state of a task.
     pub enum State {
         /// Under way; how much is done, from 0 to 1
         Pending(f64),
-        /// Ended well
+        /// Succeeded
         Completed(Completion),
-        /// Ended with an error
+        /// Failed
         Failed(String),
     }
 }
 
-/// How a task ended that ended well.
+/// A task that succeeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Completion {
     /// How long it took, in seconds
     pub duration: f64,
-    /// What it returned
+    /// Its result
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schemars(with = "AsyncResult")]
     pub result: Option<AsyncResult>,
 }
 
 tagged! {
-    /// What a task returned.
+    /// The result of a task.
     pub enum AsyncResult {
         /// Nothing
         UnitResult(()),

@@ -1,4 +1,4 @@
-//! The interface `Volume`: virtual disks, their snapshots, and what changed between them.
+//! The interface `Volume`: virtual disks, their snapshots, and the blocks that changed between them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,17 +34,17 @@ interface! {
     Stat = "stat" (VolumeParams) -> Volume;
     /// List the blocks in which two volumes differ
     Compare = "compare" (CompareParams) -> Blocklist;
-    /// List the volumes whose contents are like a volume's
+    /// List the volumes whose contents resemble those of a volume
     SimilarContent = "similar_content" (VolumeParams) -> Vec<String>;
     /// Start tracking the changed blocks of a volume
     EnableCbt = "enable_cbt" (VolumeParams) -> ();
     /// Stop tracking the changed blocks of a volume
     DisableCbt = "disable_cbt" (VolumeParams) -> ();
-    /// Drop a snapshot's data and keep what is needed to tell changed blocks
+    /// Drop a snapshot's data and keep its record of changed blocks
     DataDestroy = "data_destroy" (VolumeParams) -> ();
     /// Print a bitmap of the blocks that changed between two volumes
     ListChangedBlocks = "list_changed_blocks" (ListChangedBlocksParams) -> ChangedBlocks;
-    /// Put a child's updates over its parent; the parent is gone afterwards
+    /// Apply a child's updates to its parent; the child keeps the result, the parent is destroyed
     Compose = "compose" (ComposeParams) -> ();
 }
 
@@ -123,7 +123,7 @@ pub struct SetNameParams {
     pub sr: String,
     /// Key of the volume
     pub key: String,
-    /// What the volume is called from now on
+    /// New name of the volume
     pub new_name: String,
 }
 
@@ -138,7 +138,7 @@ pub struct SetDescriptionParams {
     pub sr: String,
     /// Key of the volume
     pub key: String,
-    /// How the volume is described from now on
+    /// New description of the volume
     pub new_description: String,
 }
 
@@ -185,7 +185,7 @@ pub struct ResizeParams {
     pub sr: String,
     /// Key of the volume
     pub key: String,
-    /// The least number of bytes that it has to hold from now on
+    /// The least number of bytes that the volume has to hold after the call
     pub new_size: i64,
 }
 
@@ -213,14 +213,14 @@ pub struct ListChangedBlocksParams {
     pub dbg: String,
     /// Handle of the SR, as SR.attach returned it
     pub sr: String,
-    /// Key of the volume to start from
+    /// Key of the older volume
     pub key: String,
-    /// Key of the volume to go to
+    /// Key of the newer volume
     pub key2: String,
-    /// First byte to look at
+    /// First byte of the range to compare
     #[schemars(extend("x-cli-default" = 0))]
     pub offset: i64,
-    /// How many bytes to look at; -1 means all that follow
+    /// Length of the range to compare in bytes; -1 means all that follow
     #[schemars(extend("x-cli-default" = -1))]
     pub length: i64,
 }
@@ -236,7 +236,7 @@ pub struct ComposeParams {
     pub sr: String,
     /// Key of the child, which keeps its identity
     pub key: String,
-    /// Key of the parent, which is gone afterwards
+    /// Key of the parent, which is destroyed
     pub key2: String,
 }
 
@@ -263,9 +263,9 @@ pub struct Volume {
     pub physical_utilisation: u64,
     /// How a datapath plugin reaches the data, the best way first
     pub uri: Vec<String>,
-    /// What Volume.set has stored
+    /// The keys and values that Volume.set has stored
     pub keys: StringMap,
-    /// What the volume holds; data where it is left out
+    /// The contents of the volume; data where it is left out
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schemars(with = "VolumeType")]
     pub volume_type: Option<VolumeType>,
@@ -275,15 +275,15 @@ pub struct Volume {
     pub cbt_enabled: Option<bool>,
 }
 
-/// What a volume holds.
+/// The contents of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum VolumeType {
     /// Data
     Data,
-    /// Only what tells changed blocks: the data was destroyed
+    /// Only the record of changed blocks: the data was destroyed
     #[serde(rename = "CBT_Metadata")]
     CbtMetadata,
-    /// Data and what tells changed blocks
+    /// Data and the record of changed blocks
     #[serde(rename = "Data_and_CBT_Metadata")]
     DataAndCbtMetadata,
 }

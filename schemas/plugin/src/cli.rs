@@ -1,4 +1,4 @@
-//! The command line for a person: clap's commands from the registry, JSON requests from its matches.
+//! The command line: clap's commands from the registry, JSON requests from its matches.
 //!
 //! Names, types, defaults and help of the arguments come from the request schemas, that is from the
 //! types and their docs. clap only takes the line apart: a parameter that is missing or ill-typed is
@@ -16,13 +16,13 @@ use crate::size;
 /// The built-in command that prints the names of the methods.
 pub(crate) const METHODS_COMMAND: &str = "methods";
 
-/// The built-in command that prints what makes a program run under Python's runpy.
+/// The built-in command that prints the archive with which a program runs under Python's runpy.
 pub(crate) const ARCHIVE_COMMAND: &str = "python-archive";
 
-/// Schema keyword: what a parameter is where a person leaves it out.
+/// Schema keyword: the value of a parameter that is left out on the command line.
 const DEFAULT: &str = "x-cli-default";
 
-/// What kind of command line argument a parameter is.
+/// The form of a parameter on the command line.
 #[derive(Clone, Copy)]
 enum Shape {
     Text,
@@ -70,10 +70,9 @@ pub(crate) fn matches<C>(
     }
     command
         .subcommand(Command::new(METHODS_COMMAND).about("List the methods that are implemented"))
-        .subcommand(
-            Command::new(ARCHIVE_COMMAND)
-                .about("Print what installing appends to this program, for tracing callers"),
-        )
+        .subcommand(Command::new(ARCHIVE_COMMAND).about(
+            "Print the archive that installing appends to this program, for callers that trace",
+        ))
         .try_get_matches_from(line)
 }
 
@@ -140,8 +139,8 @@ pub(crate) fn command_args<C>(
     registry::Args(given.collect())
 }
 
-/// The request that a method's arguments make, and what was wrong with the way they were written.
-/// What could not be read stays in as it was written.
+/// The request that the arguments of a method make, and the faults in their spelling. An argument that
+/// cannot be parsed stays in the request as text.
 pub(crate) fn request(schema: &Value, matches: &ArgMatches) -> (Map<String, Value>, Vec<Problem>) {
     let mut request = Map::new();
     let mut problems = Vec::new();

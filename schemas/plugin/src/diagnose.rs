@@ -13,7 +13,7 @@ use crate::near::nearest;
 /// Longer values are cut in messages.
 const VALUE_CHARS_MAX: usize = 60;
 
-/// Something wrong with one parameter.
+/// A fault of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     /// Name of the parameter
@@ -47,7 +47,7 @@ fn explain(method: &str, schema: &Value, request: &[u8], parser: Option<String>)
         Ok(Value::Object(request)) => {
             let mut found = problems(schema, &request);
             if found.is_empty() {
-                // What a schema cannot see: the same parameter twice.
+                // A schema cannot express that the same parameter was given twice.
                 let text = parser.unwrap_or_default();
                 found.push(Problem { param: String::new(), text });
             }
@@ -171,7 +171,7 @@ fn is_of_type(schema: &Value, value: &Value) -> bool {
     type_fits && length_fits
 }
 
-/// What a schema asks for, as the end of "expected ...".
+/// The type that a schema requires, as the end of "expected ...".
 fn expected(schema: &Value) -> String {
     let tags: Vec<String> = variants(schema)
         .filter_map(|variant| match variant.pointer("/prefixItems/0/const") {

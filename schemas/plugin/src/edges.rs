@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use syslog::Syslog;
 
-/// What a plugin call has of its process.
+/// The parts of its process that a plugin call uses.
 pub struct Edges<'a> {
     /// The command line, with the name that the program was called by first
     pub argv: Vec<OsString>,
@@ -15,7 +15,7 @@ pub struct Edges<'a> {
     pub stdin: Box<dyn Read + 'a>,
     /// Where the answer goes to, and nothing else
     pub stdout: Box<dyn Write + 'a>,
-    /// Where a person reads what went wrong
+    /// Where errors go in a call from the command line
     pub stderr: Box<dyn Write + 'a>,
     /// Where the messages of calls go
     pub log: Syslog,

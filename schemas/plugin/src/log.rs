@@ -1,4 +1,4 @@
-//! The log of one call: every message says which call it belongs to and what that is about.
+//! The log of one call: every message names the method and the objects of the call.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A panic of a method becomes an error with its place, and prints nothing.
+//! A panic of a method becomes an error with its source location, and prints nothing.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
@@ -9,7 +9,7 @@ use schemas::{Error, Failure};
 thread_local! {
     /// Whether this thread is inside [`catch`].
     static WATCHED: Cell<bool> = const { Cell::new(false) };
-    /// What the hook saw of this thread's last panic.
+    /// Message and location of this thread's last panic, as the hook got them.
     static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 

@@ -1,4 +1,4 @@
-//! What a plugin is made of: the methods it implements and its maintenance commands.
+//! The parts of a plugin: the methods that it implements and its maintenance commands.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::log::Log;
 type CallFn<C> = dyn Fn(&Context<'_, C>, &[u8]) -> Result<Vec<u8>, Fault>;
 type CommandFn<C> = dyn Fn(&Context<'_, C>, &Args) -> Result<String, Error>;
 
-/// Why a call failed: a request that makes no sense is the caller's fault, the rest is not.
+/// Why a call failed: the request was not valid, or the method returned an error.
 pub(crate) enum Fault {
     Request(Error),
     Method(Error),
@@ -58,7 +58,7 @@ impl<C> Registry<C> {
         self.config.as_ref().map_err(|error| Error::new(Failure::InvalidArg, error))
     }
 
-    /// Adds a method of the interface. Only what works belongs here: each becomes an installed
+    /// Adds a method of the interface. Add working methods only: each becomes an installed
     /// link, and each link a feature in the eyes of the caller.
     #[must_use]
     pub fn method<M: Call>(
@@ -79,7 +79,7 @@ impl<C> Registry<C> {
         self
     }
 
-    /// Adds a command that is for a person only. What it returns is printed.
+    /// Adds a maintenance command, which the toolstack never calls. Its result is printed.
     #[must_use]
     pub fn command(
         mut self,
@@ -102,7 +102,7 @@ impl<C> Registry<C> {
     }
 }
 
-/// What a method gets beside its parameters.
+/// The context of a call: everything that a method gets beside its parameters.
 pub struct Context<'a, C> {
     /// Name of the method or command that runs
     pub method: &'a str,
@@ -110,7 +110,7 @@ pub struct Context<'a, C> {
     pub dbg: &'a str,
     /// The configuration of the plugin
     pub config: &'a C,
-    /// The log; each message carries the method, the debug context and what the call is about
+    /// The log; each message carries the method, the debug context, and the SR, volume and domain of the call
     pub log: &'a Log<'a>,
 }
 

@@ -15,7 +15,7 @@ use crate::log::{Log, Subject};
 use crate::registry::{Command, Context, Fault, Method, Registry};
 use crate::{cli, diagnose, near, panic, runpy};
 
-/// Exit status of a call that did what it was asked.
+/// Exit status of a call that succeeded.
 pub const EXIT_OK: u8 = 0;
 /// Exit status of a call that failed.
 pub const EXIT_FAILED: u8 = 1;
@@ -36,10 +36,10 @@ pub fn run<C>(mut edges: Edges<'_>, registry: &Registry<C>) -> u8 {
 
 /// The command line, as far as both sorts of call need it taken apart.
 struct Line {
-    /// What is called: the base name of argv[0] if it is that of a method, else the first argument
+    /// The method or command: the base name of argv[0] if that is a method, else the first argument
     name: Option<String>,
     json: bool,
-    /// What follows the name
+    /// The arguments behind the name
     rest: Vec<OsString>,
 }
 
@@ -83,7 +83,7 @@ fn run_json<C>(edges: &mut Edges<'_>, registry: &Registry<C>, line: &Line) -> u8
         }
         (Ok(method), Ok(_), Some(argument)) => {
             let message = format!(
-                "{}: with {JSON_FLAG} the parameters come from stdin, what is {argument:?} for?",
+                "{}: with {JSON_FLAG} the parameters come from stdin, so the argument {argument:?} is not allowed",
                 method.info.name
             );
             let error = Error::new(Failure::BadRequest, message);
@@ -103,7 +103,7 @@ fn run_json<C>(edges: &mut Edges<'_>, registry: &Registry<C>, line: &Line) -> u8
     written(edges.stdout.as_mut(), &answer, status)
 }
 
-/// A call of a person.
+/// A call from the command line.
 fn run_cli<C>(edges: &mut Edges<'_>, registry: &Registry<C>, line: &Line) -> u8 {
     let mut arguments = vec![OsString::from(registry.name)];
     if let Some(name) = &line.name {
@@ -245,7 +245,7 @@ fn resolve<'a, C>(registry: &'a Registry<C>, name: &str) -> Result<&'a Method<C>
     Err(Error::new(Failure::BadRequest, message))
 }
 
-/// An answer for a person: a string as it is, nothing for unit, the rest as indented JSON.
+/// An answer on the command line: a string as it is, nothing for unit, the rest as indented JSON.
 fn pretty(answer: &[u8]) -> String {
     match serde_json::from_slice::<Value>(answer) {
         Ok(Value::Null) => String::new(),
@@ -256,7 +256,7 @@ fn pretty(answer: &[u8]) -> String {
     }
 }
 
-/// Tells a person what went wrong, in one line.
+/// Prints an error on the command line, in one line.
 fn complained<C>(edges: &mut Edges<'_>, registry: &Registry<C>, error: &Error, status: u8) -> u8 {
     let message = error.chain();
     let prefix = format!("{}: ", registry.name);
@@ -264,7 +264,7 @@ fn complained<C>(edges: &mut Edges<'_>, registry: &Registry<C>, error: &Error, s
     written(edges.stderr.as_mut(), format!("{prefix}{message}\n").as_bytes(), status)
 }
 
-/// Writes what there is to say; an answer that did not arrive is a failure.
+/// Writes the output; an answer that cannot be written is a failure.
 fn written(stream: &mut dyn Write, text: &[u8], status: u8) -> u8 {
     match stream.write_all(text).and_then(|()| stream.flush()) {
         Ok(()) => status,

@@ -1,4 +1,4 @@
-//! Sizes as people write them: `8GiB`, `512 MB`, `1048576`.
+//! Sizes in the form of the command line: `8GiB`, `512 MB`, `1048576`.
 //!
 //! Used for size parameters on the command line and for the device-config key `size`. The units are
 //! exact: `KiB` is 1024 bytes, `kB` is 1000. One letter alone is the binary unit, as for truncate(1)
@@ -23,7 +23,7 @@ const UNITS: &[(&str, u64)] = &[
     ("TB", 1_000_000_000_000),
 ];
 
-/// What the caller can hold: its sizes are signed.
+/// The largest size that the toolstack can represent: its sizes are signed.
 const SIZE_BYTES_MAX: u64 = i64::MAX as u64;
 
 /// A text that is no size.

@@ -1,5 +1,5 @@
-//! A harness for tests of a plugin: its real registry is called as the toolstack or a person calls
-//! it, inside of the test's own process, and what came out is checked and taken apart.
+//! A harness for tests of a plugin: its real registry is called as the toolstack or the command line
+//! calls it, inside of the test's own process, and the output is checked and parsed.
 
 use std::sync::LazyLock;
 
@@ -10,14 +10,14 @@ use syslog::Syslog;
 
 use crate::{EXIT_FAILED, EXIT_OK, Edges, Log, Registry, log::Subject, run};
 
-/// What a call left behind.
+/// Exit status and output of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The exit status of the process
     pub status: u8,
-    /// What went to stdout
+    /// Everything written to stdout
     pub stdout: String,
-    /// What went to stderr
+    /// Everything written to stderr
     pub stderr: String,
     /// How many bytes of stdin were not read
     pub unread: usize,
@@ -35,7 +35,7 @@ pub struct Refusal {
 /// Runs a plugin with that command line and that stdin. Messages go to `log`.
 ///
 /// # Panics
-/// Where it prints what is not text.
+/// Where the output is not UTF-8.
 #[must_use]
 pub fn run_with_log<C>(registry: &Registry<C>, log: Syslog, argv: &[&str], stdin: &str) -> Outcome {
     let (mut input, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
@@ -63,7 +63,7 @@ pub fn run_plugin<C>(registry: &Registry<C>, argv: &[&str], stdin: &str) -> Outc
 /// A call as the toolstack makes it; `params` need no debug context.
 ///
 /// # Errors
-/// What the plugin answered.
+/// The error that the plugin answered.
 ///
 /// # Panics
 /// Where the answer is not one that the interface allows: its type says no, or an exit status that
