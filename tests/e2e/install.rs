@@ -49,25 +49,35 @@ fn the_installed_plugins_work_from_their_final_place_and_go_without_a_trace() {
 }
 
 /// With tracing on, the daemon has Python run the method's file (`python3/packages/observer.py` of
-/// xapi-project/xen-api).
+/// xapi-project/xen-api). It sends what it has recorded of the call when Python exits, so Python has
+/// to come that far, with the status of the method.
 fn trace(method: &Path) {
     if !tools::present(&["python3"]) {
         return;
     }
-    let script = "import runpy, sys; sys.argv = sys.argv[1:]; \
+    let script = "import atexit, runpy, sys; sys.argv = sys.argv[1:]; \
+                  atexit.register(sys.stderr.write, 'spans'); \
                   runpy.run_path(sys.argv[0], run_name='__main__')";
-    let mut child = std::process::Command::new("/usr/bin/python3")
-        .args(["-c", script])
-        .arg(method)
-        .arg("--json")
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"{\"dbg\":\"x\"}").unwrap();
-    let output = child.wait_with_output().unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(answer["plugin"], "ram");
+    let run = |request: &[u8]| {
+        let mut child = std::process::Command::new("/usr/bin/python3")
+            .args(["-c", script])
+            .arg(method)
+            .arg("--json")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), request).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "spans");
+        (output.status.code(), answer)
+    };
+    let (status, answer) = run(b"{\"dbg\":\"x\"}");
+    assert_eq!((status, &answer["plugin"]), (Some(0), &"ram".into()));
+    let (status, answer) = run(b"{}");
+    assert_eq!((status, &answer["code"]), (Some(1), &"SR_BACKEND_FAILURE_143".into()));
 }
 
 fn entries(directory: &Path) -> Vec<String> {
