@@ -15,6 +15,7 @@ pub mod data;
 pub mod datapath;
 pub mod error;
 pub mod method;
+mod methods;
 pub mod plugin;
 pub mod sr;
 pub mod task;
@@ -22,5 +23,6 @@ pub mod volume;
 mod wire;
 
 pub use error::{Backtrace, Error, ErrorReply, Failure, Interface};
-pub use method::{Call, MethodInfo, error_schema, find, methods};
+pub use method::{Call, MethodInfo, error_schema};
+pub use methods::{find, methods};
 pub use wire::{Blocklist, NoParams, StringMap};

@@ -1,7 +1,7 @@
-//! The one list of methods: name, interface, one-line doc, types and schemas of each.
+//! A method of the interface: its name, one-line doc, types, and JSON Schemas (draft 2020-12).
 //!
-//! Each interface's file declares its methods once, with `interface!`; this file joins the six tables
-//! and turns types into JSON Schemas (draft 2020-12).
+//! Each interface's file declares its methods once, with `interface!`; [`crate::methods`] joins the
+//! tables.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
@@ -35,25 +35,6 @@ pub struct MethodInfo {
     pub request_schema: fn() -> Value,
     /// Schema of the result
     pub response_schema: fn() -> Value,
-}
-
-/// Every method of every interface, grouped by interface.
-pub fn methods() -> impl Iterator<Item = &'static MethodInfo> {
-    [
-        crate::plugin::METHODS,
-        crate::sr::METHODS,
-        crate::volume::METHODS,
-        crate::datapath::METHODS,
-        crate::data::METHODS,
-        crate::task::METHODS,
-    ]
-    .into_iter()
-    .flatten()
-}
-
-/// The method of that name, without regard to case (as the caller looks its files up).
-pub fn find(name: &str) -> Option<&'static MethodInfo> {
-    methods().find(|method| method.name.eq_ignore_ascii_case(name))
 }
 
 /// The schema of the error that any method may answer with.
