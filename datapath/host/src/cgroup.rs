@@ -1,5 +1,5 @@
-//! Leaving the caller's control groups (cgroups(7)): what systemd ends with a unit, and what only
-//! limits. xapi-storage-script's unit has the default KillMode, so a restart of it ends whatever is
+//! Leaving the caller's control groups (cgroups(7)): those whose processes
+//! systemd ends with a unit, and those that only limit. xapi-storage-script's unit has the default KillMode, so a restart of it ends whatever is
 //! in its group.
 //!
 //! Called by tapdisk-ram for itself, and by the datapath plugin before it starts a tapdisk that
@@ -17,14 +17,14 @@ const GROUP: &str = "xapi-storage-ram";
 /// Which control groups of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Groups {
-    /// Those by which systemd knows what belongs to a unit, and ends it.
+    /// Those by which systemd finds the processes of a unit, and ends them.
     Deadly,
     /// Those of the controllers of version 1.
     Limiting,
 }
 
-/// Leaves the groups of one sort. What the host does not allow an unprivileged process is tried,
-/// told and left.
+/// Leaves the groups of one sort. A group that an unprivileged process may not leave is reported, and
+/// the process stays in it.
 pub fn leave(groups: Groups, report: &dyn Fn(&str)) {
     let lines = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     for line in lines.lines().filter(|line| is_deadly(line) == (groups == Groups::Deadly)) {
@@ -34,7 +34,7 @@ pub fn leave(groups: Groups, report: &dyn Fn(&str)) {
     }
 }
 
-/// Whether being in a group of this hierarchy may end a process: systemd ends what is in a unit's.
+/// Whether being in a group of this hierarchy may end a process: systemd ends the processes in a unit's group.
 /// The controllers of version 1 only limit.
 fn is_deadly(line: &str) -> bool {
     let controllers = line.split(':').nth(1).unwrap_or_default();

@@ -43,7 +43,7 @@ const BLKTAP_NAME: &str = "tapdisk";
 /// of that.
 const POLL_DEFAULT: Duration = Duration::from_micros(50);
 
-/// What the environment says.
+/// The configuration of a program.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// One directory per SR lies here.
@@ -113,7 +113,7 @@ impl Config {
     /// The host's own tapdisk.
     ///
     /// # Errors
-    /// A sentence that says where it was looked for and what to do.
+    /// A sentence with the places that were searched and the remedy.
     pub fn blktap(&self) -> Result<PathBuf, String> {
         let variable = variables::BLKTAP;
         let otherwise = "use an SR with device-config:tapdisk=ram";
@@ -165,7 +165,7 @@ fn search_path(environment: &Environment) -> Vec<PathBuf> {
     std::env::split_paths(&path).collect()
 }
 
-/// Reads values, and collects what is wrong with them.
+/// Reads values, and collects their faults.
 struct Reader<'a> {
     environment: &'a Environment,
     problems: Vec<String>,
@@ -220,8 +220,8 @@ impl Reader<'_> {
         }
     }
 
-    /// For how long to poll, and what is wrong with the value: it costs speed and nothing else, so a
-    /// disk is served all the same.
+    /// For how long to poll, and a warning where the value is not valid. A wrong value costs speed and
+    /// nothing else, so disks are served all the same.
     fn poll(&mut self) -> (Duration, Vec<String>) {
         let variable = variables::POLL_US;
         let Some(value) = self.environment.get(variable.name) else {

@@ -1,5 +1,5 @@
-//! Features of SMAPIv3 that no plugin of this product may declare: one would make xapi keep in an SR
-//! what has to outlive the host's memory, use it for other SRs' caches, or call what is not there.
+//! Features of SMAPIv3 that no plugin of this product may declare: one would make xapi keep data in
+//! an SR that has to outlive the host's memory, use it for other SRs' caches, or call missing methods.
 
 /// The features that are never declared.
 pub const NEVER: [&str; 7] = [

@@ -1,7 +1,7 @@
-//! What the programs of this product share of the host that they run on: their configuration, the
-//! log, the control groups, and what they may say of themselves.
+//! The host as all programs of this product see it: their configuration, the log, control groups,
+//! and the features that no plugin may declare.
 //!
-//! Called by `main` of each program, and by nothing below it: what is read here is handed on as
+//! Called by `main` of each program, and by nothing below it: the result is handed on as
 //! values. Every environment variable of the product is in [`mod@variables`], once, and read in
 //! [`Config::read`] alone.
 

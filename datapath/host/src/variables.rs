@@ -1,4 +1,4 @@
-//! Every environment variable of the product: its name, its default, and what it is for. README's
+//! Every environment variable of the product: its name, its default, and its purpose. README's
 //! table of variables is made from this one, and a test compares the two.
 
 use std::fmt;
@@ -8,9 +8,9 @@ use std::fmt;
 pub struct Variable {
     /// Its name
     pub name: &'static str,
-    /// What holds where it is not set, for a reader
+    /// The behaviour where it is not set, for a reader
     pub default: &'static str,
-    /// What it sets
+    /// The setting
     pub help: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What the environment is taken to say, and what is said of values that cannot be used.
+//! The configuration that an environment makes, and the errors for values that cannot be used.
 
 use std::{
     ffi::OsString,

@@ -2,7 +2,7 @@
 //!
 //! Used by the plugins and a `tap-ctl`. It drives our tapdisk and blktap's alike. A tapdisk that
 //! hangs, stopped or not reading, makes [`ErrorKind::Timeout`]; one that is dead
-//! [`ErrorKind::Gone`]; what it refuses is [`ErrorKind::Remote`] with its number.
+//! [`ErrorKind::Gone`]; a refusal is [`ErrorKind::Remote`] with the error number.
 //!
 //! The request leaves in one piece: blktap's tapdisk reads the rest of a divided one to a wrong
 //! place in its memory (`tapdisk_control_read_message` adds bytes to a pointer to messages).
@@ -38,7 +38,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// The tapdisk of that number; whether it lives, the first call tells.
+    /// The tapdisk of that number. Nothing is sent: the first call fails where no such tapdisk lives.
     #[must_use]
     pub fn new(dir: &ControlDir, pid: u32) -> Self {
         Self { socket: dir.ctl(pid), pid, timeout: TIMEOUT }
@@ -108,7 +108,7 @@ impl Client {
         self.done(minor, Call::ForceShutdown)
     }
 
-    /// Finishes what is in flight and lets go of the image.
+    /// Finishes the requests in flight and closes the image.
     ///
     /// # Errors
     /// See [`Self::pid`].
@@ -193,7 +193,7 @@ impl Client {
         self.done(0, Call::Disconnect { domid, devid })
     }
 
-    /// Asks it to end; blktap's tapdisk answers EINVAL.
+    /// Requests its end; blktap's tapdisk answers EINVAL.
     ///
     /// # Errors
     /// See [`Self::pid`].
@@ -217,7 +217,7 @@ impl Client {
         }
     }
 
-    /// Ours: what a minor serves.
+    /// Ours: the volume or file that a minor serves.
     ///
     /// # Errors
     /// See [`Self::pid`].
@@ -250,7 +250,7 @@ impl Client {
         self.done(minor, Call::Sole)
     }
 
-    /// A request whose answer says nothing but that it is done.
+    /// A request whose answer carries no data.
     fn done(&self, minor: Minor, call: Call) -> Result<()> {
         let action = call.name();
         let (_, raw) = self.exchange(minor, call)?;

@@ -26,7 +26,7 @@ use crate::{
 /// The longest path of a socket: `sun_path` less its NUL (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// A connected socket, and what it is for.
+/// A connected socket, with the exchange that it is for, as errors name it.
 pub(crate) struct Connection {
     socket: OwnedFd,
     deadline: Deadline,
@@ -113,7 +113,7 @@ impl Connection {
     }
 }
 
-/// Whether somebody listens on a socket, without waiting and without a word.
+/// Whether a process listens on a socket; sends nothing and never waits.
 pub(crate) fn probe(path: &Path) -> io::Result<()> {
     let socket = stream(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     Ok(connect(socket, &address(path)?)?)

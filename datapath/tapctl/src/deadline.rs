@@ -29,7 +29,7 @@ impl Deadline {
         Self(Instant::now() + timeout.min(TIMEOUT_MAX))
     }
 
-    /// What is left; `None` when it has passed.
+    /// The time that is left; `None` when the deadline has passed.
     pub(crate) fn remaining(self) -> Option<Duration> {
         self.0.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }

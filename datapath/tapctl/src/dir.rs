@@ -1,4 +1,4 @@
-//! The control directory: the names in it, creating it, and what a killed tapdisk left there.
+//! The control directory: the names in it, creating it, and removing the files of dead tapdisks.
 //!
 //! Used by every other part. The names are blktap's (`include/blktap.h`,
 //! `drivers/tapdisk-nbdserver.h`); tools and xapi know them, and tapback parses
@@ -51,7 +51,7 @@ impl Default for ControlDir {
 
 impl ControlDir {
     /// The directory of that path. Its tapdisks' statistics lie in `/dev/shm` where it is
-    /// blktap's own, and otherwise below it, so that what is private leaves no trace elsewhere.
+    /// blktap's own, and otherwise below it, so that a private directory leaves no trace elsewhere.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
@@ -80,8 +80,8 @@ impl ControlDir {
         &self.metrics
     }
 
-    /// Creates it with everything above and the directory of the minors, 0700; what is there
-    /// already stays as it is.
+    /// Creates it with everything above and the directory of the minors, 0700; directories that
+    /// exist already stay as they are.
     ///
     /// # Errors
     /// Those of mkdir(2).
@@ -100,7 +100,7 @@ impl ControlDir {
         self.path.join(MINORS_DIR)
     }
 
-    /// The file that reserves a minor; what `tap-ctl allocate` and `create` print.
+    /// The file that reserves a minor. `tap-ctl allocate` and `create` print its path.
     #[must_use]
     pub fn minor(&self, minor: Minor) -> PathBuf {
         self.minors().join(format!("tapdisk-{minor}"))
@@ -143,7 +143,7 @@ impl ControlDir {
     }
 
     /// The numbers that have a control socket, in the order of their names as `tap-ctl` has them:
-    /// `ctl10` before `ctl9`. Which of them are alive, only asking tells.
+    /// `ctl10` before `ctl9`. The tapdisk of a socket may be dead.
     ///
     /// # Errors
     /// Those of readdir(3); a directory that does not exist is empty.
@@ -168,7 +168,7 @@ impl ControlDir {
     /// which.
     ///
     /// `known` is the identity that the tapdisk had, where the caller knows it. Sockets on which
-    /// somebody listens stay: the number may belong to a new tapdisk by now. The minors' files
+    /// a process listens stay: the number may belong to a new tapdisk by now. The minors' files
     /// are not touched, see [`crate::minors::free`].
     ///
     /// # Errors
@@ -239,8 +239,8 @@ fn number(digits: &[u8]) -> Option<u32> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Whether nobody listens on a socket. A process that hangs still listens: its kernel queue
-/// answers for it, with EAGAIN where that is full.
+/// Whether no process listens on a socket. A process that hangs still listens: the kernel accepts
+/// connections into its queue, and answers EAGAIN where that is full.
 fn is_dead_socket(path: &Path) -> bool {
     // A blocking connect on a full queue would wait for a process that hangs.
     let probe = connection::probe(path);

@@ -1,4 +1,4 @@
-//! One error type: kind, what was being done, on what, and the cause.
+//! One error type: kind, operation, object, and cause.
 //!
 //! Callers match on the kind. Display does not repeat the cause, which is the error's source.
 
@@ -9,10 +9,10 @@ use rustix::io::Errno;
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What sort of failure it is; this is what callers match on.
+/// The kind of a failure, which callers match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// Nobody listens on the control socket: the tapdisk is dead or never was.
+    /// No process listens on the control socket: the tapdisk is dead, or never existed.
     Gone,
     /// The deadline passed: the other side hangs.
     Timeout,
@@ -70,13 +70,13 @@ impl Error {
         self
     }
 
-    /// The sort of failure.
+    /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What the other side said: the text of its answer, or what a program printed.
+    /// The text of the other side: of its answer, or the output of a program.
     #[must_use]
     pub fn detail(&self) -> &str {
         &self.detail

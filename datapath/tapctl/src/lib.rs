@@ -2,19 +2,19 @@
 //! identity of the processes that serve disks.
 //!
 //! Called by the datapath plugin and the volume plugin (the [`Client`]), by `tapdisk-ram` (the
-//! [`Listener`] and its [`Conversations`]), and by `tap-ctl-ram` (in `cli`). It knows nothing of what
-//! a volume is.
+//! [`Listener`] and its [`Conversations`]), and by `tap-ctl-ram` (in `cli`). It knows nothing of
+//! volumes.
 //!
 //! The protocol is blktap's (`include/tapdisk-message.h` of xapi-project/blktap, called "the
 //! header" below): one request for each connection to `ctl<pid>`, every message 544 bytes in host
 //! byte order. Messages of our own lie in a range of numbers that blktap never uses.
 //!
-//! Layers, each one using only those before it: [`message`] and `text` (what the bytes are), [`ring`],
-//! [`request`] and [`reply`] (what they mean), [`lock`], [`process`], [`metrics`], [`dir`], [`minors`]
+//! Layers, each one using only those before it: [`message`] and `text` (layout), [`ring`],
+//! [`request`] and [`reply`] (meaning), [`lock`], [`process`], [`metrics`], [`dir`], [`minors`]
 //! (files, locks, processes), [`client`], [`server`], [`spawn`].
 //!
 //! Invariants: nothing here waits without a deadline; no process is signalled that is known by its
-//! number alone; no socket is removed on which somebody else listens; nothing prints.
+//! number alone; no socket is removed on which a process listens; nothing is printed.
 
 pub mod client;
 mod connection;

@@ -1,10 +1,10 @@
-//! What the bytes of a control message are: its size, its type numbers, where its fields lie.
+//! Layout of a control message: its size, its type numbers, the offsets of its fields.
 //!
 //! Used by [`crate::request`] and [`crate::reply`], which give the fields their meaning. The
 //! structures below mirror those of the header (`include/tapdisk-message.h`) for their layout
 //! only: offsets are taken from them, no message is ever cast to one.
 //!
-//! A [`Raw`] message is bytes of somebody else: nothing in it has been checked.
+//! A [`Raw`] message is bytes that another process sent: nothing in it has been checked.
 
 use std::{fmt, mem::offset_of};
 
@@ -86,9 +86,9 @@ pub mod kind {
     pub const EXIT: u16 = 30;
 
     /// Where our own numbers start ('R' in the high byte). blktap counts up from 1 and answers
-    /// EINVAL to everything above EXIT, so a client can ask any tapdisk which of the two it is.
+    /// EINVAL to everything above EXIT, so a client can find out from any tapdisk which of the two programs it is.
     pub const OWN: u16 = 0x5200;
-    /// Ours: who are you? The minor is not looked at.
+    /// Ours: name, version and revision of the tapdisk are requested. The minor has no meaning.
     pub const IDENTIFY: u16 = OWN + 1;
     /// Ours: name and version as text, revision of these messages in `first`.
     pub const IDENTIFY_RSP: u16 = OWN + 2;
@@ -193,7 +193,7 @@ mod layout {
         pub(super) poll_idle_threshold: u32,
     }
 
-    /// Our own requests: the path lies where that of `params` does, since every tapdisk looks for
+    /// Our own requests: the path lies where that of `params` does, since every tapdisk checks
     /// the NUL of that field first (`tapdisk_control_validate_request`).
     #[repr(C)]
     pub(super) struct Own {

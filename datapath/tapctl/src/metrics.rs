@@ -1,8 +1,8 @@
-//! Statistics in shared memory: where a tapdisk's files lie, and what the bytes in them are.
+//! Statistics in shared memory: the paths of a tapdisk's files, and their layout.
 //!
 //! `<directory>/td3-<pid>/` holds for each VBD `vdi-<minor>` (the image), `nbd-<minor>` and
 //! `nbd-old-<minor>` (its two NBD servers), a page each (`drivers/tapdisk-metrics.h` of blktap).
-//! Written by tapdisk-ram; whoever finds a dead tapdisk removes what it left.
+//! Written by tapdisk-ram. The files of a dead tapdisk are removed by the next process that notices.
 //!
 //! All of them begin with the same structure (`drivers/tapdisk-metrics-stats.h`), which readers on
 //! the host map (`blktap3_stats.ml` of xapi's metrics daemon); the rest of the page is zero.
@@ -38,11 +38,11 @@ pub struct Direction {
     pub completed: u64,
     /// Sectors of 512 bytes.
     pub sectors: u64,
-    /// What the answered requests took, all together.
+    /// Total time of the answered requests.
     pub microseconds: u64,
 }
 
-/// What a file says (`struct stats`).
+/// The contents of a file (`struct stats`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Reads.
@@ -89,7 +89,7 @@ impl Counters {
         bytes
     }
 
-    /// What the front of a file says; `None` where it is too short.
+    /// Parses the front of a file; `None` where it is too short.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let get = |at: usize| {
@@ -149,17 +149,17 @@ impl MetricsDir {
         self.process(pid).join(format!("nbd-old-{minor}"))
     }
 
-    /// Makes the calling process's directory, 0700. What is there by its name was left by a dead
-    /// process that had the number before, and goes.
+    /// Makes the calling process's directory, 0700. A directory of that name was left by a dead
+    /// process that had the number before, and is removed.
     ///
     /// # Errors
-    /// Those of mkdir(2) and of removing what is in the way.
+    /// Those of mkdir(2), and of removing a directory of that name.
     pub fn create_own(&self) -> Result<()> {
         let own = self.process(std::process::id());
         let failed = |cause| Error::io("make the directory", own.display(), cause);
         remove(&own).map_err(failed)?;
         fs::create_dir_all(&self.0).map_err(failed)?;
-        // Everybody may create in /dev/shm: it has to be new to be ours alone.
+        // Every user may create files in /dev/shm: a new directory is not writable for others.
         DirBuilder::new().mode(0o700).create(&own).map_err(failed)
     }
 
@@ -172,8 +172,8 @@ impl MetricsDir {
         remove(&own).map_err(|cause| Error::io("remove the directory", own.display(), cause))
     }
 
-    /// Removes what a dead tapdisk left; nothing while any process has that number. Whether there
-    /// was something.
+    /// Removes the directory of a dead tapdisk, and returns its path; nothing is removed while any
+    /// process has that number.
     ///
     /// # Errors
     /// Those of unlink(2) and rmdir(2).
@@ -193,7 +193,7 @@ impl MetricsDir {
 fn remove(directory: &Path) -> io::Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Somebody put something else there.
+        // Another user put a file or a link there.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(directory),
         done => done,
     }

@@ -3,7 +3,7 @@
 //! As blktap does it (`control/tap-ctl-allocate.c`, `control/tap-ctl-free.c`,
 //! `drivers/tapdisk-vbd.c`), so that both can share a directory: an flock on the directory while
 //! one is given out or taken back, and one on the minor's file for as long as a tapdisk has it
-//! attached. A dead tapdisk holds no lock, so the locks tell the truth about who lives.
+//! attached. A dead tapdisk holds no lock, so the locks say which tapdisks live.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -26,7 +26,7 @@ const ATTACH_TIMEOUT: Duration = Duration::from_millis(100);
 /// Reserves the first free minor, creating the directories where they are missing.
 ///
 /// # Errors
-/// [`ErrorKind::Timeout`] where somebody keeps the directory locked, [`ErrorKind::Full`] where
+/// [`ErrorKind::Timeout`] where another process keeps the directory locked, [`ErrorKind::Full`] where
 /// every minor is taken, and those of the file system.
 pub fn allocate(dir: &ControlDir, timeout: Duration) -> Result<Minor> {
     dir.create()?;
@@ -46,7 +46,7 @@ pub fn allocate(dir: &ControlDir, timeout: Duration) -> Result<Minor> {
 ///
 /// # Errors
 /// [`ErrorKind::Busy`] (EAGAIN) where a tapdisk has it attached, [`ErrorKind::NotFound`] (ENOENT)
-/// where it is not reserved, [`ErrorKind::Timeout`] where somebody keeps the directory locked.
+/// where it is not reserved, [`ErrorKind::Timeout`] where another process keeps the directory locked.
 pub fn free(dir: &ControlDir, minor: Minor, timeout: Duration) -> Result<()> {
     let action = "free minor";
     let _locked = lock_directory(dir, action, timeout)?;

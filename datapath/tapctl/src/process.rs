@@ -1,4 +1,4 @@
-//! Who a process is: its number, when it started, and what it runs.
+//! The identity of a process: its number, its start time, and the program that it runs.
 //!
 //! A number alone says nothing: it is given out again. The start time distinguishes all the
 //! holders of a number since the host started, and the executable guards against a record that
@@ -35,14 +35,14 @@ const START_FIELD: usize = 22;
 const STATE_FIELD: usize = 3;
 
 /// A process, distinguished from every other one that has or had its number. One that execs
-/// another program becomes another process by this: identify it when it runs what it will run.
+/// another program becomes another process by this: identify it when it runs its final program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Its number.
     pub pid: u32,
     /// When it started, in clock ticks since the host did.
     pub start_ticks: u64,
-    /// The file that it runs; `None` where another user's process does not tell.
+    /// The file that it runs; `None` where the process of another user hides it.
     pub executable: Option<Executable>,
 }
 
@@ -68,8 +68,8 @@ impl Executable {
 }
 
 impl Identity {
-    /// The process that has this number now; `None` where there is none, or only what is left of
-    /// one until its parent looks.
+    /// The process that has this number now; `None` where there is none, or only a
+    /// zombie.
     ///
     /// # Errors
     /// Where /proc cannot be read.
@@ -107,7 +107,7 @@ impl Identity {
         })
     }
 
-    /// The path of what it runs, for a reader; not what an identity is compared by.
+    /// The path of the program that it runs, for messages; identities are not compared by it.
     #[must_use]
     pub fn executable_path(&self) -> Option<PathBuf> {
         let path = fs::read_link(proc_path(self.pid, "exe")).ok()?;
@@ -158,8 +158,8 @@ impl Identity {
         let failed = |cause: io::Error| Error::io("wait for process", self.pid, cause);
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
         if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-            // A process whose first thread has ended before the others is no use to anybody, but
-            // what it has open is only closed when all of them have.
+            // A process whose first thread has ended before the others serves nothing any more, but
+            // its files are closed only when all threads have ended.
             match stat(self.pid) {
                 Ok(Some(stat)) if stat.start_ticks == self.start_ticks => {}
                 _ => return Ok(true),
@@ -179,7 +179,7 @@ impl Identity {
 /// Whether any process has this number now.
 #[must_use]
 pub fn exists(pid: u32) -> bool {
-    // What cannot be read is taken to be there: deciding otherwise would remove its files.
+    // Where /proc cannot be read the process is assumed to live: otherwise its files would be removed.
     !matches!(start(pid), Ok(None))
 }
 
@@ -192,7 +192,7 @@ fn start(pid: u32) -> io::Result<Option<u64>> {
     Ok(stat(pid)?.filter(|stat| !stat.has_ended).map(|stat| stat.start_ticks))
 }
 
-/// What is known of the process with this number; `None` where there is none.
+/// State and start time of the process with this number; `None` where there is none.
 fn stat(pid: u32) -> io::Result<Option<Stat>> {
     match fs::read(proc_path(pid, "stat")) {
         Ok(text) => parse_stat(&text)
@@ -205,7 +205,7 @@ fn stat(pid: u32) -> io::Result<Option<Stat>> {
     }
 }
 
-/// What a stat file says of a process.
+/// State and start time of a process, from its stat file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     /// Whether at least its first thread has.

@@ -1,7 +1,7 @@
-//! What a tapdisk answers: [`Reply`], encoded by the server half; its parts, parsed by the client.
+//! The answers of a tapdisk: [`Reply`], encoded by the server half; its parts, parsed by the client.
 //!
 //! LIST is answered by several messages and STATS by a message and a payload; a [`Reply`] is all
-//! of it. What the header leaves undefined is zero, as in blktap's answers
+//! of it. Fields that the header leaves undefined are zero, as in blktap's answers
 //! (`tapdisk_control_process_request` in `drivers/tapdisk-control.c`).
 
 use std::{
@@ -95,14 +95,14 @@ pub struct Identification {
 }
 
 impl Identification {
-    /// What our tapdisk says of itself.
+    /// The identification of our tapdisk.
     #[must_use]
     pub fn ours(version: &str) -> Self {
         Self { name: NAME.into(), version: version.into(), revision: REVISION }
     }
 }
 
-/// Ours: what a minor serves.
+/// Ours: the volume or file that a minor serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serving {
     /// The volume or the file; `None` where nothing is open.
@@ -118,7 +118,7 @@ pub struct Serving {
 pub enum Reply {
     /// It failed.
     Error(Failure),
-    /// It is done, and there is nothing to tell: attach, pause, resume, close, detach, rings,
+    /// The request is done, and the answer carries no data: attach, pause, resume, close, detach, rings,
     /// exit, switch, resize, sole.
     Done,
     /// PID.
@@ -220,7 +220,7 @@ fn encode_list(entries: &[Entry], raw: &Raw) -> Vec<u8> {
 }
 
 /// The error number in a message: ERROR always has one. The answers without other contents have
-/// one in the same place, which blktap's clients look at (`control/tap-ctl-pause.c`).
+/// one in the same place, which blktap's clients read (`control/tap-ctl-pause.c`).
 pub(crate) fn failure(raw: &Raw) -> Failure {
     let text = raw.text(at::RESPONSE_MESSAGE).unwrap_or_default();
     // Some of blktap's handlers fail with a positive number, which is negated on the wire.

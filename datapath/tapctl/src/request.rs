@@ -1,4 +1,4 @@
-//! What a client may ask: [`Request`], parsed from a [`Raw`] message and encoded into one.
+//! The requests of a client: [`Request`], parsed from a [`Raw`] message and encoded into one.
 //!
 //! The server half parses, the client half encodes. A parsed request has been checked: its texts
 //! end, its numbers are in range. Whether the minor exists is the tapdisk's business.
@@ -14,7 +14,7 @@ use crate::{
 /// No parent minor, no minor at all: -1 in blktap's fields.
 pub const NONE: u32 = u32::MAX;
 
-/// The cookie that asks STATS for every VBD of the process.
+/// The cookie with which STATS means every VBD of the process.
 pub const ALL: u16 = u16::MAX;
 
 /// Flags of OPEN and RESUME, `TAPDISK_MESSAGE_FLAG_*` of the header.
@@ -58,7 +58,7 @@ impl Flags {
     }
 }
 
-/// What OPEN carries (`struct tapdisk_message_params`).
+/// The fields of OPEN (`struct tapdisk_message_params`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// `<type>:<path>`, such as `ram:/run/sr-mount/...`.
@@ -94,10 +94,10 @@ impl Open {
     }
 }
 
-/// What RESUME carries: the same fields as OPEN.
+/// The fields of RESUME: the same as those of OPEN.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
-    /// New `<type>:<path>`; `None`: what was open before the pause.
+    /// New `<type>:<path>`; `None`: the image that was open before the pause.
     pub params: Option<OsString>,
     /// How to open it.
     pub flags: Flags,
@@ -115,7 +115,7 @@ pub struct Switch {
     pub index: PathBuf,
 }
 
-/// What is asked for.
+/// The operation of a request, with its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// The process's number.
@@ -124,7 +124,7 @@ pub enum Call {
     Attach,
     /// Open an image on it.
     Open(Open),
-    /// Finish what is in flight and let go of the image.
+    /// Finish the requests in flight and close the image.
     Pause,
     /// Open it again.
     Resume(Resume),
@@ -153,9 +153,9 @@ pub enum Call {
     },
     /// End; blktap's tapdisk answers EINVAL.
     Exit,
-    /// Ours: which program is this?
+    /// Ours: name, version and revision of the program.
     Identify,
-    /// Ours: what does the minor serve?
+    /// Ours: the volume or file that the minor serves.
     Serving,
     /// Ours: a new top.
     Switch(Switch),
@@ -173,7 +173,7 @@ pub enum Call {
 pub struct Request {
     /// The minor that is meant; [`ALL`] or anything where none is.
     pub minor: u16,
-    /// What is asked for.
+    /// The operation.
     pub call: Call,
 }
 
@@ -181,9 +181,9 @@ impl Request {
     /// Checks a message that was received.
     ///
     /// # Errors
-    /// What is wrong with it; the answer is EINVAL.
+    /// The first fault of the message; the answer is EINVAL.
     pub fn parse(raw: &Raw) -> Result<Self, Malformed> {
-        // Every tapdisk looks at this field first, whatever the type
+        // Every tapdisk checks this field first, whatever the type
         // (`tapdisk_control_validate_request` in `drivers/tapdisk-control.c`).
         let path = text::get(raw, at::PARAMS_PATH)?;
         let call = match raw.kind() {
@@ -304,7 +304,7 @@ impl Call {
         }
     }
 
-    /// The word for it in messages and logs.
+    /// The verb for it in error messages and logs.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

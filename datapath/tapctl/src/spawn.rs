@@ -1,8 +1,8 @@
 //! Starting a tapdisk as `tap-ctl spawn` does: exec it, read its control socket's path, wait for
 //! the process that was started to exit.
 //!
-//! Used by the datapath plugin and a `tap-ctl`. The program turns itself into a daemon: what was
-//! started exits with 0, what stays prints `<control dir>/ctl<pid>` to its standard output
+//! Used by the datapath plugin and a `tap-ctl`. The program turns itself into a daemon: the
+//! started process exits with 0, the daemon prints `<control dir>/ctl<pid>` to its standard output
 //! (`control/tap-ctl-spawn.c`, `drivers/tapdisk2.c`). Unlike there the line is read while waiting,
 //! everything has a deadline, and on failure the caller learns what the program printed.
 
@@ -27,7 +27,7 @@ use crate::{
     process::Identity,
 };
 
-/// How much of what a program prints is kept; the rest is read and thrown away.
+/// How much of the output of a program is kept; the rest is read and discarded.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
 const ACTION: &str = "start the tapdisk";
@@ -47,7 +47,7 @@ pub struct Spawn {
 pub struct Spawned {
     /// The number in its control socket's name.
     pub pid: u32,
-    /// Who that is; the number alone says nothing later.
+    /// The identity of the process; its number may belong to another one later.
     pub identity: Identity,
 }
 
@@ -96,9 +96,9 @@ impl Spawn {
     ///
     /// # Errors
     /// [`ErrorKind::Failed`] where it cannot be started, exits with another status than 0, or ends
-    /// without a word: with its status and output as detail. [`ErrorKind::Timeout`] where it
-    /// neither announces itself nor exits; what was started is killed then, but not what that may
-    /// have started and not announced.
+    /// without an announcement: with its status and output as detail. [`ErrorKind::Timeout`] where it
+    /// neither announces itself nor exits; the started process is killed then, but not a daemon that
+    /// it may have started and not announced.
     pub fn start(&self) -> Result<Spawned> {
         let deadline = Deadline::after(self.timeout);
         let failed = |cause: io::Error| {
@@ -178,7 +178,7 @@ impl Spawn {
         }
     }
 
-    /// It is over: what it still had to say is in the pipe.
+    /// The program has ended: the rest of its output is in the pipe.
     fn ended(&self, output: &mut Output, status: ExitStatus) -> Error {
         let _nothing_more = output.take();
         self.failed(output, Some(status))
@@ -201,7 +201,7 @@ impl Spawn {
     }
 }
 
-/// What a program prints.
+/// The output of a program.
 struct Output {
     reader: PipeReader,
     bytes: Vec<u8>,
@@ -209,7 +209,7 @@ struct Output {
 }
 
 impl Output {
-    /// Takes what is there.
+    /// Reads the output that has arrived.
     fn take(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         while !self.ended {

@@ -1,4 +1,4 @@
-//! A stand-in for a tapdisk, for tests of this crate and of its clients: it answers what the test
+//! A stand-in for a tapdisk, for tests of this crate and of its clients: it answers as the test
 //! says, through the real server half, with a loop like tapdisk-ram's.
 
 use std::{
@@ -46,8 +46,8 @@ impl StandIn {
         Self::start_with(dir, pid, move || answer)
     }
 
-    /// The same; what answers is made in the thread, and may hold what has to stay there. Once this
-    /// returns, it is made.
+    /// The same; `make` runs in the thread, so that its result may hold values that cannot leave a
+    /// thread. It has run when this returns.
     ///
     /// # Panics
     /// Where it cannot listen, or `make` panics.
@@ -77,7 +77,7 @@ impl StandIn {
         Self { requests, stop, thread: Some(thread) }
     }
 
-    /// What it was asked so far.
+    /// The requests so far.
     ///
     /// # Panics
     /// Where its thread did.
@@ -96,7 +96,7 @@ impl Drop for StandIn {
 }
 
 /// One pass of the loop of a process that stands in for a tapdisk: waits for a moment, and answers
-/// what has come.
+/// the requests that have come.
 ///
 /// # Panics
 /// Where the listener fails.

@@ -8,14 +8,14 @@ use tapctl::{Flags, Open, message::PATH_BYTES};
 
 use crate::error::{Error, Result};
 
-/// Drives tapdisks: what `tap-ctl` does, in the same way.
+/// Controls tapdisks in the same way as `tap-ctl`.
 ///
 /// Exit codes are error numbers. Not for disks in memory, and left out: options -e, -r, -2, -s, -C,
 /// -c and -E of blktap's tap-ctl.
 #[derive(Debug, Parser)]
 #[command(name = "tap-ctl-ram", version, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
-    /// Say more about an error than what its number means
+    /// Print details of an error beside the text of its number
     #[arg(long, global = true)]
     pub(crate) debug: bool,
     #[command(subcommand)]
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List tapdisks and what they serve
+    /// List tapdisks and the images that they serve
     ///
     /// To a terminal: pid, minor, state, type, file. Otherwise: pid=, minor=, state=, args=.
     List {

@@ -1,4 +1,4 @@
-//! What each sub-command does.
+//! The implementation of each sub-command.
 
 use std::{
     io::{self, IsTerminal, Write},

@@ -5,7 +5,7 @@ use std::{fmt, io};
 use rustix::io::Errno;
 use tapctl::ErrorKind;
 
-/// An error number, and what there is to say about it.
+/// An error number, and a sentence with the details.
 pub(crate) struct Error {
     pub(crate) errno: i32,
     pub(crate) text: String,

@@ -26,7 +26,7 @@ pub(crate) fn list_line(row: &Row, output: Output) -> Vec<u8> {
     line
 }
 
-/// What `tap-ctl spawn` prints.
+/// The output of `tap-ctl spawn`.
 pub(crate) fn spawn_line(pid: u32, output: Output) -> String {
     match output {
         Output::Pipe => format!("{pid}\n"),
@@ -34,7 +34,7 @@ pub(crate) fn spawn_line(pid: u32, output: Output) -> String {
     }
 }
 
-/// What `tap-ctl stats` prints: one line, and an empty one.
+/// The output of `tap-ctl stats`: one line, and an empty one.
 pub(crate) fn stats(json: &str) -> String {
     format!("{json}\n\n")
 }
@@ -44,7 +44,7 @@ pub(crate) fn state(state: u32) -> String {
     if state == 0 { "0".into() } else { format!("{state:#x}") }
 }
 
-/// `pid=1 minor=2 state=0 args=ram:/p`, without what is absent.
+/// `pid=1 minor=2 state=0 args=ram:/p`, without absent fields.
 fn fields(row: &Row) -> Vec<u8> {
     let mut parts: Vec<Vec<u8>> = Vec::new();
     parts.extend(row.pid.map(|pid| format!("pid={pid}").into_bytes()));
@@ -56,7 +56,7 @@ fn fields(row: &Row) -> Vec<u8> {
     parts.join(&b' ')
 }
 
-/// Columns of 8, 4, 4 and 10, aligned to the right, and the path; `-` for what is absent.
+/// Columns of 8, 4, 4 and 10, aligned to the right, and the path; `-` for absent fields.
 fn columns(row: &Row) -> Vec<u8> {
     let number = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let head = format!(

@@ -1,7 +1,7 @@
-//! What `tap-ctl list` shows: minors, control sockets, and what each tapdisk says of itself.
+//! The rows of `tap-ctl list`: minors, control sockets, and the VBDs of each tapdisk.
 //!
-//! [`merge`] is pure; [`list`] asks. As in `control/tap-ctl-list.c`: a line for each VBD, the newest of
-//! a tapdisk first; a line for a tapdisk without one; a line for a minor that nobody has.
+//! [`merge`] is pure; [`list`] queries the tapdisks. As in `control/tap-ctl-list.c`: a line for each VBD, the newest of
+//! a tapdisk first; a line for a tapdisk without one; a line for a minor that no tapdisk has.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -11,7 +11,7 @@ use std::{
 
 use tapctl::{Client, ControlDir, Entry, ErrorKind, Minor, Result};
 
-/// One line of the list; what is absent is unknown.
+/// One line of the list; absent fields are unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Row {
     /// The tapdisk.
@@ -87,7 +87,7 @@ fn rows_of(pid: u32, entries: &[Entry]) -> Option<Vec<Row>> {
     entries.iter().rev().map(row).collect()
 }
 
-/// Asks every tapdisk of the directory. One that is dead is left out; one that hangs shows its
+/// Queries every tapdisk of the directory. One that is dead is left out; one that hangs shows its
 /// number alone, after `timeout`.
 pub(crate) fn list(dir: &ControlDir, timeout: Duration) -> Result<Vec<Row>> {
     let minors = dir.reserved()?;
@@ -96,7 +96,7 @@ pub(crate) fn list(dir: &ControlDir, timeout: Duration) -> Result<Vec<Row>> {
     Ok(merge(&minors, &tapdisks))
 }
 
-/// Asks one tapdisk; nothing where there is none of that number.
+/// Queries one tapdisk; empty where there is none of that number.
 pub(crate) fn list_one(dir: &ControlDir, pid: u32, timeout: Duration) -> Vec<Row> {
     merge(&[], ask(dir, pid, timeout).as_slice())
 }

@@ -1,11 +1,11 @@
 //! tap-ctl-ram: a `tap-ctl` for hosts without blktap, and for tests. It has the same sub-commands,
 //! options, outputs and exit codes (`control/tap-ctl.c` of blktap), and drives blktap's tapdisks too.
 //!
-//! Exit codes are error numbers; what they mean goes to stderr. Left out are the options for what
+//! Exit codes are error numbers; their text goes to stderr. Left out are the options for what
 //! no disk in memory has: parent chains (`-e`), caches (`-r`), second images (`-2`, `-s`), logs of
 //! changes (`-C`, `-c`) and encryption (`-E`).
 //!
-//! `arguments` defines the command line, `commands` executes it, `list` asks tapdisks what they serve,
+//! `arguments` defines the command line, `commands` executes it, `list` queries tapdisks,
 //! `format` makes the output, `error` has the exit codes.
 
 mod arguments;
