@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use scratch::Scratch;
 use store::{Disk, Host, NewVolume, Open, Sr};
 use tapctl::{
     Call, Reply, Request,
     message::{MESSAGE_BYTES, Raw},
 };
-use tempfile::TempDir;
 
 use super::*;
 
@@ -25,14 +25,14 @@ const BYTES: u64 = 1 << 20;
 
 /// An SR with one volume, and a directory for control sockets.
 struct Fixture {
-    root: TempDir,
+    root: Scratch,
     sr: Sr,
     key: Name,
 }
 
 impl Fixture {
     fn new() -> Self {
-        let root = TempDir::with_prefix_in("xapi-ram-", "/dev/shm").unwrap();
+        let root = Scratch::in_memory();
         let host = Host {
             sr_root: root.path().join("sr"),
             lock_dir: root.path().join("lock"),

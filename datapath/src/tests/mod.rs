@@ -13,10 +13,10 @@ use std::{
 
 use host::{Config, Environment};
 use plugin::testing::{self, Refusal, assert_refused as refused};
+use scratch::Scratch;
 use serde_json::{Value, json};
 use store::{Attachment, Host, Inactive, Name, NewVolume, Sr};
 use tapctl::{Client, ControlDir, Identity, Minor, process::Executable};
-use tempfile::TempDir;
 
 use crate::state::State;
 
@@ -29,7 +29,7 @@ struct Fixture {
     key: String,
     control: ControlDir,
     program: String,
-    root: TempDir,
+    root: Scratch,
 }
 
 /// The tapdisk of these tests, which cargo builds beside them.
@@ -43,7 +43,7 @@ fn fake() -> PathBuf {
 impl Fixture {
     fn new() -> Self {
         // A short path: sockets have 107 bytes for theirs.
-        let root = TempDir::with_prefix_in("dp-", "/dev/shm").unwrap();
+        let root = Scratch::in_memory();
         let host = Host {
             sr_root: root.path().join("s"),
             lock_dir: root.path().join("s/.lock"),

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use host::{Config, Environment};
 use plugin::testing::{self, Outcome, Refusal};
+use scratch::Scratch;
 use serde_json::{Value, json};
 use store::{Disk, Host, Layout, Name, Open, Serving};
-use tempfile::TempDir;
 
 use crate::registry;
 
@@ -22,12 +22,12 @@ const MIB: u64 = 1 << 20;
 
 /// A host of its own, which vanishes with it.
 struct Plugin {
-    root: TempDir,
+    root: Scratch,
 }
 
 impl Plugin {
     fn new() -> Self {
-        Self { root: TempDir::with_prefix_in("xapi-ram-", "/dev/shm").unwrap() }
+        Self { root: Scratch::in_memory() }
     }
 
     /// With an attached SR of 64 MiB.

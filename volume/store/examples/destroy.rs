@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn measure(count: usize, between: Between, busy: bool) -> Result<String, Box<dyn Error>> {
-    let root = tempfile::TempDir::with_prefix_in("xapi-ram-", "/dev/shm")?;
+    let root = scratch::Scratch::in_memory();
     let host = Host {
         sr_root: root.path().to_owned(),
         lock_dir: root.path().join(".lock"),

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A process with minors 0 to 5, of which the last is the canary.
 struct Target {
-    root: tempfile::TempDir,
+    root: scratch::Scratch,
     dir: ControlDir,
     pid: u32,
     process: Child,
@@ -35,7 +35,7 @@ struct Target {
 
 impl Target {
     fn start() -> Self {
-        let root = tempfile::Builder::new().prefix("fz").tempdir_in("/tmp").unwrap();
+        let root = scratch::Scratch::on_disk();
         let dir = ControlDir::new(root.path().join("ctl"));
         for _ in 0..=CANARY {
             minors::allocate(&dir, PATIENCE).unwrap();

@@ -37,7 +37,7 @@ struct World {
     models: [Model; 3],
     snapshots: Vec<(String, Model)>,
     clients: Vec<Nbd>,
-    _root: tempfile::TempDir,
+    _root: scratch::Scratch,
 }
 
 /// Reaches the process as the volume plugin does; or does not, and leaves a switch undone.
@@ -66,7 +66,7 @@ impl Live for Tapdisk {
 impl World {
     fn new() -> Self {
         let target = Target::start();
-        let root = tempfile::Builder::new().prefix("fz").tempdir_in("/dev/shm").unwrap();
+        let root = scratch::Scratch::in_memory();
         let host = Host {
             sr_root: root.path().to_owned(),
             lock_dir: root.path().join(".lock"),

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use scratch::Scratch;
 use store::{Attachment, Disk, Host, Live, Name, NewVolume, Open, Result, Serving, Sr, Switch};
-use tempfile::TempDir;
 
 /// An SR of its own in a directory of its own; both vanish with it.
 pub(crate) struct Fixture {
@@ -11,13 +11,13 @@ pub(crate) struct Fixture {
     pub(crate) host: Host,
     /// The SR, attached.
     pub(crate) sr: Sr,
-    _root: TempDir,
+    _root: Scratch,
 }
 
 impl Fixture {
     /// An attached SR of `size` bytes in a directory on tmpfs.
     pub(crate) fn new(size: u64) -> Self {
-        let root = TempDir::with_prefix_in("xapi-ram-test-", "/dev/shm").unwrap();
+        let root = Scratch::in_memory();
         let host = host(root.path());
         let sr = host.attach(&attachment(&host, size)).unwrap();
         Self { host, sr, _root: root }

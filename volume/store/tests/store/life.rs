@@ -140,7 +140,7 @@ fn metadata_bytes(fixture: &Fixture, directory: &str) -> u64 {
 
 #[test]
 fn a_promise_that_the_host_cannot_keep_is_refused() {
-    let root = tempfile::TempDir::with_prefix_in("xapi-ram-test-", "/dev/shm").unwrap();
+    let root = scratch::Scratch::in_memory();
     let host = host(root.path());
     let error = host.attach(&attachment(&host, 1 << 50)).unwrap_err();
     assert_eq!(error.kind(), Kind::NoSpace);
@@ -181,7 +181,7 @@ fn a_plain_file_is_loaded_and_never_written_back() {
 #[test]
 fn a_directory_of_somebody_else_is_left_alone() {
     for place in ["data/precious", "meta/precious", "precious"] {
-        let root = tempfile::TempDir::with_prefix_in("xapi-ram-test-", "/dev/shm").unwrap();
+        let root = scratch::Scratch::in_memory();
         let host = host(root.path());
         let wanted = attachment(&host, 64 * MIB);
         let file = root.path().join(wanted.uuid.as_str()).join(place);

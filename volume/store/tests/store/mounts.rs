@@ -7,8 +7,8 @@
 
 use std::{env, fs, io::Write, os::unix::process::ExitStatusExt, path::Path, process::Command};
 
+use scratch::Scratch;
 use store::{Host, Inactive, Kind, NewVolume, Sr, failpoints};
-use tempfile::TempDir;
 
 use crate::{
     common::{Disks, attachment, host, open},
@@ -55,12 +55,12 @@ struct World {
     host: Host,
     /// The volume of one block that is in the SR.
     key: Option<String>,
-    root: TempDir,
+    root: Scratch,
 }
 
 impl World {
     fn new(what: &str) -> Self {
-        let root = TempDir::with_prefix_in("xapi-ram-test-", "/dev/shm").unwrap();
+        let root = Scratch::in_memory();
         let mut world = Self { host: host_that_mounts(root.path()), key: None, root };
         if what != "attach" {
             let sr = world.attach();
