@@ -5,6 +5,7 @@ mod circles;
 mod dependencies;
 mod documents;
 mod modules;
+mod names;
 
 use std::path::{Path, PathBuf};
 
