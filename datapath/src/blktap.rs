@@ -21,7 +21,6 @@ use tapctl::{ErrorKind, Flags, Open, reply::state};
 
 use crate::{
     disk::Disk,
-    errors,
     image::Image,
     state::Mode,
     tapdisk::Running,
@@ -44,7 +43,7 @@ impl Disk<'_> {
     pub(crate) fn provider(&self) -> Result<Provider, Error> {
         match &self.state.tapdisk {
             Some(tapdisk) if self.state.mode().is_some() => Ok(tapdisk.provider),
-            _ => self.sr()?.provider().map_err(errors::store),
+            _ => Ok(self.sr()?.provider()?),
         }
     }
 
@@ -55,8 +54,8 @@ impl Disk<'_> {
 
     /// Checks, before there is anything to undo, that the host's tapdisk can serve the volume.
     pub(crate) fn require_fit(&self) -> Result<(), Error> {
-        let volume = self.sr()?.volume(self.uri.key.as_str()).map_err(errors::store)?;
-        Provider::Blktap.check_size(volume.size).map_err(errors::store)?;
+        let volume = self.sr()?.volume(self.uri.key.as_str())?;
+        Provider::Blktap.check_size(volume.size)?;
         self.blktap_program().map(drop)
     }
 
@@ -72,7 +71,7 @@ impl Disk<'_> {
             return Err(Error::new(Failure::VdiInUse, message));
         }
         let volume = self.volume_to_serve(mode)?;
-        Provider::Blktap.check_size(volume.size).map_err(errors::store)?;
+        Provider::Blktap.check_size(volume.size)?;
         let lent = self.lend(&volume, mode);
         if lent.is_err() && self.state.mode().is_none() {
             // Nobody would ever stop it. The first error is the one to tell.
@@ -95,7 +94,7 @@ impl Disk<'_> {
     fn lend(&mut self, volume: &Volume, mode: Mode) -> Result<(), Error> {
         let sr = self.sr()?;
         let read_only = mode == Mode::ReadOnly;
-        if let Some(loan) = sr.loan(volume.key.as_str()).map_err(errors::store)?
+        if let Some(loan) = sr.loan(volume.key.as_str())?
             && loan.serving.read_only == read_only
             && let Some(running) = self.borrower(&loan)
             && matches!(self.held(&running)?, Held::All)
@@ -135,11 +134,10 @@ impl Disk<'_> {
         // Held until the mark is there, so that what was laid out is what the volume reads.
         let reading = Serving { pid: std::process::id(), read_only: true, ..serving.clone() };
         let path = self.layout.volume(&volume.key);
-        let mut disk =
-            StoreDisk::open(&path, &StoreOpen { serving: reading }).map_err(errors::store)?;
+        let mut disk = StoreDisk::open(&path, &StoreOpen { serving: reading })?;
         image.lay_out(&mut disk)?;
         let loan = Loan { serving, lock: self.control.minor(minor), partial: false };
-        sr.lend(key, &loan).map_err(errors::store)?;
+        sr.lock()?.lend(key, &loan)?;
         drop(disk);
         let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
         let client = running.client.clone().timeout(LOAD_TIMEOUT);
@@ -157,7 +155,7 @@ impl Disk<'_> {
             Err(error) => refused(error),
         };
         // Nobody has written to it.
-        sr.end_loan(key).map_err(errors::store)?;
+        sr.lock()?.end_loan(key)?;
         Err(refusal)
     }
 
@@ -181,7 +179,7 @@ impl Disk<'_> {
                     "{why}: what was written to volume {key} since it was activated is lost; {left}"
                 ));
             }
-            sr.end_loan(key.as_str()).map_err(errors::store)
+            Ok(sr.lock()?.end_loan(key.as_str())?)
         };
         let pid = loan.serving.pid;
         let died = || Some(format!("the host's tapdisk {pid} is dead"));
@@ -218,7 +216,7 @@ impl Disk<'_> {
         match found {
             Ok((loan, sr)) => Ok(loan.map(|loan| (sr, loan))),
             Err(error) if is_gone(error.kind()) => Ok(None),
-            Err(error) => Err(errors::store(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -312,5 +310,5 @@ fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {
         "what was written to volume {key} could not be taken back from the host's tapdisk {pid}, \
          minor {minor}, which still has it: {failed}; {advice}"
     );
-    errors::store(store::Error::new(kind, message))
+    store::Error::new(kind, message).into()
 }

@@ -9,7 +9,7 @@ use store::{Host, Inactive, Kind, Layout, Name, Provider, Sr, Volume, VolumeUri}
 use tapctl::ControlDir;
 
 use crate::{
-    Context, errors,
+    Context,
     link::Link,
     state::{Mode, Record, State},
 };
@@ -29,7 +29,7 @@ pub(crate) struct Disk<'a> {
 impl<'a> Disk<'a> {
     /// Takes the volume's lock and reads what is remembered. The volume need not exist.
     pub(crate) fn lock(ctx: &'a Context<'a>, uri: &str) -> Result<Self, Error> {
-        let uri: VolumeUri = uri.parse().map_err(errors::store)?;
+        let uri: VolumeUri = uri.parse()?;
         let Config { sr_root, lock_dir, may_mount, control, .. } = ctx.config.clone();
         let host = Host::new(sr_root, lock_dir, may_mount);
         let layout = Layout::new(&host.sr_root, &uri.sr);
@@ -48,7 +48,7 @@ impl<'a> Disk<'a> {
 
     /// The SR, where it is attached.
     pub(crate) fn sr(&self) -> Result<Sr, Error> {
-        let sr = self.open_sr().map_err(errors::store)?;
+        let sr = self.open_sr()?;
         if !self.record.is_locked() {
             // There was no SR when this call began: nothing could be remembered of what it does.
             let message = format!("SR {} is just being attached: repeat the call", self.uri.sr);
@@ -63,7 +63,8 @@ impl<'a> Disk<'a> {
 
     /// Checks that there is such a volume, in an SR that is attached.
     pub(crate) fn require_volume(&self) -> Result<(), Error> {
-        self.sr()?.volume(self.uri.key.as_str()).map(drop).map_err(errors::store)
+        self.sr()?.volume(self.uri.key.as_str())?;
+        Ok(())
     }
 
     /// Lets a domain use the volume, which is served from then on.
@@ -123,7 +124,7 @@ impl<'a> Disk<'a> {
         }
         let clone = self.state.clone.as_deref().filter(|_| !self.state.persistent);
         let key = clone.unwrap_or(self.uri.key.as_str());
-        let volume = sr.volume(key).map_err(errors::store)?;
+        let volume = sr.volume(key)?;
         if !volume.has_data {
             return Err(Error::new(
                 Failure::VdiType,
@@ -150,9 +151,9 @@ impl<'a> Disk<'a> {
     pub(crate) fn make_clone(&mut self) -> Result<(), Error> {
         let sr = self.sr()?;
         let clone = match &self.state.clone {
-            Some(clone) => Name::parse(clone).map_err(errors::store)?,
+            Some(clone) => Name::parse(clone)?,
             None => {
-                let clone = sr.new_key().map_err(errors::store)?;
+                let clone = sr.new_key()?;
                 self.state.clone = Some(clone.to_string());
                 self.save()?;
                 clone
@@ -162,14 +163,14 @@ impl<'a> Disk<'a> {
             return Ok(());
         }
         // Nobody serves the volume through this plugin now, so nobody is there to be told.
-        sr.clone_hidden(self.uri.key.as_str(), &clone, &mut Inactive).map_err(errors::store)
+        Ok(sr.lock()?.clone_hidden(self.uri.key.as_str(), &clone, &mut Inactive)?)
     }
 
     /// Drops clones that no record names: whoever removed a damaged one by hand took the only word
     /// of the clone with it. What cannot be dropped now is found by the next collection.
     pub(crate) fn drop_orphans(&self) {
         let dropped = Sr::open(&self.host, self.uri.sr.as_str())
-            .and_then(|sr| sr.drop_orphans(&self.uri.key, &mut Inactive));
+            .and_then(|sr| sr.lock()?.drop_orphans(&self.uri.key, &mut Inactive));
         if let Err(error) = dropped {
             self.ctx.log.debug(error.chain());
         }
@@ -179,14 +180,15 @@ impl<'a> Disk<'a> {
     /// with the SR, or at the next chance.
     pub(crate) fn drop_clone(&mut self) -> Result<(), Error> {
         let Some(clone) = self.state.clone.clone() else { return Ok(()) };
-        let destroyed = self.open_sr().and_then(|sr| sr.destroy_volume(&clone, &mut Inactive));
+        let destroyed =
+            self.open_sr().and_then(|sr| sr.lock()?.destroy_volume(&clone, &mut Inactive));
         match destroyed {
             Ok(()) => self.state.clone = None,
             Err(error) if matches!(error.kind(), Kind::SrNotAttached | Kind::SrMissing) => {
                 self.ctx.log.warning(format_args!("the clone {clone} is kept: {error}"));
                 return Ok(());
             }
-            Err(error) => return Err(errors::store(error)),
+            Err(error) => return Err(error.into()),
         }
         self.save()
     }

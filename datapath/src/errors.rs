@@ -1,10 +1,10 @@
 //! From the errors of the tapdisk protocol and of the file system to those of the interface: the
-//! sentences stay whole. Those of the store are mapped for both plugins in one place.
+//! sentences stay whole. Those of the store
+//! are converted by the store itself, for both plugins.
 
 use std::error::Error as _;
 
 use schemas::{Error, Failure};
-pub(crate) use store_errors::from_store as store;
 use tapctl::ErrorKind;
 
 /// Linux' numbers, as a tapdisk answers them.

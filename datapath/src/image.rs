@@ -72,8 +72,7 @@ impl Image {
                 }
                 at += buffer.len() as u64;
             }
-        })
-        .map_err(errors::store)?;
+        })?;
         done.map_err(|error| self.failed(error))
     }
 
@@ -110,9 +109,8 @@ fn require_memory(disk: &mut Disk) -> Result<(), Error> {
     disk.status(0, disk.size(), |length, status| {
         data += if status == Status::Data { length } else { 0 };
         std::ops::ControlFlow::Continue(())
-    })
-    .map_err(errors::store)?;
-    let memory = Memory::now().map_err(errors::store)?;
+    })?;
+    let memory = Memory::now()?;
     let (wanted, free) = (disk.size() + data, memory.available.saturating_sub(memory.reserve()));
     if wanted <= free {
         return Ok(());

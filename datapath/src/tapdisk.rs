@@ -368,7 +368,7 @@ impl Disk<'_> {
     fn require_free(&self, path: &Path, pid: u32) -> Result<(), Error> {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         let sr = self.sr()?;
-        let holder = Name::parse(name).and_then(|key| sr.serving(&key)).map_err(errors::store)?;
+        let holder = Name::parse(name).and_then(|key| sr.serving(&key))?;
         match holder {
             // Somebody who changes the volume holds it for a moment, and may have left a name of
             // the dead in place.

@@ -64,7 +64,7 @@ enum Change {
 /// nothing, if the SR has room for both. The bytes that had changed.
 pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Failed> {
     let mut server = connect(socket)?;
-    let mut returned = sr.begin_return(key)?;
+    let mut returned = sr.lock()?.begin_return(key)?;
     let size = returned.disk().size();
     if server.size() != size {
         abandon(returned);
@@ -80,13 +80,13 @@ pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Faile
             // collected, check explains.
             Err(Failed::Store(error)) if error.kind() == Kind::NoSpace && !collected => {
                 collected = true;
-                let _freed = sr.collect(&mut Inactive);
+                let _freed = sr.lock().and_then(|lock| lock.collect(&mut Inactive));
             }
             // There is room for the volume as it was or as it is to be, and not for both.
             Err(Failed::Store(error)) if error.kind() == Kind::NoSpace && changed > kept => {
                 kept = changed;
                 returned.commit_part()?;
-                returned = sr.begin_return(key)?;
+                returned = sr.lock()?.begin_return(key)?;
             }
             Err(error) => {
                 abandon(returned);

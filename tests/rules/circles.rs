@@ -13,11 +13,9 @@ use crate::{
 };
 
 /// Directories where circles are left, each with the modules that lie on one. None may join them.
-const LEFT: [(&str, &[&str]); 4] = [
+const LEFT: [(&str, &[&str]); 2] = [
     ("datapath/src/", &["blktap", "tapdisk"]),
     ("datapath/nbd/src/server/", &["connection", "handshake"]),
-    ("volume/store/src/", &["budget", "disk", "sr", "volume"]),
-    ("volume/store/src/volume/", &["destroy", "family", "free", "lend", "record", "view"]),
 ];
 
 /// Who uses whom among modules side by side, each with one path by which it does.

@@ -3,6 +3,7 @@
 
 use std::{
     io::{Read, Write},
+    ops::Deref,
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     sync::mpsc,
@@ -10,8 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scratch::Scratch;
-use store::{Disk, Host, NewVolume, Open, Sr};
+use store::{Disk, Open};
 use tapctl::{
     Call, Reply, Request,
     message::{MESSAGE_BYTES, Raw},
@@ -25,37 +25,29 @@ const BYTES: u64 = 1 << 20;
 
 /// An SR with one volume, and a directory for control sockets.
 struct Fixture {
-    root: Scratch,
-    sr: Sr,
+    store: store::testing::Fixture,
     key: Name,
+}
+
+impl Deref for Fixture {
+    type Target = store::testing::Fixture;
+
+    fn deref(&self) -> &Self::Target {
+        &self.store
+    }
 }
 
 impl Fixture {
     fn new() -> Self {
-        let root = Scratch::in_memory();
-        let host = Host {
-            sr_root: root.path().join("sr"),
-            lock_dir: root.path().join("lock"),
-            may_mount: false,
-            uuid: "h".into(),
-        };
-        let wanted = store::Attachment {
-            uuid: Name::parse("sr-1").unwrap(),
-            name: String::new(),
-            description: String::new(),
-            size: 64 << 20,
-            host: "h".into(),
-            provider: store::Provider::Ram,
-        };
-        let sr = host.attach(&wanted).unwrap();
-        let size = i64::try_from(BYTES).unwrap();
-        let new = NewVolume { name: "", description: "", size, sharable: false };
-        let key = sr.create_volume(&new).unwrap().key;
-        Self { root, sr, key }
+        let store = store::testing::Fixture::new(64 << 20);
+        let key = store::testing::create(&store.sr, i64::try_from(BYTES).unwrap());
+        let fixture = Self { store, key };
+        std::fs::create_dir(fixture.control_dir().path()).unwrap();
+        fixture
     }
 
     fn control_dir(&self) -> ControlDir {
-        ControlDir::new(self.root.path())
+        ControlDir::new(self.root().join(".control"))
     }
 
     fn path(&self) -> PathBuf {
@@ -64,7 +56,7 @@ impl Fixture {
 
     /// What process `PID` says of itself.
     fn serving(&self) -> Serving {
-        let control_dir = self.root.path().to_str().unwrap().to_owned();
+        let control_dir = self.control_dir().path().to_str().unwrap().to_owned();
         Serving { pid: PID, control_dir, minor: MINOR.into(), read_only: false }
     }
 
@@ -163,17 +155,17 @@ fn a_snapshot_of_a_disk_that_is_served_keeps_what_was_written_before_it() {
     let mut live = Tapdisks::new(&fixture.sr, log);
     let key = fixture.key.as_str();
     tapdisk.errand(|disk| disk.write(4096, &[2; 4096]).unwrap());
-    let snapshot = fixture.sr.snapshot(key, &mut live).unwrap();
+    let snapshot = fixture.lock().snapshot(key, &mut live).unwrap();
     tapdisk.errand(|disk| disk.write(0, &[3; 8192]).unwrap());
-    let clone = fixture.sr.clone_volume(key, &mut live).unwrap();
+    let clone = fixture.lock().clone_volume(key, &mut live).unwrap();
     tapdisk.errand(|disk| disk.write(0, &[4; 4096]).unwrap());
-    fixture.sr.destroy_volume(snapshot.key.as_str(), &mut live).unwrap();
-    let again = fixture.sr.snapshot(key, &mut live).unwrap();
+    fixture.lock().destroy_volume(snapshot.key.as_str(), &mut live).unwrap();
+    let again = fixture.lock().snapshot(key, &mut live).unwrap();
     let bytes = |key: &Name| (fixture.byte(key, 0), fixture.byte(key, 4096));
     assert_eq!((bytes(&clone.key), bytes(&again.key)), ((3, 3), (4, 3)));
     tapdisk.end();
     assert_eq!(bytes(&fixture.key), (4, 3));
-    assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
+    assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
 }
 
 #[test]
@@ -181,7 +173,7 @@ fn a_disk_that_is_served_grows() {
     let log = &plugin::testing::log();
     let fixture = Fixture::new();
     let tapdisk = Tapdisk::start(&fixture);
-    let size = fixture.sr.resize(fixture.key.as_str(), 2 << 20).unwrap();
+    let size = fixture.lock().resize(fixture.key.as_str(), 2 << 20).unwrap();
     Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
     tapdisk.errand(|disk| disk.write((2 << 20) - 4096, &[5; 4096]).unwrap());
     tapdisk.end();
@@ -203,15 +195,15 @@ fn with_broken(behave: impl FnOnce(UnixListener, PathBuf) + Send + 'static) -> E
     let thread = std::thread::spawn(move || behave(listener, path));
     let mut live = Tapdisks::new(&fixture.sr, log).timeout(Duration::from_millis(200));
     let started = Instant::now();
-    let error = fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap_err();
+    let error = fixture.lock().snapshot(fixture.key.as_str(), &mut live).unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     assert_eq!(fixture.sr.volumes().unwrap().len(), 1, "no snapshot was made");
     disk.write(0, &[2; 4096]).unwrap();
     drop(disk);
     assert_eq!(fixture.byte(&fixture.key, 0), 2);
-    assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
-    fixture.sr.snapshot(fixture.key.as_str(), &mut live).unwrap();
-    assert_eq!(fixture.sr.check().unwrap(), [""; 0]);
+    assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
+    fixture.lock().snapshot(fixture.key.as_str(), &mut live).unwrap();
+    assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
     thread.join().unwrap();
     error
 }

@@ -2,7 +2,7 @@
 //!
 //! Wiring only. Each method is a file below `methods/`, named for it, each maintenance command one
 //! below `commands/`. What they do is in the store; here is what the interface makes of it: the
-//! device-config, the shape of the answers, the codes of the errors, and the word to the tapdisk
+//! device-config, the shape of the answers, the codes of the and the word to the tapdisk
 //! of a volume that changes while it is active.
 
 mod commands;
@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use host::{Config, Environment, Misconfigured};
 use plugin::{Edges, Registry};
 use schemas::{plugin as plugin_interface, sr, volume};
-use store_errors as errors;
 
 /// The name by which the plugin introduces itself.
 const NAME: &str = "volume-plugin";

@@ -124,7 +124,7 @@ fn a_snapshot_is_read_and_not_written() {
 fn a_volume_without_data_is_not_activated() {
     let mut it = Fixture::new();
     it.key = it.snapshot();
-    it.sr.data_destroy(&it.key, &mut Inactive).unwrap();
+    it.sr.lock().unwrap().data_destroy(&it.key, &mut Inactive).unwrap();
     refused(it.run("activate_readonly", "1"), 66, &[&it.key, "destroyed"]);
     it.assert_nothing_left();
 }
@@ -146,7 +146,7 @@ fn what_is_not_there_cannot_be_set_up_and_is_always_torn_down() {
     teardown(&it);
     it.assert_nothing_left();
     it.key = existing;
-    it.sr.detach().unwrap();
+    it.sr.lock().unwrap().detach().unwrap();
     refused(it.run("attach", "1"), 47, &["Sr_not_attached", SR]);
     teardown(&it);
     it.host.destroy(&Name::parse(SR).unwrap()).unwrap();

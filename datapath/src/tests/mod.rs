@@ -61,7 +61,7 @@ impl Fixture {
             })
             .unwrap();
         let new = NewVolume { name: "disk", description: "", size: 1 << 20, sharable: false };
-        let key = sr.create_volume(&new).unwrap().key.to_string();
+        let key = sr.lock().unwrap().create_volume(&new).unwrap().key.to_string();
         let control = ControlDir::new(root.path().join("c"));
         Self { host, sr, key, control, program: path(fake()), root }
     }
@@ -144,7 +144,7 @@ impl Fixture {
     }
 
     fn snapshot(&self) -> String {
-        self.sr.snapshot(&self.key, &mut Inactive).unwrap().key.to_string()
+        self.sr.lock().unwrap().snapshot(&self.key, &mut Inactive).unwrap().key.to_string()
     }
 
     fn link(&self) -> PathBuf {

@@ -18,7 +18,7 @@ impl Fixture {
         let records = self.sr.layout().volume(&Name::parse("x").unwrap());
         let records = std::fs::read_dir(records.parent().unwrap()).unwrap().count();
         assert_eq!(records, self.sr.volumes().unwrap().len());
-        assert_eq!(self.sr.check().unwrap(), [""; 0]);
+        assert_eq!(self.sr.lock().unwrap().check().unwrap(), [""; 0]);
     }
 }
 
@@ -134,7 +134,7 @@ fn a_call_that_was_killed_anywhere_around_the_clone_leaks_nothing() {
             if made_before {
                 it.open(false).unwrap();
                 state = it.state();
-                it.sr.destroy_volume(&it.clone_key(), &mut Inactive).unwrap();
+                it.sr.lock().unwrap().destroy_volume(&it.clone_key(), &mut Inactive).unwrap();
             } else {
                 state.clone = Some(it.sr.new_key().unwrap().to_string());
             }
@@ -148,7 +148,7 @@ fn a_call_that_was_killed_anywhere_around_the_clone_leaks_nothing() {
                 "open" => drop(it.open(false).unwrap()),
                 "open for good" => drop(it.open(true).unwrap()),
                 "close" => drop(it.close().unwrap()),
-                _ => drop(it.sr.collect(&mut Inactive).unwrap()),
+                _ => drop(it.sr.lock().unwrap().collect(&mut Inactive).unwrap()),
             }
             it.close().unwrap();
             it.close().unwrap();
@@ -168,8 +168,8 @@ fn a_clone_that_the_record_does_not_name_any_more_is_dropped_by_whoever_comes_ne
         match next {
             "open" => drop(it.open(false).unwrap()),
             "close" => drop(it.close().unwrap()),
-            "collect" => drop(it.sr.collect(&mut Inactive).unwrap()),
-            "destroy" => it.sr.destroy_volume(&it.key, &mut Inactive).unwrap(),
+            "collect" => drop(it.sr.lock().unwrap().collect(&mut Inactive).unwrap()),
+            "destroy" => it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap(),
             _ => {
                 let attachment = it.host.srs().unwrap().remove(0).attachment;
                 it.host.attach(&attachment).unwrap();
@@ -186,11 +186,11 @@ fn a_volume_that_is_destroyed_in_its_session_takes_the_clone_with_it() {
     let it = Fixture::new();
     it.open(false).unwrap();
     it.ok("activate", "1");
-    let destroyed = it.sr.destroy_volume(&it.key, &mut Inactive).unwrap_err();
+    let destroyed = it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap_err();
     assert_eq!(destroyed.kind(), store::Kind::VolumeInUse, "it is active");
     assert!(it.serving().is_some());
     it.ok("deactivate", "1");
-    it.sr.destroy_volume(&it.key, &mut Inactive).unwrap();
+    it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap();
     for _twice in 0..2 {
         it.ok("detach", "1");
         it.close().unwrap();
@@ -221,7 +221,7 @@ fn what_a_killed_call_left_open_does_not_keep_a_session_from_starting() {
 fn a_detached_sr_keeps_the_clone_for_later() {
     let it = Fixture::new();
     it.open(false).unwrap();
-    it.sr.detach().unwrap();
+    it.sr.lock().unwrap().detach().unwrap();
     it.close().unwrap();
     let clone = it.clone_key();
     let attachment = it.host.srs().unwrap().remove(0).attachment;

@@ -143,7 +143,7 @@ fn an_attached_disk_that_was_destroyed_is_detached_all_the_same() {
     let it = Fixture::new();
     it.ok("attach", "1");
     let (identity, _) = it.tapdisk();
-    it.sr.destroy_volume(&it.key, &mut Inactive).unwrap();
+    it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap();
     it.ok("deactivate", "1");
     it.ok("detach", "1");
     assert!(!identity.is_same());

@@ -3,11 +3,11 @@
 use plugin::Args;
 use schemas::{Error, Failure};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     let sr = methods::open(ctx, super::sr(args))?;
-    let found = sr.check().map_err(errors::from_store)?;
+    let found = sr.lock()?.check()?;
     if found.is_empty() {
         return Ok(format!("SR {} is sound\n", sr.uuid()));
     }

@@ -3,10 +3,10 @@
 use plugin::Args;
 use schemas::Error;
 
-use crate::{Context, errors, live::Tapdisks, methods};
+use crate::{Context, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     let sr = methods::open(ctx, super::sr(args))?;
-    let freed = sr.collect(&mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)?;
+    let freed = sr.lock()?.collect(&mut Tapdisks::new(&sr, ctx.log))?;
     Ok(format!("{freed} bytes freed in SR {}\n", sr.uuid()))
 }

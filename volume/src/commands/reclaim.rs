@@ -4,17 +4,17 @@
 use plugin::{Arg, Args};
 use schemas::{Error, Failure};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) const ARGS: &[Arg] =
     &[super::SR, Arg::flag("force", "Destroy it though it is attached, or damaged")];
 
 pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     let (host, handle) = (methods::host(ctx), super::sr(args));
-    let found = host.srs().map_err(errors::from_store)?;
+    let found = host.srs()?;
     let attached = found.iter().any(|it| it.stat.uuid.as_str() == handle && it.stat.attached);
     // Of one whose record is damaged nobody can say whether it is.
-    let damaged = host.damaged_srs().map_err(errors::from_store)?;
+    let damaged = host.damaged_srs()?;
     let is_damaged = damaged.iter().any(|(uuid, _)| uuid.as_str() == handle);
     if is_damaged && !args.given("force") {
         return Err(Error::new(

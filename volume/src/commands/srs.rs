@@ -5,14 +5,14 @@ use plugin::Args;
 use schemas::Error;
 
 use crate::{
-    Context, errors,
+    Context,
     methods::{self, plugin::diagnostics},
 };
 
 pub(crate) fn run(ctx: &Context<'_>, _: &Args) -> Result<String, Error> {
     let host = methods::host(ctx);
-    let found = host.srs().map_err(errors::from_store)?;
-    let damaged = host.damaged_srs().map_err(errors::from_store)?;
+    let found = host.srs()?;
+    let damaged = host.damaged_srs()?;
     let sound = found.iter().map(|sr| diagnostics::describe_sr(&sr.stat));
     let damaged = damaged.iter().map(|(uuid, error)| diagnostics::describe_damaged_sr(uuid, error));
     Ok(sound.chain(damaged).map(|line| line + "\n").collect())

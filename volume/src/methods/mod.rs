@@ -7,7 +7,7 @@ pub(crate) mod volume;
 use schemas::Error;
 use store::{Host, Sr};
 
-use crate::{Context, errors};
+use crate::Context;
 
 /// The host as it is configured.
 pub(crate) fn host(ctx: &Context<'_>) -> Host {
@@ -17,5 +17,5 @@ pub(crate) fn host(ctx: &Context<'_>) -> Host {
 
 /// An attached SR, by its handle.
 pub(crate) fn open(ctx: &Context<'_>, handle: &str) -> Result<Sr, Error> {
-    Sr::open(&host(ctx), handle).map_err(errors::from_store)
+    Ok(Sr::open(&host(ctx), handle)?)
 }

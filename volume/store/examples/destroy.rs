@@ -64,7 +64,7 @@ fn measure(count: usize, between: Between, busy: bool) -> Result<String, Box<dyn
     })?;
     let new =
         NewVolume { name: "", description: "", size: i64::try_from(DISK_BYTES)?, sharable: false };
-    let key = sr.create_volume(&new)?.key;
+    let key = sr.lock().unwrap().create_volume(&new)?.key;
     let (to_disk, asked) = channel();
     let (obeyed, answers) = channel();
     let mut live = Distant { to_disk, answers };
@@ -80,14 +80,14 @@ fn measure(count: usize, between: Between, busy: bool) -> Result<String, Box<dyn
         for _ in 0..count {
             live.ask(Ask::Write(between, chance))?;
             chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            snapshots.push(sr.snapshot(key.as_str(), &mut live)?.key);
+            snapshots.push(sr.lock().unwrap().snapshot(key.as_str(), &mut live)?.key);
         }
         writing.store(busy, Ordering::Relaxed);
         let (mut times, mut windows) = (Vec::new(), Vec::new());
         for snapshot in snapshots.iter().skip(STEP / 2).step_by(STEP) {
             thread::sleep(Duration::from_millis(50));
             let start = Instant::now();
-            sr.destroy_volume(snapshot.as_str(), &mut live)?;
+            sr.lock().unwrap().destroy_volume(snapshot.as_str(), &mut live)?;
             times.push(start.elapsed());
             windows.push((start, Instant::now()));
         }
@@ -102,7 +102,7 @@ fn measure(count: usize, between: Between, busy: bool) -> Result<String, Box<dyn
                 during.map(|&(_, length)| length).max().unwrap_or_default()
             })
             .collect();
-        let wrong = sr.check()?;
+        let wrong = sr.lock().unwrap().check()?;
         assert!(wrong.is_empty(), "{wrong:?}");
         Ok(format!("{}; longest write meanwhile {}", summary(times), summary(hit)))
     })

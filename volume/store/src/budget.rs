@@ -1,15 +1,16 @@
 //! Who may have how much memory. An SR with a tmpfs of its own is limited by that; one in a
 //! directory by a counter that all processes share. The host's memory limits both.
 
-use std::{fs::OpenOptions, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use memory::WriteMap;
+use rustix::fs::{StatFs, fstatfs};
 
 use crate::{
     block::{BLOCK_BYTES, PAGE_BYTES},
     error::{Context, Result},
+    files::{Directory, Dirs, Entry, steps},
     memory::Memory,
-    sr::{layout::Layout, steps},
 };
 
 /// After so many new blocks the host's memory is looked at again: 16 MiB.
@@ -25,17 +26,16 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
+    /// The budget of a process that writes to a volume of an SR of `size` bytes.
+    pub(crate) fn of(dirs: &Dirs, size: u64) -> Result<Self> {
+        if dirs.is_mounted(Directory::Data) { Ok(Self::host()) } else { Self::counted(dirs, size) }
+    }
+
     /// The budget of an SR of `size` bytes without a tmpfs of its own.
-    pub(crate) fn counted(layout: &Layout, size: u64) -> Result<Self> {
-        let path = layout.used();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .while_doing(|| format!("opening {}", path.display()))?;
+    fn counted(dirs: &Dirs, size: u64) -> Result<Self> {
+        let file = dirs.edit(Entry::Used)?;
         let length = usize::try_from(PAGE_BYTES).expect("64-bit host");
-        let map = WriteMap::new(&file, 0, length)
-            .while_doing(|| format!("mapping {}", path.display()))?;
+        let map = WriteMap::new(&file, 0, length).doing("mapping", || dirs.path(Entry::Used))?;
         let blocks = u32::try_from(size / BLOCK_BYTES).unwrap_or(u32::MAX);
         Ok(Self { shared: Some((map, blocks)), ..Self::host() })
     }
@@ -47,19 +47,11 @@ impl Budget {
 
     /// Makes the counter of a new SR, or sets it after a recount. A page that exists is never
     /// taken away, so that a mapping of it stays good on a full tmpfs.
-    pub(crate) fn set_used(layout: &Layout, blocks: u32) -> Result<()> {
-        let path = layout.used();
-        steps::step();
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .and_then(|file| {
-                steps::write_at(&file, &blocks.to_ne_bytes(), 0)?;
-                steps::set_len(&file, PAGE_BYTES)
-            })
-            .while_doing(|| format!("writing {}", path.display()))
+    pub(crate) fn set_used(dirs: &Dirs, blocks: u32) -> Result<()> {
+        let file = dirs.edit_or_create(Entry::Used)?;
+        steps::write_at(&file, &blocks.to_ne_bytes(), 0)
+            .and_then(|()| steps::set_len(&file, PAGE_BYTES))
+            .doing("writing", || dirs.path(Entry::Used))
     }
 
     /// Asks for new blocks; `false`: there is no room.
@@ -87,4 +79,32 @@ impl Budget {
             let _before = map.words()[0].fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         }
     }
+}
+
+/// Bytes of data in use, by the file system's own count.
+pub(crate) fn used(dirs: &Dirs) -> Result<u64> {
+    if dirs.is_mounted(Directory::Data) { used_of_mount(dirs) } else { used_by_files(dirs) }
+}
+
+/// Bytes allocated to the layers. Files that vanish meanwhile count as gone.
+fn used_by_files(dirs: &Dirs) -> Result<u64> {
+    let layers = dirs.numbers(Directory::Data)?;
+    Ok(layers.into_iter().map(|layer| dirs.allocated(Entry::Layer(layer))).sum())
+}
+
+/// Counts anew what is in use, where nothing else counts it.
+pub(crate) fn recount(dirs: &Dirs) -> Result<()> {
+    if dirs.is_mounted(Directory::Data) {
+        return Ok(());
+    }
+    let blocks = used_by_files(dirs)? / BLOCK_BYTES;
+    Budget::set_used(dirs, u32::try_from(blocks).unwrap_or(u32::MAX))
+}
+
+/// Bytes in use on the SR's own tmpfs.
+fn used_of_mount(dirs: &Dirs) -> Result<u64> {
+    let found = dirs.directory(Directory::Data).and_then(|data| Ok(fstatfs(data)?));
+    let StatFs { f_blocks, f_bfree, f_bsize, .. } =
+        found.doing("statfs", || dirs.layout().directory(Directory::Data))?;
+    Ok((f_blocks - f_bfree) * u64::try_from(f_bsize).expect("a block size is positive"))
 }

@@ -1,6 +1,9 @@
 //! What can go wrong: a kind to match on, a sentence for an administrator, and the cause.
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 /// The result of every fallible operation of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -44,33 +47,55 @@ pub enum Kind {
     Io,
 }
 
-/// An error of the store.
+/// Why something could not be done, in the words of whoever found out.
+pub(crate) type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// An error of the store: its kind, what was being done, to what, and the cause.
+///
+/// What shows is what was being done and to what; the cause is the [source](std::error::Error::source),
+/// and [`Error::chain`] says both.
 #[derive(Debug)]
-pub struct Error {
+pub struct Error(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     kind: Kind,
-    message: String,
-    source: Option<io::Error>,
+    /// What was being done: "reading". Empty where something was refused before it began.
+    doing: &'static str,
+    /// To what: a path. Of a refusal the whole sentence, which says what was wrong, with which
+    /// value, and what to do.
+    subject: String,
+    source: Option<Source>,
 }
 
 impl Error {
-    /// An error with a sentence that says what was wrong, with which value, and what to do.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+    /// A refusal: a sentence that says what was wrong, with which value, and what to do.
+    pub fn new(kind: Kind, sentence: impl Into<String>) -> Self {
+        Self(Box::new(Parts { kind, doing: "", subject: sentence.into(), source: None }))
     }
 
-    /// An error of the operating system while `doing` something.
-    pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
+    /// An error of the operating system while `doing` something to `subject`.
+    pub fn os(doing: &'static str, subject: impl Into<Subject>, source: io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
+            _ if source.get_ref().is_some_and(|inner| inner.is::<Misplaced>()) => Kind::Corrupt,
             _ => Kind::Io,
         };
-        Self { kind, message: doing.into(), source: Some(source) }
+        let Subject(subject) = subject.into();
+        Self(Box::new(Parts { kind, doing, subject, source: Some(source.into()) }))
+    }
+
+    /// With what caused it.
+    #[must_use]
+    pub(crate) fn caused_by(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
     }
 
     /// What sort of error it is.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.0.kind
     }
 
     /// Whether what lies in the SR is to blame: something that has to be there is not, or makes no
@@ -79,23 +104,41 @@ impl Error {
         let lacks = |source: &io::Error| {
             matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
         };
-        self.kind == Kind::Corrupt || self.source.as_ref().is_some_and(lacks)
+        self.kind() == Kind::Corrupt || self.io_source().is_some_and(lacks)
     }
 
-    /// The error and its cause in one sentence.
+    /// Whether what was to be opened is not there.
+    pub(crate) fn is_missing_file(&self) -> bool {
+        self.io_source().is_some_and(|source| source.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// What caused it, for an error of another sort that takes its place.
+    pub(crate) fn into_source(self) -> Option<Source> {
+        self.0.source
+    }
+
+    /// What the operating system said.
+    fn io_source(&self) -> Option<&io::Error> {
+        self.0.source.as_ref()?.downcast_ref()
+    }
+
+    /// The error and its causes in one sentence.
     #[must_use]
     pub fn chain(&self) -> String {
-        match &self.source {
-            Some(source) => format!("{self}: {source}"),
-            None => self.to_string(),
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(source) = next {
+            text = format!("{text}: {source}");
+            next = source.source();
         }
+        text
     }
 
     /// The error number to answer a client of a disk with.
     #[must_use]
     pub fn errno(&self) -> rustix::io::Errno {
         use rustix::io::Errno;
-        match (self.kind, &self.source) {
+        match (self.kind(), self.io_source()) {
             (Kind::NoSpace, _) => Errno::NOSPC,
             (Kind::ReadOnly, _) => Errno::PERM,
             (Kind::BadSize | Kind::BadArgument, _) => Errno::INVAL,
@@ -111,13 +154,16 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        if !self.0.doing.is_empty() {
+            write!(f, "{} ", self.0.doing)?;
+        }
+        f.write_str(&self.0.subject)
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+        self.0.source.as_ref().map(|source| &**source as _)
     }
 }
 
@@ -127,14 +173,65 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Adds what was being done to an error of the operating system.
+/// What something was being done to, as the error shows it.
+#[derive(Debug)]
+pub struct Subject(String);
+
+impl From<String> for Subject {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Subject {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<&Path> for Subject {
+    fn from(path: &Path) -> Self {
+        Self(path.display().to_string())
+    }
+}
+
+impl From<PathBuf> for Subject {
+    fn from(path: PathBuf) -> Self {
+        path.as_path().into()
+    }
+}
+
+/// Something else lies where a file or a directory of an SR should: a link, a FIFO, a device.
+#[derive(Debug)]
+pub(crate) struct Misplaced(pub(crate) &'static str);
+
+impl fmt::Display for Misplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it is not a {}", self.0)
+    }
+}
+
+impl std::error::Error for Misplaced {}
+
+impl From<Misplaced> for io::Error {
+    fn from(error: Misplaced) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// Adds what was being done, and to what, to an error of the operating system.
 pub(crate) trait Context<T> {
-    /// Wraps the error; `doing` is evaluated only where there is one.
-    fn while_doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T>;
+    /// Wraps the error; `subject` is evaluated only where there is one.
+    fn doing<S: Into<Subject>>(self, doing: &'static str, subject: impl FnOnce() -> S)
+    -> Result<T>;
 }
 
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
-    fn while_doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|error| Error::io(doing(), error.into()))
+    fn doing<S: Into<Subject>>(
+        self,
+        doing: &'static str,
+        subject: impl FnOnce() -> S,
+    ) -> Result<T> {
+        self.map_err(|error| Error::os(doing, subject(), error.into()))
     }
 }

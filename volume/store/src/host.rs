@@ -5,13 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
 use crate::error::{Error, Kind, Result};
 
 /// XenServer's and XCP-ng's record of the host; `INSTALLATION_UUID` is the host's UUID in xapi.
 const INVENTORY: &str = "/etc/xensource-inventory";
 
 /// The UUID of an SR or the key of a volume: safe as a file name and inside a URI.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
 impl Name {
@@ -38,6 +42,26 @@ impl Name {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl From<Uuid> for Name {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid.to_string())
     }
 }
 

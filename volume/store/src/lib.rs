@@ -9,28 +9,34 @@
 //! * [`Disk`]: one volume being served: reads, writes, discards. Never takes the SR's lock.
 //!
 //! Called by the volume plugin (everything), the datapath plugin (looking volumes up) and the
-//! tapdisk ([`Disk`]). Layout on tmpfs: see [`sr::layout`](Layout).
+//! tapdisk ([`Disk`]). Layout on tmpfs: see [`Layout`].
 
 mod block;
 mod budget;
 mod disk;
 mod error;
+mod files;
 mod host;
+mod live;
 mod memory;
+mod provider;
+mod record;
 mod sr;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod uri;
 mod volume;
+mod wire;
 
 pub use block::{BLOCK_BYTES, CHUNK_BYTES, VOLUME_BYTES_MAX};
 pub use disk::{Disk, Open, Piece, Status};
 pub use error::{Error, Kind, Result};
+pub use files::{DATAPATH_LOCK_SUFFIX, Layout};
 pub use host::{Host, Name};
+pub use live::{Inactive, Live, Switch};
 pub use memory::{Memory, human};
-#[cfg(feature = "failpoints")]
-#[doc(hidden)]
-pub use sr::steps::failpoints;
-pub use sr::{Attachment, DATAPATH_LOCK_SUFFIX, Layout, Provider, Serving, Sr, SrStat, Summary};
+pub use provider::Provider;
+pub use record::{Attachment, Damaged, Loan, Serving};
+pub use sr::{Exclusive, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
-pub use volume::{
-    ChangedBlocks, Damaged, GRANULE_BYTES, Inactive, Live, Loan, NewVolume, Return, Switch, Volume,
-};
+pub use volume::{ChangedBlocks, GRANULE_BYTES, NewVolume, Return, Volume};

@@ -31,7 +31,7 @@ impl Memory {
     /// # Errors
     /// Where `/proc/meminfo` cannot be read or lacks a line.
     pub fn now() -> Result<Self> {
-        let text = fs::read_to_string("/proc/meminfo").while_doing(|| "reading /proc/meminfo")?;
+        let text = fs::read_to_string("/proc/meminfo").doing("reading", || "/proc/meminfo")?;
         Self::parse(&text).ok_or_else(|| {
             Error::new(Kind::Corrupt, "/proc/meminfo has no MemTotal or no MemAvailable")
         })

@@ -86,7 +86,7 @@ impl World {
         let create = || {
             let size = i64::try_from(BLOCKS * BLOCK).unwrap();
             let new = NewVolume { name: "", description: "", size, sharable: false };
-            sr.create_volume(&new).unwrap().key.to_string()
+            sr.lock().unwrap().create_volume(&new).unwrap().key.to_string()
         };
         let keys = [create(), create(), create()];
         let models = [vec![0; BLOCKS], vec![0; BLOCKS], vec![0; BLOCKS]];
@@ -207,19 +207,27 @@ impl World {
         match random.below(6) {
             0 if self.snapshots.len() >= SNAPSHOTS_MAX => {}
             0 => {
-                let made = self.sr.snapshot(&self.keys[place], &mut self.tapdisk(minor, true));
+                let made = self
+                    .sr
+                    .lock()
+                    .unwrap()
+                    .snapshot(&self.keys[place], &mut self.tapdisk(minor, true));
                 let key = made.unwrap().key.to_string();
                 self.snapshots.push((key, self.models[place].clone()));
             }
             1 if place < 2 => {
                 // A switch that is never sent: the next message may be it.
-                let made = self.sr.snapshot(&self.keys[place], &mut self.tapdisk(minor, false));
+                let made = self
+                    .sr
+                    .lock()
+                    .unwrap()
+                    .snapshot(&self.keys[place], &mut self.tapdisk(minor, false));
                 assert_eq!(made.unwrap_err().kind(), Kind::Unresponsive);
             }
             2 if self.models[place].len() < BLOCKS_MAX && place < 2 => {
                 let blocks = self.models[place].len() + 1 + random.below(100);
                 let size = i64::try_from(blocks * BLOCK).unwrap();
-                let size = self.sr.resize(&self.keys[place], size).unwrap();
+                let size = self.sr.lock().unwrap().resize(&self.keys[place], size).unwrap();
                 self.target.client().resize(minor, size).unwrap();
                 self.models[place].resize(blocks, 0);
                 // Clients are told a size once.
@@ -231,10 +239,16 @@ impl World {
                 }
             }
             // Blocks that were let go of while others shared their layer fill the SR by and by.
-            5 if random.one_in(4) => drop(self.sr.collect(&mut self.tapdisk(minor, true)).unwrap()),
+            5 if random.one_in(4) => {
+                _ = self.sr.lock().unwrap().collect(&mut self.tapdisk(minor, true)).unwrap()
+            }
             3 | 4 if !self.snapshots.is_empty() => {
                 let (key, _) = self.snapshots.remove(random.below(self.snapshots.len()));
-                self.sr.destroy_volume(&key, &mut self.tapdisk(minor, true)).unwrap();
+                self.sr
+                    .lock()
+                    .unwrap()
+                    .destroy_volume(&key, &mut self.tapdisk(minor, true))
+                    .unwrap();
             }
             _ => {}
         }
@@ -254,7 +268,7 @@ impl World {
         {
             assert_model(&read(&self.sr, key), model, after);
         }
-        assert_eq!(self.sr.check().unwrap(), [""; 0], "after {after}");
+        assert_eq!(self.sr.lock().unwrap().check().unwrap(), [""; 0], "after {after}");
         let names = fs::read_dir(self.sr.layout().root().join("meta/index")).unwrap();
         assert!(names.count() < 64, "after {after}");
     }
@@ -268,8 +282,8 @@ impl World {
             assert_model(&read(&sr, key), model, "the end");
         }
         let gone = snapshots.iter().map(|(key, _)| key).chain(&keys);
-        gone.for_each(|key| sr.destroy_volume(key, &mut store::Inactive).unwrap());
-        sr.collect(&mut store::Inactive).unwrap();
+        gone.for_each(|key| sr.lock().unwrap().destroy_volume(key, &mut store::Inactive).unwrap());
+        sr.lock().unwrap().collect(&mut store::Inactive).unwrap();
         assert_eq!(sr.stat().unwrap().used, 0);
         for directory in ["data", "meta/map", "meta/index"] {
             let left = fs::read_dir(sr.layout().root().join(directory)).unwrap().count();

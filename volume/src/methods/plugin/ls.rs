@@ -2,9 +2,9 @@
 
 use schemas::{Error, NoParams};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<Vec<String>, Error> {
-    let found = methods::host(ctx).srs().map_err(errors::from_store)?;
+    let found = methods::host(ctx).srs()?;
     Ok(found.iter().filter(|sr| sr.stat.attached).map(|sr| sr.stat.uuid.to_string()).collect())
 }

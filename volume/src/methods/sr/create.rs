@@ -4,12 +4,12 @@
 use schemas::{Error, StringMap, sr::CreateParams};
 use store::Provider;
 
-use crate::{Context, device_config, errors, methods};
+use crate::{Context, device_config, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error> {
     let host = methods::host(ctx);
     let new = device_config::for_create(&p, &host)?;
-    host.check_new(&new.uuid, new.size).map_err(errors::from_store)?;
+    host.check_new(&new.uuid, new.size)?;
     if new.provider == Provider::Blktap {
         ctx.log.warning(
             "device-config:tapdisk=blktap: the disks of this SR are served by the host's own tapdisk \

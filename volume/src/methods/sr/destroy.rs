@@ -4,7 +4,7 @@
 use schemas::{Error, sr::SrParams};
 use store::{Host, Name};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
     destroy(&methods::host(ctx), &p.sr)
@@ -12,6 +12,6 @@ pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
 
 /// Destroys an SR, attached or not.
 pub(crate) fn destroy(host: &Host, handle: &str) -> Result<(), Error> {
-    let uuid = Name::parse(handle).map_err(errors::from_store)?;
-    host.destroy(&uuid).map_err(errors::from_store)
+    let uuid = Name::parse(handle)?;
+    Ok(host.destroy(&uuid)?)
 }

@@ -3,15 +3,15 @@
 use schemas::{Error, sr::SrParams};
 use store::Sr;
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
     let host = methods::host(ctx);
-    let error = match Sr::open(&host, &p.sr).and_then(|sr| sr.detach()) {
+    let error = match Sr::open(&host, &p.sr).and_then(|sr| sr.lock()?.detach()) {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
-    let found = host.srs().map_err(errors::from_store)?;
+    let found = host.srs()?;
     let is_detached = |sr: &store::Summary| sr.stat.uuid.as_str() == p.sr && !sr.stat.attached;
-    if found.iter().any(is_detached) { Ok(()) } else { Err(errors::from_store(error)) }
+    if found.iter().any(is_detached) { Ok(()) } else { Err(error.into()) }
 }

@@ -3,11 +3,11 @@
 
 use schemas::{Error, sr::SrParams, volume::Volume};
 
-use crate::{Context, convert, errors, methods};
+use crate::{Context, convert, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<Vec<Volume>, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let (volumes, damaged) = sr.list().map_err(errors::from_store)?;
+    let (volumes, damaged) = sr.list()?;
     for damaged in damaged {
         // One that cannot be read must not hide all the others.
         ctx.log.error(damaged.error.chain());

@@ -5,11 +5,11 @@ use schemas::{
     sr::{ConfigurationParams, ProbeResult},
 };
 
-use crate::{Context, convert, device_config, errors, methods};
+use crate::{Context, convert, device_config, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ConfigurationParams) -> Result<Vec<ProbeResult>, Error> {
     let wanted = device_config::for_probe(&p.configuration)?;
-    let mut found = methods::host(ctx).srs().map_err(errors::from_store)?;
+    let mut found = methods::host(ctx).srs()?;
     found.retain(|sr| wanted.as_ref().is_none_or(|wanted| sr.stat.uuid == *wanted));
     let probed = found.into_iter().map(|sr| ProbeResult {
         complete: true,

@@ -5,12 +5,12 @@ use schemas::{
     sr::{SrParams, SrStat},
 };
 
-use crate::{Context, convert, errors, methods};
+use crate::{Context, convert, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<SrStat, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let stat = sr.stat().map_err(errors::from_store)?;
-    let damaged = sr.damaged().map_err(errors::from_store)?;
+    let stat = sr.stat()?;
+    let damaged = sr.damaged()?;
     for volume in &damaged {
         ctx.log.error(volume.error.chain());
     }

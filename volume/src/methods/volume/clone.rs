@@ -5,11 +5,10 @@ use schemas::{
     volume::{Volume, VolumeParams},
 };
 
-use crate::{Context, convert, errors, live::Tapdisks, methods};
+use crate::{Context, convert, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let made =
-        sr.clone_volume(&p.key, &mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)?;
+    let made = sr.lock()?.clone_volume(&p.key, &mut Tapdisks::new(&sr, ctx.log))?;
     Ok(convert::volume(sr.uuid(), made))
 }

@@ -4,11 +4,11 @@
 use schemas::{Blocklist, Error, volume::CompareParams};
 use store::BLOCK_BYTES;
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CompareParams) -> Result<Blocklist, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let ranges = sr.compare(&p.key, &p.key2).map_err(errors::from_store)?;
+    let ranges = sr.lock()?.compare(&p.key, &p.key2)?;
     let blocks = |(start, length): (u64, u64)| {
         let end = (start + length).div_ceil(BLOCK_BYTES);
         (start / BLOCK_BYTES, end - start / BLOCK_BYTES)

@@ -2,10 +2,10 @@
 
 use schemas::{Error, volume::ComposeParams};
 
-use crate::{Context, errors, live::Tapdisks, methods};
+use crate::{Context, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ComposeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
     let (child, parent) = (&p.key, &p.key2);
-    sr.compose(child, parent, &mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)
+    Ok(sr.lock()?.compose(child, parent, &mut Tapdisks::new(&sr, ctx.log))?)
 }

@@ -7,7 +7,7 @@ use schemas::{
 };
 use store::{Kind, Sr};
 
-use crate::{Context, convert, errors, live::Tapdisks, methods};
+use crate::{Context, convert, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;
@@ -23,9 +23,9 @@ pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
                 ),
             ));
         }
-        opened => opened.map_err(errors::from_store)?,
+        opened => opened?,
     };
     let mut live = Tapdisks::new(&sr, ctx.log);
-    let copy = sr.copy(&p.key, &dest, &mut live).map_err(errors::from_store)?;
+    let copy = sr.copy(&p.key, &dest, &mut live)?;
     Ok(convert::volume(dest.uuid(), copy))
 }

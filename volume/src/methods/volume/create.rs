@@ -6,7 +6,7 @@ use schemas::{
 };
 use store::NewVolume;
 
-use crate::{Context, convert, errors, methods};
+use crate::{Context, convert, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;
@@ -16,6 +16,6 @@ pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<Volume, Error> {
         size: p.size,
         sharable: p.sharable,
     };
-    let volume = sr.create_volume(&new).map_err(errors::from_store)?;
+    let volume = sr.lock()?.create_volume(&new)?;
     Ok(convert::volume(sr.uuid(), volume))
 }

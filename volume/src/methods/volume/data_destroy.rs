@@ -3,9 +3,9 @@
 
 use schemas::{Error, volume::VolumeParams};
 
-use crate::{Context, errors, live::Tapdisks, methods};
+use crate::{Context, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    sr.data_destroy(&p.key, &mut Tapdisks::new(&sr, ctx.log)).map_err(errors::from_store)
+    Ok(sr.lock()?.data_destroy(&p.key, &mut Tapdisks::new(&sr, ctx.log))?)
 }

@@ -2,8 +2,8 @@
 
 use schemas::{Error, volume::VolumeParams};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
-    methods::open(ctx, &p.sr)?.set_cbt_enabled(&p.key, false).map_err(errors::from_store)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.set_cbt_enabled(&p.key, false)?)
 }

@@ -7,11 +7,10 @@ use schemas::{
 };
 use store::GRANULE_BYTES;
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ListChangedBlocksParams) -> Result<ChangedBlocks, Error> {
-    let changed = methods::open(ctx, &p.sr)?
-        .changed_blocks(&p.key, &p.key2, p.offset, p.length)
-        .map_err(errors::from_store)?;
+    let changed =
+        methods::open(ctx, &p.sr)?.lock()?.changed_blocks(&p.key, &p.key2, p.offset, p.length)?;
     Ok(ChangedBlocks { granularity: GRANULE_BYTES, bitmap: STANDARD.encode(changed.bitmap) })
 }

@@ -4,11 +4,11 @@
 use schemas::{Error, volume::ResizeParams};
 use store::Name;
 
-use crate::{Context, errors, live::Tapdisks, methods};
+use crate::{Context, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ResizeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let key = Name::parse(&p.key).map_err(errors::from_store)?;
-    let size = sr.resize(key.as_str(), p.new_size).map_err(errors::from_store)?;
-    Tapdisks::new(&sr, ctx.log).resize(&key, size).map_err(errors::from_store)
+    let key = Name::parse(&p.key)?;
+    let size = sr.lock()?.resize(key.as_str(), p.new_size)?;
+    Ok(Tapdisks::new(&sr, ctx.log).resize(&key, size)?)
 }

@@ -2,10 +2,10 @@
 
 use schemas::{Error, volume::RevertParams};
 
-use crate::{Context, errors, live::Tapdisks, methods};
+use crate::{Context, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: RevertParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
     let mut live = Tapdisks::new(&sr, ctx.log);
-    sr.revert(&p.snapshot, &p.key, &mut live).map_err(errors::from_store)
+    Ok(sr.lock()?.revert(&p.snapshot, &p.key, &mut live)?)
 }

@@ -2,7 +2,7 @@
 
 use schemas::{Error, Failure, volume::SetParams};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 /// The one key whose value the caller parses, by `bool_of_string`: with any other value it can
 /// list none of the SR's volumes any more.
@@ -15,5 +15,5 @@ pub(crate) fn run(ctx: &Context<'_>, p: SetParams) -> Result<(), Error> {
             format!("key {} of volume {} has to be true or false, not {:?}", p.k, p.key, p.v),
         ));
     }
-    methods::open(ctx, &p.sr)?.set_key(&p.key, &p.k, &p.v).map_err(errors::from_store)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.set_key(&p.key, &p.k, &p.v)?)
 }

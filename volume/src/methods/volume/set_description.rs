@@ -2,10 +2,8 @@
 
 use schemas::{Error, volume::SetDescriptionParams};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SetDescriptionParams) -> Result<(), Error> {
-    methods::open(ctx, &p.sr)?
-        .set_volume_description(&p.key, &p.new_description)
-        .map_err(errors::from_store)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.set_volume_description(&p.key, &p.new_description)?)
 }

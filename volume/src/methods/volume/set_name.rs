@@ -2,8 +2,8 @@
 
 use schemas::{Error, volume::SetNameParams};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SetNameParams) -> Result<(), Error> {
-    methods::open(ctx, &p.sr)?.set_volume_name(&p.key, &p.new_name).map_err(errors::from_store)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.set_volume_name(&p.key, &p.new_name)?)
 }

@@ -2,9 +2,9 @@
 
 use schemas::{Error, volume::VolumeParams};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Vec<String>, Error> {
-    let keys = methods::open(ctx, &p.sr)?.similar(&p.key).map_err(errors::from_store)?;
+    let keys = methods::open(ctx, &p.sr)?.lock()?.similar(&p.key)?;
     Ok(keys.iter().map(ToString::to_string).collect())
 }

@@ -5,10 +5,10 @@ use schemas::{
     volume::{Volume, VolumeParams},
 };
 
-use crate::{Context, convert, errors, methods};
+use crate::{Context, convert, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let volume = sr.volume(&p.key).map_err(errors::from_store)?;
+    let volume = sr.volume(&p.key)?;
     Ok(convert::volume(sr.uuid(), volume))
 }

@@ -2,8 +2,8 @@
 
 use schemas::{Error, volume::UnsetParams};
 
-use crate::{Context, errors, methods};
+use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: UnsetParams) -> Result<(), Error> {
-    methods::open(ctx, &p.sr)?.unset_key(&p.key, &p.k).map_err(errors::from_store)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.unset_key(&p.key, &p.k)?)
 }

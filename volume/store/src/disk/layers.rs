@@ -1,9 +1,6 @@
 //! The files of the layers that a disk reads and writes: descriptors and mappings, bounded.
 
-use std::{
-    fs::{File, OpenOptions},
-    sync::atomic::AtomicU32,
-};
+use std::{fs::File, sync::atomic::AtomicU32};
 
 use memory::{ReadMap, Words, WriteMap};
 use rustc_hash::FxHashMap;
@@ -11,7 +8,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     block::{BLOCK_BYTES, Layer, map_bytes},
     error::{Context, Error, Kind, Result},
-    sr::{Layout, steps},
+    files::{Dirs, Entry, steps},
 };
 
 /// How much of a layer one mapping covers: address space, not memory. Bytes.
@@ -54,7 +51,7 @@ impl Top {
         let slot = &mut self.windows[number];
         if slot.is_none() {
             let window = WriteMap::new(&self.data, window_start(number), WINDOW)
-                .while_doing(|| format!("mapping layer {:08x}", self.layer))?;
+                .doing("mapping", || layer_name(self.layer))?;
             *slot = Some(window);
         }
         Ok(slot.as_ref().expect("just mapped"))
@@ -65,9 +62,9 @@ impl Top {
 fn map_words(layer: Layer, data: &File, map: &File, size: u64) -> Result<WriteMap> {
     extend(data, size.next_multiple_of(BLOCK_BYTES))
         .and_then(|()| extend(map, map_bytes(size)))
-        .while_doing(|| format!("extending layer {layer:08x}"))?;
+        .doing("extending", || layer_name(layer))?;
     let length = usize::try_from(map_bytes(size)).expect("64-bit host");
-    WriteMap::new(map, 0, length).while_doing(|| format!("mapping the map of layer {layer:08x}"))
+    WriteMap::new(map, 0, length).doing("mapping the map of", || layer_name(layer))
 }
 
 fn extend(file: &File, length: u64) -> std::io::Result<()> {
@@ -90,7 +87,7 @@ fn window_of(at: u64) -> (usize, usize) {
 #[derive(Debug)]
 pub(super) struct Layers {
     /// Where frozen layers are found; a loaded file has none.
-    layout: Option<Layout>,
+    dirs: Option<Dirs>,
     pub(super) top: Option<Top>,
     maps: FxHashMap<Layer, ReadMap>,
     windows: FxHashMap<(Layer, usize), ReadMap>,
@@ -98,9 +95,9 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    pub(super) fn new(layout: Option<Layout>, top: Option<Top>) -> Self {
+    pub(super) fn new(dirs: Option<Dirs>, top: Option<Top>) -> Self {
         Self {
-            layout,
+            dirs,
             top,
             maps: FxHashMap::default(),
             windows: FxHashMap::default(),
@@ -114,8 +111,8 @@ impl Layers {
     }
 
     /// Where frozen layers are found; a loaded file has none.
-    pub(super) fn layout(&self) -> Option<&Layout> {
-        self.layout.as_ref()
+    pub(super) fn dirs(&self) -> Option<&Dirs> {
+        self.dirs.as_ref()
     }
 
     /// Writes to another top from now on; what is mapped of the old one stays mapped.
@@ -145,9 +142,9 @@ impl Layers {
         }
         if !self.windows.contains_key(&(layer, number)) {
             make_room_for_windows(&mut self.windows, 1);
-            let file = open_layer(self.layout.as_ref(), layer, Layout::layer, false)?;
+            let file = place(self.dirs.as_ref(), layer)?.read(Entry::Layer(layer))?;
             let window = ReadMap::new(&file, window_start(number), WINDOW)
-                .while_doing(|| format!("mapping layer {layer:08x}"))?;
+                .doing("mapping", || layer_name(layer))?;
             self.windows.insert((layer, number), window);
         }
         Ok((&self.windows[&(layer, number)], offset))
@@ -166,12 +163,12 @@ impl Layers {
             return Ok(top.words.reader().words());
         }
         if !self.maps.contains_key(&layer) {
-            let doing = || format!("mapping the map of layer {layer:08x}");
-            let file = open_layer(self.layout.as_ref(), layer, Layout::map, false)?;
-            let length = file.metadata().while_doing(doing)?.len();
+            const DOING: &str = "mapping the map of";
+            let file = place(self.dirs.as_ref(), layer)?.read(Entry::Map(layer))?;
+            let length = file.metadata().doing(DOING, || layer_name(layer))?.len();
             let length = usize::try_from(length).expect("64-bit host");
             make_room_for_map(&mut self.maps, length);
-            let map = ReadMap::new(&file, 0, length).while_doing(doing)?;
+            let map = ReadMap::new(&file, 0, length).doing(DOING, || layer_name(layer))?;
             self.maps.insert(layer, map);
         }
         Ok(self.maps[&layer].words())
@@ -184,7 +181,7 @@ impl Layers {
             None => self.file(layer)?,
         };
         steps::punch(file, block * BLOCK_BYTES, count * BLOCK_BYTES)
-            .while_doing(|| format!("freeing blocks of layer {layer:08x}"))
+            .doing("freeing blocks of", || layer_name(layer))
     }
 
     fn file(&mut self, layer: Layer) -> Result<&File> {
@@ -192,7 +189,7 @@ impl Layers {
             if self.files.len() >= FILES_MAX {
                 self.files.clear();
             }
-            let file = open_layer(self.layout.as_ref(), layer, Layout::layer, true)?;
+            let file = place(self.dirs.as_ref(), layer)?.edit(Entry::Layer(layer))?;
             self.files.insert(layer, file);
         }
         Ok(&self.files[&layer])
@@ -217,20 +214,14 @@ fn make_room_for_windows(windows: &mut FxHashMap<(Layer, usize), ReadMap>, count
     }
 }
 
-pub(super) fn open_layer(
-    layout: Option<&Layout>,
-    layer: Layer,
-    path: impl Fn(&Layout, Layer) -> std::path::PathBuf,
-    write: bool,
-) -> Result<File> {
-    let Some(layout) = layout else {
+/// Where the files of `layer` are, which is not the top.
+fn place(dirs: Option<&Dirs>, layer: Layer) -> Result<&Dirs> {
+    dirs.ok_or_else(|| {
         let message = format!("the map of a loaded file names layer {layer:08x}");
-        return Err(Error::new(Kind::Corrupt, message));
-    };
-    let path = path(layout, layer);
-    OpenOptions::new()
-        .read(true)
-        .write(write)
-        .open(&path)
-        .while_doing(|| format!("opening {}", path.display()))
+        Error::new(Kind::Corrupt, message)
+    })
+}
+
+pub(super) fn layer_name(layer: Layer) -> String {
+    format!("layer {layer:08x}")
 }

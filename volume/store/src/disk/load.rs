@@ -30,11 +30,11 @@ const READ_BYTES: usize = 1 << 20;
 impl Disk {
     /// Loads a file; its size is rounded down to whole sectors.
     pub(super) fn load(path: &Path, read_only: bool) -> Result<Self> {
-        let doing = || format!("loading {}", path.display());
-        let file = File::open(path).while_doing(doing)?;
-        let kind = file.metadata().while_doing(doing)?.file_type();
+        const DOING: &str = "loading";
+        let file = File::open(path).doing(DOING, || path)?;
+        let kind = file.metadata().doing(DOING, || path)?.file_type();
         if kind.is_dir() {
-            return Err(Error::io(doing(), rustix::io::Errno::ISDIR.into()));
+            return Err(Error::os(DOING, path, rustix::io::Errno::ISDIR.into()));
         }
         if !kind.is_file() && !kind.is_block_device() {
             return Err(Error::new(
@@ -42,7 +42,7 @@ impl Disk {
                 format!("{} is neither a plain file nor a block device", path.display()),
             ));
         }
-        let length = seek(&file, SeekFrom::End(0)).while_doing(doing)?;
+        let length = seek(&file, SeekFrom::End(0)).doing(DOING, || path)?;
         let size = length / SECTOR_BYTES * SECTOR_BYTES;
         if size == 0 {
             return Err(Error::new(
@@ -54,7 +54,7 @@ impl Disk {
             ));
         }
         let memory =
-            |name| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from).while_doing(doing);
+            |name| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from).doing(DOING, || path);
         let top = Top::new(LAYER_FIRST, memory("ram-disk")?, memory("ram-disk-map")?, size)?;
         let mut disk = Self {
             key: None,
@@ -66,7 +66,7 @@ impl Disk {
             budget: Budget::host(),
             _serving: None,
         };
-        disk.fill(&file).map_err(|error| Error::io(doing(), error))?;
+        disk.fill(&file).doing(DOING, || path)?;
         if read_only {
             disk.top = 0;
         }

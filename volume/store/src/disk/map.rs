@@ -11,12 +11,12 @@ use std::{
 
 use rustix::fs::fstatfs;
 
-use super::layers::{Layers, Top};
+use super::layers::{Layers, Top, layer_name};
 use crate::{
     block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     error::{Context, Error, Result},
-    sr::steps,
-    volume::write_index,
+    files::steps,
+    record::write_index,
 };
 
 /// What disks leave free on the file system of the metadata, so that structure can still change.
@@ -118,11 +118,12 @@ impl BlockMap {
                 }
             }
             let top = layers.top()?;
-            let doing = || format!("adding a page to the map of layer {:08x}", top.layer);
-            if free_bytes(&top.map).while_doing(doing)? < META_RESERVE_BYTES {
-                return Err(Error::io(doing(), io::ErrorKind::StorageFull.into()));
+            const DOING: &str = "adding a page to the map of";
+            let name = || layer_name(top.layer);
+            if free_bytes(&top.map).doing(DOING, name)? < META_RESERVE_BYTES {
+                return Err(Error::os(DOING, name(), io::ErrorKind::StorageFull.into()));
             }
-            steps::write_at(&top.map, &bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
+            steps::write_at(&top.map, &bytes, chunk as u64 * PAGE_BYTES).doing(DOING, name)?;
             self.name(chunk, top.layer)?;
         }
         layers.top()
@@ -135,7 +136,7 @@ impl BlockMap {
         let top = layers.top()?;
         if named == top.layer {
             steps::punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
-                .while_doing(|| format!("freeing a page of the map of layer {named:08x}"))?;
+                .doing("freeing a page of the map of", || layer_name(named))?;
         }
         Ok(())
     }
@@ -157,7 +158,7 @@ impl BlockMap {
     fn name(&mut self, chunk: usize, layer: Layer) -> Result<()> {
         if let Some(file) = &self.file {
             steps::write_at(file, &layer.to_ne_bytes(), chunk as u64 * 4)
-                .while_doing(|| "writing the index of the volume")?;
+                .doing("writing", || "the index of the volume")?;
         }
         self.index[chunk] = layer;
         Ok(())

@@ -18,14 +18,15 @@ mod write;
 
 use std::collections::HashSet;
 
-use self::{layers::Layers, map::BlockMap};
 pub use self::{open::Open, read::Piece};
+
+use self::{layers::Layers, map::BlockMap};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
     budget::Budget,
     error::{Error, Kind, Result},
+    files::lock::Lock,
     host::Name,
-    sr::lock::Lock,
 };
 
 /// What a range of a disk holds.

@@ -1,23 +1,22 @@
 //! Opening a volume for serving.
 
-use std::{
-    collections::HashSet,
-    fs::{self, OpenOptions},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::HashSet, path::Path, time::Duration};
+
+use rustix::fs::{AtFlags, CWD, fstat, statat};
 
 use super::{
     Disk,
-    layers::{Layers, Top, open_layer},
+    layers::{Layers, Top},
     map::BlockMap,
 };
 use crate::{
     block::{Layer, chunks},
+    budget::Budget,
     error::{Context, Error, Kind, Result},
+    files::{self, Directory, Dirs, Entry, Layout, lock::Lock, parse_number, steps},
     host::Name,
-    sr::{self, Layout, Serving, files, lock::Lock, steps},
-    volume::{self, Record, Switch},
+    live::Switch,
+    record::{self, Record, Serving},
 };
 
 /// How long opening waits for an operation on the volume that is just finishing.
@@ -39,32 +38,31 @@ impl Disk {
     /// snapshot that is to be written; [`Kind::VolumeMissing`]; for a plain file what reading it
     /// gives, and [`Kind::NoSpace`] where it does not fit into memory.
     pub fn open(path: &Path, open: &Open) -> Result<Self> {
-        match Layout::of_volume(path) {
-            Some((layout, key)) => Self::open_volume(layout, &key, open),
-            None => Self::load(path, open.serving.read_only),
-        }
+        let Some((layout, key)) = Layout::of_volume(path) else {
+            return Self::load(path, open.serving.read_only);
+        };
+        let dirs = Dirs::open(&layout)?.ok_or_else(|| missing(&key))?;
+        Self::open_volume(&dirs, &key, open)
     }
 
-    fn open_volume(layout: Layout, key: &Name, open: &Open) -> Result<Self> {
-        let missing =
-            || Error::new(Kind::VolumeMissing, format!("there is no volume {key} to be served"));
-        if !layout.volume(key).exists() {
-            return Err(missing());
+    pub(crate) fn open_volume(dirs: &Dirs, key: &Name, open: &Open) -> Result<Self> {
+        if !dirs.exists(Entry::Volume(key)) {
+            return Err(missing(key));
         }
-        let lock_path = layout.serving(key);
-        let Some(lock) = Lock::wait(&lock_path, PATIENCE)? else {
+        let Some(lock) = Lock::volume(dirs, key, PATIENCE)? else {
             return Err(Error::new(
                 Kind::VolumeInUse,
                 format!(
                     "volume {key} is served by another process ({} is locked)",
-                    lock_path.display()
+                    dirs.path(Entry::Serving(key)).display()
                 ),
             ));
         };
         // What a dead process said of itself is not true any more.
-        lock.clear().while_doing(|| format!("clearing {}", lock_path.display()))?;
+        let lock_path = || dirs.path(Entry::Serving(key));
+        steps::set_len(lock.file(), 0).doing("clearing", lock_path)?;
         // Only now is it sure that nobody destroys or reverts it.
-        let record = Record::read(&layout, key)?.ok_or_else(missing)?;
+        let record = Record::read(dirs, key)?.ok_or_else(|| missing(key))?;
         record.require_home("served by another process")?;
         if !record.has_data {
             return Err(Error::new(
@@ -80,23 +78,19 @@ impl Disk {
                 ),
             ));
         }
-        say_who(&layout, &lock_path, &open.serving)?;
-        let index = volume::Index::read(&layout, record.index)?.to_vec(chunks(record.size));
-        let index_path = layout.index(record.index);
-        let index_file = OpenOptions::new()
-            .write(!open.serving.read_only)
-            .read(true)
-            .open(&index_path)
-            .while_doing(|| format!("opening {}", index_path.display()))?;
+        say_who(dirs, &lock, &open.serving).doing("writing", lock_path)?;
+        let index = record::Index::read(dirs, record.index)?.to_vec(chunks(record.size));
         let write = !open.serving.read_only;
-        let top = write.then(|| open_top(&layout, record.top, record.size)).transpose()?;
+        let index_file = write.then(|| dirs.edit(Entry::Index(record.index))).transpose()?;
+        let top = write.then(|| open_top(dirs, record.top, record.size)).transpose()?;
+        let sr = record::sr::Record::read(dirs)?.ok_or_else(|| missing(key))?;
         Ok(Self {
             key: Some(key.clone()),
             size: record.size,
             top: if write { record.top } else { 0 },
-            map: BlockMap::new(index, write.then_some(index_file)),
-            budget: sr::budget(&layout)?,
-            layers: Layers::new(Some(layout), top),
+            map: BlockMap::new(index, index_file),
+            budget: Budget::of(dirs, sr.size)?,
+            layers: Layers::new(Some(dirs.clone()), top),
             sole: HashSet::from_iter(record.sole),
             _serving: Some(lock),
         })
@@ -131,7 +125,7 @@ impl Disk {
     /// Then nothing has changed.
     pub fn switch(&mut self, switch: &Switch) -> Result<()> {
         self.writable()?;
-        let Some(layout) = self.layers.layout().cloned() else {
+        let Some(dirs) = self.layers.dirs().cloned() else {
             return Err(Error::new(Kind::BadArgument, "a loaded file has no snapshots"));
         };
         if switch.top <= self.top {
@@ -141,28 +135,24 @@ impl Disk {
                 format!("a switch to layer {:08x} comes too late", switch.top),
             ));
         }
-        let path = &switch.index;
         // Whoever asks has written the new top into the record, and made the file for the index.
         // Anything else would write over what belongs to others.
         let is_recorded = self.record()?.is_some_and(|record| record.top == switch.top);
-        let is_index = lies_in(path, &layout.indexes()) && is_empty(path);
-        if !is_recorded || !is_index {
+        let index = empty_index(&dirs, &switch.index).filter(|_| is_recorded);
+        let Some(index) = index else {
             return Err(Error::new(
                 Kind::BadArgument,
                 format!(
                     "a switch to layer {:08x} with the index {} is none that the volume's record \
                      knows of",
                     switch.top,
-                    path.display()
+                    switch.index.display()
                 ),
             ));
-        }
-        let top = open_top(&layout, switch.top, self.size)?;
-        OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|file| self.map.save(&file))
-            .while_doing(|| format!("writing {}", path.display()))?;
+        };
+        let top = open_top(&dirs, switch.top, self.size)?;
+        let file = dirs.edit(index)?;
+        self.map.save(&file).doing("writing", || dirs.path(index))?;
         self.layers.freeze(top);
         self.top = switch.top;
         self.sole.clear();
@@ -184,35 +174,33 @@ impl Disk {
 
     /// What the volume's record says by now; a loaded file has none.
     fn record(&self) -> Result<Option<Record>> {
-        match self.layers.layout().zip(self.key.as_ref()) {
-            Some((layout, key)) => Record::read(layout, key),
+        match self.layers.dirs().zip(self.key.as_ref()) {
+            Some((dirs, key)) => Record::read(dirs, key),
             None => Ok(None),
         }
     }
 }
 
-/// Whether a file lies in a directory, whatever the two are called.
-fn lies_in(path: &Path, directory: &Path) -> bool {
-    let place = |path: &Path| fs::canonicalize(path).ok();
-    let found = path.parent().and_then(place);
-    found.is_some() && found == place(directory)
+fn missing(key: &Name) -> Error {
+    Error::new(Kind::VolumeMissing, format!("there is no volume {key} to be served"))
 }
 
-fn is_empty(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+/// The empty index of this SR that a path names, however it is written.
+fn empty_index(dirs: &Dirs, path: &Path) -> Option<Entry<'static>> {
+    let index = Entry::Index(parse_number(path.file_name()?.to_str()?)?);
+    let ours = fstat(dirs.directory(Directory::Indexes).ok()?).ok()?;
+    let named = statat(CWD, path.parent()?, AtFlags::empty()).ok()?;
+    let is_ours = (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino);
+    (is_ours && dirs.stat(index).is_ok_and(|found| found.st_size == 0)).then_some(index)
 }
 
-fn open_top(layout: &Layout, layer: Layer, size: u64) -> Result<Top> {
-    let open = |path: fn(&Layout, Layer) -> std::path::PathBuf| {
-        open_layer(Some(layout), layer, path, true)
-    };
-    Top::new(layer, open(Layout::layer)?, open(Layout::map)?, size)
+fn open_top(dirs: &Dirs, layer: Layer, size: u64) -> Result<Top> {
+    Top::new(layer, dirs.edit(Entry::Layer(layer))?, dirs.edit(Entry::Map(layer))?, size)
 }
 
-/// Writes into the lock file who holds it.
-fn say_who(layout: &Layout, path: &Path, serving: &Serving) -> Result<()> {
+/// Writes into the lock file who holds it; in place, as a rename would leave the lock on a file that
+/// nobody finds any more.
+fn say_who(dirs: &Dirs, lock: &Lock, serving: &Serving) -> std::io::Result<()> {
     let text = serde_json::to_vec(serving).expect("a plain structure");
-    // Written in place: a rename would leave the lock on a file that nobody finds any more.
-    files::with_ballast(layout, || steps::write_at(&steps::create(path)?, &text, 0))
-        .while_doing(|| format!("writing {}", path.display()))
+    files::with_ballast(dirs, || steps::write_at(lock.file(), &text, 0))
 }

@@ -6,7 +6,7 @@ use super::{Disk, layers::WINDOW_BYTES};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
     error::{Error, Result},
-    sr::steps,
+    files::steps,
 };
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -74,8 +74,8 @@ impl Disk {
     fn add(&mut self, block: u64, bytes: &[u8], old: Layer) -> Result<()> {
         let wanted = (bytes.len() / BLOCK) as u64;
         if !self.budget.take(wanted) {
-            let doing = format!("writing {} bytes", bytes.len());
-            return Err(Error::io(doing, io::ErrorKind::StorageFull.into()));
+            let what = format!("{} bytes", bytes.len());
+            return Err(Error::os("writing", what, io::ErrorKind::StorageFull.into()));
         }
         let (stored, failed) = self.store(block * BLOCK_BYTES, bytes);
         let stored = (stored / BLOCK) as u64;
@@ -112,8 +112,8 @@ impl Disk {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
-            let doing = format!("writing {} bytes at {offset}", bytes.len());
-            return (done, Some(Error::io(doing, error)));
+            let what = format!("{} bytes at {offset}", bytes.len());
+            return (done, Some(Error::os("writing", what, error)));
         }
         (done, None)
     }

@@ -1,39 +1,23 @@
 //! The life of an SR: attach, detach, destroy, and what of it is found on this host.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{
-    Attachment, Layout, Sr, SrStat, files,
-    lock::{Lock, try_lock},
-    mount,
-    record::{FORMAT, Record, start_numbers},
-    used,
-};
+use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
     block::BLOCK_BYTES,
-    budget::Budget,
+    budget::{Budget, used},
     error::{Context, Error, Kind, Result},
+    files::{self, Dirs, Entry, Layout, lock::Lock, missing},
     host::{Host, Name},
+    live::Inactive,
     memory::Memory,
-    volume::Inactive,
+    record::{
+        Attachment,
+        sr::{FORMAT, Record, start_numbers},
+    },
 };
-
-/// The process that serves a volume, as it says itself in the file that it keeps locked. The lock
-/// is the truth: without it the text is what a dead process left.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Serving {
-    /// Its process id.
-    pub pid: u32,
-    /// The directory of its control socket, `ctl<pid>`.
-    pub control_dir: String,
-    /// The minor under which it serves the volume.
-    pub minor: u32,
-    /// Whether it writes to it.
-    pub read_only: bool,
-}
 
 /// An SR that was found in the host's memory.
 #[derive(Clone, Debug)]
@@ -50,7 +34,7 @@ impl Host {
     /// # Errors
     /// [`Kind::SrExists`], [`Kind::BadSize`], [`Kind::NoSpace`].
     pub fn check_new(&self, uuid: &Name, size: u64) -> Result<()> {
-        if Record::read(&Layout::new(&self.sr_root, uuid))?.is_some() {
+        if Sr::named(self, uuid).found()?.is_some() {
             return Err(Error::new(
                 Kind::SrExists,
                 format!(
@@ -94,24 +78,23 @@ impl Host {
                 ),
             ));
         }
-        let uuid = wanted.uuid.clone();
-        let sr = Sr { host: self.clone(), layout: Layout::new(&self.sr_root, &uuid), uuid };
+        let sr = Sr::named(self, &wanted.uuid);
         // Promises are made one at a time, or two SRs could be promised the same memory.
         let promises = Lock::promises(self)?;
         let lock = Lock::sr(self, &sr.uuid)?;
-        match Record::read(&sr.layout)? {
-            Some(record) if record.attached && record.provider == wanted.provider => {}
-            Some(mut record) => {
+        match sr.found()? {
+            Some((_, record)) if record.attached && record.provider == wanted.provider => {}
+            Some((dirs, record)) => {
+                let mut record = Record::clone(&record);
                 record.attached = true;
                 record.provider = wanted.provider;
-                record.write(&sr.layout)?;
+                record.write(&dirs)?;
             }
             None => self.make(&sr, wanted)?,
         }
-        files::restore_ballast(&sr.layout);
-        // What cannot be collected, check explains; the SR is attached all the same.
         drop(promises);
-        let _garbage = sr.collect_locked(lock, &mut Inactive);
+        // What cannot be collected, check explains; the SR is attached all the same.
+        let _garbage = Exclusive::with_lock(&sr, lock)?.collect(&mut Inactive);
         Ok(sr)
     }
 
@@ -130,9 +113,14 @@ impl Host {
             generation: format!("{:08x}", Uuid::new_v4().as_fields().0),
             provider: wanted.provider,
         };
-        let made = start_numbers(&sr.layout)
-            .and_then(|()| Budget::set_used(&sr.layout, 0))
-            .and_then(|()| record.write(&sr.layout));
+        let made = Dirs::open(&sr.layout)
+            .and_then(|dirs| dirs.ok_or_else(|| missing(&sr.layout)))
+            .and_then(|dirs| {
+                start_numbers(&dirs)?;
+                Budget::set_used(&dirs, 0)?;
+                files::restore_ballast(&dirs);
+                record.write(&dirs)
+            });
         if made.is_err() {
             // The first error is the one to tell.
             let _incomplete = mount::remove(&sr.layout);
@@ -145,20 +133,20 @@ impl Host {
     /// # Errors
     /// [`Kind::SrMissing`]; [`Kind::SrInUse`] where a disk is active.
     pub fn destroy(&self, uuid: &Name) -> Result<()> {
-        let sr =
-            Sr { host: self.clone(), layout: Layout::new(&self.sr_root, uuid), uuid: uuid.clone() };
+        let layout = Layout::new(&self.sr_root, uuid);
         let _lock = Lock::sr(self, uuid)?;
-        if !sr.layout.root().exists() {
+        if layout.root().symlink_metadata().is_err() {
             return Err(Error::new(
                 Kind::SrMissing,
                 format!("there is no ram SR {uuid} on this host"),
             ));
         }
-        mount::check_ours(&sr.layout)?;
-        sr.check_idle("destroyed")?;
+        mount::check_ours(&layout)?;
+        let dirs = Dirs::open(&layout)?.ok_or_else(|| missing(&layout))?;
+        check_idle(&dirs, "destroyed")?;
         // From here on it is no SR any more, also if the rest is interrupted.
-        files::remove(&sr.layout.record())?;
-        mount::remove(&sr.layout)
+        dirs.remove(Entry::Sr)?;
+        mount::remove(&layout)
     }
 
     /// The SRs in this host's memory whose own records cannot be understood, and why: they can only
@@ -169,10 +157,10 @@ impl Host {
     pub fn damaged_srs(&self) -> Result<Vec<(Name, Error)>> {
         let mut found = Vec::new();
         for name in names(&self.sr_root)? {
-            let layout = Layout::new(&self.sr_root, &name);
+            let sr = Sr::named(self, &name);
             // A directory that holds anything else belongs to an SR of another type.
-            if let Err(error) = Record::read(&layout)
-                && mount::check_ours(&layout).is_ok()
+            if let Err(error) = sr.found()
+                && mount::check_ours(&sr.layout).is_ok()
             {
                 found.push((name, error));
             }
@@ -188,17 +176,19 @@ impl Host {
     pub fn srs(&self) -> Result<Vec<Summary>> {
         let mut found = Vec::new();
         for name in names(&self.sr_root)? {
-            let layout = Layout::new(&self.sr_root, &name);
+            let sr = Sr::named(self, &name);
             // Other SRs' mounts lie here too; and one that is being destroyed is none any more.
-            if let Ok(Some(record)) = Record::read(&layout) {
-                found.push(self.summary(Sr { host: self.clone(), uuid: name, layout }, record)?);
+            if let Ok(Some((dirs, record))) = sr.found()
+                && let Ok(used) = used(&dirs)
+            {
+                found.push(self.summary(&sr, &record, used));
             }
         }
         found.sort_by(|a, b| a.stat.uuid.cmp(&b.stat.uuid));
         Ok(found)
     }
 
-    fn summary(&self, sr: Sr, record: Record) -> Result<Summary> {
+    fn summary(&self, sr: &Sr, record: &Record, used: u64) -> Summary {
         let attachment = Attachment {
             uuid: sr.uuid.clone(),
             name: record.name.clone(),
@@ -207,71 +197,15 @@ impl Host {
             host: self.uuid.clone(),
             provider: record.provider,
         };
-        let used = used(&sr.layout)?;
-        Ok(Summary { stat: sr.stat_of(record, used), attachment })
+        Summary { stat: sr.stat_of(record, used), attachment }
     }
 }
 
-impl Sr {
-    /// Detaches the SR; its memory stays.
-    ///
-    /// # Errors
-    /// [`Kind::SrInUse`] where a disk is active.
-    pub fn detach(&self) -> Result<()> {
-        let _lock = self.lock()?;
-        let mut record = self.record()?;
-        self.check_idle("detached")?;
-        record.attached = false;
-        record.write(&self.layout)
-    }
-
-    fn check_idle(&self, act: &str) -> Result<()> {
-        let by = |key: &Name| match self.serving(key) {
-            Ok(Some(serving)) => Some(serving.pid),
-            _ => Some(self.borrower(key).ok()??.pid),
-        };
-        let mut keys = names(&self.layout.servings())?;
-        keys.extend(names(&self.layout.volumes())?);
-        keys.sort();
-        keys.dedup();
-        let active: Vec<String> = keys
-            .into_iter()
-            .filter_map(|key| Some(format!("{key} (by process {})", by(&key)?)))
-            .collect();
-        if active.is_empty() {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::SrInUse,
-            format!(
-                "SR {} cannot be {act}: its disks {} are active; unplug them (xe vbd-unplug) first",
-                self.uuid,
-                active.join(", ")
-            ),
-        ))
-    }
-
-    /// Who serves the volume now, if anybody does.
-    ///
-    /// # Errors
-    /// Where the lock file cannot be read.
-    pub fn serving(&self, key: &Name) -> Result<Option<Serving>> {
-        let path = self.layout.serving(key);
-        let Ok(file) = fs::File::open(&path) else { return Ok(None) };
-        if try_lock(&file).while_doing(|| format!("locking {}", path.display()))? {
-            return Ok(None);
-        }
-        let unknown = Serving { pid: 0, control_dir: String::new(), minor: 0, read_only: false };
-        // A process that has the lock but has not written its name yet is about to serve.
-        Ok(Some(files::read_json(&path).ok().flatten().unwrap_or(unknown)))
-    }
-}
-
-/// The entries of a directory that are names; none where there is no directory.
-pub(crate) fn names(directory: &Path) -> Result<Vec<Name>> {
-    let entries = match fs::read_dir(directory) {
+/// The entries of the directory of SRs that are names; none where there is no directory.
+fn names(directory: &Path) -> Result<Vec<Name>> {
+    let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.while_doing(|| format!("reading {}", directory.display()))?,
+        entries => entries.doing("reading", || directory)?,
     };
     Ok(entries.filter_map(|entry| Name::parse(entry.ok()?.file_name().to_str()?).ok()).collect())
 }

@@ -1,39 +1,44 @@
 //! One SR: opening it, what it says of itself, and its lock. Its life is in `life`, its volumes in
 //! [`crate::volume`].
 
-pub(crate) mod files;
-pub(crate) mod layout;
+mod exclusive;
+mod idle;
 mod life;
-pub(crate) mod lock;
 mod mount;
-mod provider;
-pub(crate) mod record;
-pub(crate) mod steps;
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use self::life::names;
-pub use self::{
-    layout::{DATAPATH_LOCK_SUFFIX, Layout},
-    life::{Serving, Summary},
-    provider::Provider,
-    record::Attachment,
-};
-use self::{lock::Lock, record::Record};
+pub use self::{exclusive::Exclusive, life::Summary};
 use crate::{
-    block::BLOCK_BYTES,
-    budget::Budget,
-    error::{Context, Error, Kind, Result},
+    budget::used,
+    error::{Error, Kind, Result},
+    files::{Dirs, Entry, Layout},
     host::{Host, Name},
+    provider::Provider,
+    record::sr::Record,
 };
 
-/// An attached SR.
+/// An SR by its handle. What is asked of it here changes nothing; what changes it is asked of
+/// [`Exclusive`], which [`Sr::lock`] gives.
 #[derive(Clone, Debug)]
 pub struct Sr {
-    pub(crate) host: Host,
-    pub(crate) uuid: Name,
-    pub(crate) layout: Layout,
+    host: Host,
+    uuid: Name,
+    layout: Layout,
+    opened: Arc<Mutex<Option<Opened>>>,
 }
+
+/// An SR's directories, and its record as it was read last.
+#[derive(Clone, Debug)]
+struct Opened {
+    dirs: Dirs,
+    record: Arc<Record>,
+    /// Which file it was read from: a record is replaced by another file and never written to.
+    version: Version,
+}
+
+/// Tells one version of a record from the next: inode and time of change.
+type Version = (u64, i64, u64);
 
 /// What an SR says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,10 +71,15 @@ impl Sr {
     /// # Errors
     /// [`Kind::SrNotAttached`] where it is not attached on this host.
     pub fn open(host: &Host, handle: &str) -> Result<Self> {
-        let uuid = Name::parse(handle)?;
-        let sr = Self { host: host.clone(), layout: Layout::new(&host.sr_root, &uuid), uuid };
-        sr.record()?;
+        let sr = Self::named(host, &Name::parse(handle)?);
+        sr.attached()?;
         Ok(sr)
+    }
+
+    /// An SR that may not be there.
+    fn named(host: &Host, uuid: &Name) -> Self {
+        let layout = Layout::new(&host.sr_root, uuid);
+        Self { host: host.clone(), layout, uuid: uuid.clone(), opened: Arc::default() }
     }
 
     /// The SR's handle.
@@ -89,35 +99,19 @@ impl Sr {
     /// # Errors
     /// [`Kind::SrNotAttached`], or what reading its memory gives.
     pub fn stat(&self) -> Result<SrStat> {
-        let record = self.record()?;
-        Ok(self.stat_of(record, used(&self.layout)?))
+        let (dirs, record) = self.attached()?;
+        Ok(self.stat_of(&record, used(&dirs)?))
     }
 
-    pub(crate) fn stat_of(&self, record: Record, used: u64) -> SrStat {
+    fn stat_of(&self, record: &Record, used: u64) -> SrStat {
         SrStat {
             uuid: self.uuid.clone(),
-            name: record.name,
-            description: record.description,
+            name: record.name.clone(),
+            description: record.description.clone(),
             total: record.size,
             used,
             attached: record.attached,
         }
-    }
-
-    /// Gives the SR another name.
-    ///
-    /// # Errors
-    /// [`Kind::SrNotAttached`], or what writing its record gives.
-    pub fn set_name(&self, name: &str) -> Result<()> {
-        self.update(|record| name.clone_into(&mut record.name))
-    }
-
-    /// Gives the SR another description.
-    ///
-    /// # Errors
-    /// [`Kind::SrNotAttached`], or what writing its record gives.
-    pub fn set_description(&self, description: &str) -> Result<()> {
-        self.update(|record| description.clone_into(&mut record.description))
     }
 
     /// Who serves its disks.
@@ -125,20 +119,21 @@ impl Sr {
     /// # Errors
     /// [`Kind::SrNotAttached`].
     pub fn provider(&self) -> Result<Provider> {
-        Ok(self.record()?.provider)
+        Ok(self.attached()?.1.provider)
     }
 
-    fn update(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
-        let _lock = self.lock()?;
-        let mut record = self.record()?;
-        change(&mut record);
-        record.write(&self.layout)
+    /// Takes the SR's lock, and with it the right to change the SR.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`]; [`Kind::Busy`] where another process has the lock for a minute.
+    pub fn lock(&self) -> Result<Exclusive<'_>> {
+        Exclusive::take(self)
     }
 
-    /// The record of an attached SR.
-    pub(crate) fn record(&self) -> Result<Record> {
-        match Record::read(&self.layout)? {
-            Some(record) if record.attached => Ok(record),
+    /// The directories of an attached SR, and its record.
+    pub(crate) fn attached(&self) -> Result<(Dirs, Arc<Record>)> {
+        match self.found()? {
+            Some((dirs, record)) if record.attached => Ok((dirs, record)),
             _ => Err(Error::new(
                 Kind::SrNotAttached,
                 format!(
@@ -149,48 +144,28 @@ impl Sr {
         }
     }
 
-    /// Takes the SR's lock: whoever holds it may change the SR's structure.
-    pub(crate) fn lock(&self) -> Result<Lock> {
-        let lock = Lock::sr(&self.host, &self.uuid)?;
-        files::restore_ballast(&self.layout);
-        Ok(lock)
+    /// The directories of the SR that is there now, attached or not, and its record, which is read
+    /// only where it is another one than before.
+    fn found(&self) -> Result<Option<(Dirs, Arc<Record>)>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = opened.as_ref()
+            && known.dirs.is_current()
+            && Some(known.version) == version(&known.dirs)
+        {
+            return Ok(Some((known.dirs.clone(), Arc::clone(&known.record))));
+        }
+        *opened = None;
+        let Some(dirs) = Dirs::open(&self.layout)? else { return Ok(None) };
+        // Taken before the record is read: should that be replaced meanwhile, it is read again.
+        let Some(version) = version(&dirs) else { return Ok(None) };
+        let Some(record) = Record::read(&dirs)?.map(Arc::new) else { return Ok(None) };
+        *opened = Some(Opened { dirs: dirs.clone(), record: Arc::clone(&record), version });
+        Ok(Some((dirs, record)))
     }
 }
 
-/// Bytes of data in use, by the file system's own count.
-pub(crate) fn used(layout: &Layout) -> Result<u64> {
-    if mount::is_mounted(layout) { mount::used(layout) } else { used_by_files(layout) }
-}
-
-/// Bytes allocated to the layers. Files that vanish meanwhile count as gone.
-fn used_by_files(layout: &Layout) -> Result<u64> {
-    let directory = layout.data();
-    let entries =
-        fs::read_dir(&directory).while_doing(|| format!("reading {}", directory.display()))?;
-    Ok(entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|meta| allocated(&meta)).sum())
-}
-
-/// Bytes allocated to a file.
-pub(crate) fn allocated(metadata: &fs::Metadata) -> u64 {
-    metadata.blocks() * 512
-}
-
-/// The budget of whoever writes to a volume of this SR.
-pub(crate) fn budget(layout: &Layout) -> Result<Budget> {
-    if mount::is_mounted(layout) {
-        return Ok(Budget::host());
-    }
-    let record = Record::read(layout)?.ok_or_else(|| {
-        Error::new(Kind::SrMissing, format!("{} is not an SR", layout.root().display()))
-    })?;
-    Budget::counted(layout, record.size)
-}
-
-/// Counts anew what is in use, where nothing else counts it.
-pub(crate) fn recount(layout: &Layout) -> Result<()> {
-    if mount::is_mounted(layout) {
-        return Ok(());
-    }
-    let blocks = used_by_files(layout)? / BLOCK_BYTES;
-    Budget::set_used(layout, u32::try_from(blocks).unwrap_or(u32::MAX))
+/// The version of an SR's record that is there now, if there is one.
+fn version(dirs: &Dirs) -> Option<Version> {
+    let found = dirs.stat(Entry::Sr).ok()?;
+    Some((found.st_ino, found.st_ctime, found.st_ctime_nsec))
 }

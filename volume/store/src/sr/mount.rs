@@ -2,23 +2,23 @@
 
 use std::{
     ffi::CString,
-    fs,
-    io::{self, ErrorKind},
+    fs, io,
+    io::ErrorKind,
+    os::fd::{AsFd, BorrowedFd},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{StatFs, statfs},
+    fs::{AtFlags, CWD, FileType, StatFs, statat, statfs, unlinkat},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
 
-use super::{
-    layout::{Layout, parse_number},
-    steps,
+use crate::{
+    error::{Context, Error, Kind, Result},
+    files::{Directory, Dirs, Entry, Layout, names_in, open_directory, parse_number, steps},
 };
-use crate::error::{Context, Error, Kind, Result};
 
 /// `TMPFS_MAGIC` of `include/uapi/linux/magic.h`.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
@@ -27,18 +27,25 @@ const META_PART: u64 = 16;
 /// ... plus this. Bytes. A limit: what is not used costs nothing.
 const META_BYTES_MIN: u64 = 64 << 20;
 
+/// The two places of an SR, each with a tmpfs of its own where that can be.
+const PLACES: [Directory; 2] = [Directory::Data, Directory::Meta];
+
 /// What mount(8) shows as the device.
 const SOURCE: &str = "xapi-storage-ram";
 
 /// Makes the two places of an SR of `size` bytes, empty.
 pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool) -> Result<()> {
-    let made = [(layout.data(), size), (layout.meta(), size / META_PART + META_BYTES_MIN)]
+    let limits = [(Directory::Data, size), (Directory::Meta, size / META_PART + META_BYTES_MIN)];
+    let made = limits
         .into_iter()
         .try_for_each(|(directory, bytes)| {
-            create_private(&directory)?;
-            if may_mount { mount_tmpfs(&directory, bytes) } else { require_tmpfs(&directory) }
+            let path = layout.directory(directory);
+            create_private(&path)?;
+            if may_mount { mount_tmpfs(&path, bytes) } else { require_tmpfs(&path) }
         })
-        .and_then(|()| layout.directories().iter().try_for_each(|path| create_private(path)));
+        .and_then(|()| {
+            Directory::ALL.iter().try_for_each(|&it| create_private(&layout.directory(it)))
+        });
     if made.is_err() {
         // The first error is the one to tell.
         let _incomplete = remove(layout);
@@ -48,71 +55,94 @@ pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool) -> Result<()> {
 
 /// Takes the two places away with all that is in them. What is gone already is no error.
 pub(crate) fn remove(layout: &Layout) -> Result<()> {
-    for directory in [layout.data(), layout.meta()] {
+    for directory in PLACES.map(|place| layout.directory(place)) {
         while is_mount_point(&directory) {
             // A file that is still open somewhere keeps only itself, not the SR.
             steps::step();
-            unmount(&directory, UnmountFlags::DETACH)
-                .while_doing(|| format!("unmounting {}", directory.display()))?;
+            unmount(&directory, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .doing("unmounting", || &*directory)?;
         }
     }
     let root = layout.root();
-    let doing = || format!("removing {}", root.display());
-    for directory in [layout.data(), layout.meta()] {
-        match steps::remove_tree(&directory) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::io(doing(), error));
-            }
-            _ => {}
-        }
-    }
-    match steps::remove_dir(root) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(doing(), error)),
+    let removed = PLACES
+        .iter()
+        .try_for_each(|place| remove_tree(CWD, &layout.directory(*place)))
+        .and_then(|()| steps::remove_dir(root));
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing("removing", || root),
         _ => Ok(()),
     }
+}
+
+/// Removes a directory with all that is in it, and whatever else has its name; links are removed and
+/// never followed. What is not there is no error.
+fn remove_tree(above: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
+    let remove = |flags| {
+        steps::step();
+        match unlinkat(above, name, flags) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    };
+    match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+        Ok(found) if FileType::from_raw_mode(found.st_mode) != FileType::Directory => {
+            return remove(AtFlags::empty());
+        }
+        Ok(_) => {}
+    }
+    let directory = open_directory(above, name)?;
+    for entry in names_in(directory.as_fd())? {
+        remove_tree(directory.as_fd(), Path::new(&entry))?;
+    }
+    remove(AtFlags::REMOVEDIR)
 }
 
 /// Refuses a directory that holds anything but what an SR of this sort consists of: SRs of all
 /// types have their mounts below one root.
 pub(crate) fn check_ours(layout: &Layout) -> Result<()> {
-    let (data, meta) = (layout.data(), layout.meta());
-    let is_layer =
-        |path: &Path| path.file_name().and_then(|name| parse_number(name.to_str()?)).is_some();
-    let foreign = foreign_entry(layout.root(), |path| path == data || path == meta)?
-        .or(foreign_entry(&data, is_layer)?)
-        .or(foreign_entry(&meta, |path| layout.is_metadata(path))?)
-        .or(is_mount_point(layout.root()).then(|| layout.root().to_owned()));
-    foreign.map_or(Ok(()), |path| {
-        Err(Error::new(
-            Kind::SrMissing,
-            format!(
-                "{} is not a ram SR (it holds {}) and is left alone",
-                layout.root().display(),
-                path.display()
-            ),
-        ))
-    })
+    match foreign(layout) {
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => Err(not_ours(layout, &path)),
+        Err(error) if error.kind() == Kind::Corrupt => {
+            Err(not_ours(layout, layout.root()).caused_by(error))
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// Something in a directory that is none of `ours`; a directory that is not there holds nothing.
-fn foreign_entry(directory: &Path, ours: impl Fn(&Path) -> bool) -> Result<Option<PathBuf>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        entries => entries.while_doing(|| format!("reading {}", directory.display()))?,
+fn not_ours(layout: &Layout, what: &Path) -> Error {
+    let root = layout.root().display();
+    let sentence =
+        format!("{root} is not a ram SR (it holds {}) and is left alone", what.display());
+    Error::new(Kind::SrMissing, sentence)
+}
+
+/// Something in an SR's directories that is none of its own.
+fn foreign(layout: &Layout) -> Result<Option<PathBuf>> {
+    let Some(dirs) = Dirs::open(layout)? else { return Ok(None) };
+    if is_mount_point(layout.root()) {
+        return Ok(Some(layout.root().to_owned()));
+    }
+    let is_place = |name: &str| PLACES.iter().any(|place| place.place().1 == name);
+    if let Some(name) = dirs.list_root()?.into_iter().find(|name| !is_place(name)) {
+        return Ok(Some(layout.root().join(name)));
+    }
+    let is_layer = |name: &str| parse_number(name).is_some();
+    let other = |directory: Directory, ours: &dyn Fn(&str) -> bool| {
+        let found = dirs.list(directory)?.into_iter().find(|name| !ours(name));
+        Ok(found.map(|name| layout.directory(directory).join(name)))
     };
-    Ok(entries.flatten().map(|entry| entry.path()).find(|path| !ours(path)))
+    Ok(other(Directory::Data, &is_layer)?.or(other(Directory::Meta, &is_metadata)?))
 }
 
-/// Whether the data of the SR has a tmpfs of its own, which counts and limits it.
-pub(crate) fn is_mounted(layout: &Layout) -> bool {
-    is_mount_point(&layout.data())
-}
-
-/// Bytes in use on the SR's own tmpfs.
-pub(crate) fn used(layout: &Layout) -> Result<u64> {
-    let StatFs { f_blocks, f_bfree, f_bsize, .. } =
-        statfs(layout.data()).while_doing(|| format!("statfs {}", layout.data().display()))?;
-    Ok((f_blocks - f_bfree) * u64::try_from(f_bsize).expect("a block size is positive"))
+/// Whether something directly below `meta` has one of the names that are used there.
+fn is_metadata(name: &str) -> bool {
+    let directories = Directory::ALL.iter().map(|directory| directory.place());
+    let mut directories = directories.filter(|(above, _)| above.is_some());
+    let files = [Entry::Sr, Entry::Numbers, Entry::Used, Entry::Ballast];
+    directories.any(|(_, known)| known == name) || files.iter().any(|file| file.is_named(name))
 }
 
 fn is_mount_point(directory: &Path) -> bool {
@@ -124,7 +154,7 @@ fn is_mount_point(directory: &Path) -> bool {
 }
 
 fn create_private(path: &Path) -> Result<()> {
-    steps::make_dir(path).while_doing(|| format!("creating {}", path.display()))
+    steps::make_dir(path).doing("creating", || path)
 }
 
 fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
@@ -140,12 +170,12 @@ fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
         Err(Errno::INVAL) => with(limits),
         done => done,
     }
-    .while_doing(|| format!("mounting a tmpfs of {bytes} bytes on {}", directory.display()))
+    .doing("mounting a tmpfs on", || directory)
 }
 
 fn require_tmpfs(directory: &Path) -> Result<()> {
     let found: io::Result<StatFs> = statfs(directory).map_err(io::Error::from);
-    let found = found.while_doing(|| format!("statfs {}", directory.display()))?;
+    let found = found.doing("statfs", || directory)?;
     if u64::try_from(found.f_type).ok() == Some(TMPFS_MAGIC) {
         return Ok(());
     }

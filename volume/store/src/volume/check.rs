@@ -1,19 +1,15 @@
 //! Proving that an SR is sound: what its invariants say, looked up in its files.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
+use std::collections::{HashMap, HashSet};
 
-use super::{
-    Record, Records,
-    collect::{for_allocated, for_numbers},
-    view::{Pages, View},
-};
+use super::collect::for_allocated;
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     error::Result,
-    sr::{Sr, record::next_number},
+    files::{Directory, Dirs, Entry, number_name},
+    host::Name,
+    record::{Pages, Record, Records, View, sr::next_number},
+    sr::Exclusive,
 };
 
 /// The allocated ranges of the files of a directory, by number: start and end, in units of the file.
@@ -25,22 +21,20 @@ fn holds(ranges: &[(u64, u64)], unit: u64) -> bool {
     after > 0 && unit < ranges[after - 1].1
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Every way in which the SR contradicts itself, in words; none if it is sound. What is served
     /// meanwhile may be told wrongly: its map is read while it changes.
     ///
     /// # Errors
     /// Where the SR is not attached. Whatever cannot be read is one of the findings.
     pub fn check(&self) -> Result<Vec<String>> {
-        let _lock = self.lock()?;
-        self.sr_attached()?;
         let Records { sound: records, damaged } = self.volume_records()?;
         let mut found: Vec<String> = damaged.iter().map(|it| it.error.chain()).collect();
-        let data = allocated(&self.layout.data(), BLOCK_BYTES, &mut found);
-        let maps = allocated(&self.layout.maps(), PAGE_BYTES, &mut found);
+        let data = allocated(&self.dirs, Directory::Data, &mut found);
+        let maps = allocated(&self.dirs, Directory::Maps, &mut found);
         self.check_numbers(&records, &mut found);
         check_owners(&records, &mut found);
-        let mut named_by: HashMap<Layer, HashSet<&str>> = HashMap::new();
+        let mut named_by: HashMap<Layer, HashSet<&Name>> = HashMap::new();
         for record in &records {
             for owned in record.own_top().into_iter().filter(|layer| !data.contains_key(layer)) {
                 found.push(format!(
@@ -48,7 +42,7 @@ impl Sr {
                     record.key
                 ));
             }
-            let views = match View::all_of(&self.layout, record) {
+            let views = match View::all_of(&self.dirs, record) {
                 Ok(views) => views,
                 Err(error) => {
                     found.push(error.chain());
@@ -64,11 +58,11 @@ impl Sr {
     }
 
     fn check_numbers(&self, records: &[Record], found: &mut Vec<String>) {
-        match next_number(&self.layout) {
+        match next_number(&self.dirs) {
             Err(error) => found.push(error.chain()),
             Ok(next) => {
-                for directory in [self.layout.data(), self.layout.maps(), self.layout.indexes()] {
-                    check_given_out(&directory, next, found);
+                for directory in [Directory::Data, Directory::Maps, Directory::Indexes] {
+                    check_given_out(&self.dirs, directory, next, found);
                 }
             }
         }
@@ -88,10 +82,10 @@ impl Sr {
         data: &Allocated,
         maps: &Allocated,
         found: &mut Vec<String>,
-        named_by: &mut HashMap<Layer, HashSet<&'a str>>,
+        named_by: &mut HashMap<Layer, HashSet<&'a Name>>,
     ) {
         let key = &record.key;
-        let mut pages = Pages::new(&self.layout);
+        let mut pages = Pages::new(&self.dirs);
         let mut last = NEVER;
         for (chunk, layer) in view.pages() {
             if !maps.get(&layer).is_some_and(|pages| holds(pages, chunk as u64)) {
@@ -106,7 +100,7 @@ impl Sr {
             let page = match pages.get(layer, chunk) {
                 Ok(page) => page,
                 Err(error) => {
-                    found.push(record.damaged(&self.layout, &error).to_string());
+                    found.push(record.damaged(&self.dirs, &error).to_string());
                     continue;
                 }
             };
@@ -126,7 +120,7 @@ impl Sr {
 }
 
 fn check_owners(records: &[Record], found: &mut Vec<String>) {
-    let mut owners: HashMap<Layer, &str> = HashMap::new();
+    let mut owners: HashMap<Layer, &Name> = HashMap::new();
     for record in records {
         if let Some(layer) = record.own_top()
             && let Some(other) = owners.insert(layer, &record.key)
@@ -141,12 +135,12 @@ fn check_owners(records: &[Record], found: &mut Vec<String>) {
 
 fn check_soles(
     records: &[Record],
-    named_by: &HashMap<Layer, HashSet<&str>>,
+    named_by: &HashMap<Layer, HashSet<&Name>>,
     found: &mut Vec<String>,
 ) {
     for record in records {
         for (layer, users) in named_by {
-            let other = users.iter().find(|&&user| user != record.key);
+            let other = users.iter().find(|&&user| *user != record.key);
             if let Some(other) = other.filter(|_| record.own_top() == Some(*layer)) {
                 found.push(format!(
                     "layer {layer:08x} belongs to volume {}, but volume {other} names it",
@@ -163,30 +157,34 @@ fn check_soles(
     }
 }
 
-fn check_given_out(directory: &Path, next: u32, found: &mut Vec<String>) {
-    let looked = for_numbers(directory, |number, path| {
-        if number >= next {
-            found.push(format!(
-                "{} has a number that was never given out (next: {next})",
-                path.display()
-            ));
-        }
-        Ok(())
-    });
-    found.extend(looked.err().map(|error| error.chain()));
+fn check_given_out(dirs: &Dirs, directory: Directory, next: u32, found: &mut Vec<String>) {
+    match dirs.numbers(directory) {
+        Err(error) => found.push(error.chain()),
+        Ok(numbers) => found.extend(numbers.into_iter().filter(|&it| it >= next).map(|number| {
+            let path = dirs.layout().directory(directory).join(number_name(number));
+            format!("{} has a number that was never given out (next: {next})", path.display())
+        })),
+    }
 }
 
-fn allocated(directory: &Path, unit: u64, found: &mut Vec<String>) -> Allocated {
+/// What is allocated of the layers, in blocks, or of the maps, in pages.
+fn allocated(dirs: &Dirs, directory: Directory, found: &mut Vec<String>) -> Allocated {
     let mut ranges = Allocated::new();
-    let looked = for_numbers(directory, |number, path| {
+    let numbers = dirs.numbers(directory).unwrap_or_else(|error| {
+        found.push(error.chain());
+        Vec::new()
+    });
+    for number in numbers {
+        let (entry, unit) = match directory {
+            Directory::Data => (Entry::Layer(number), BLOCK_BYTES),
+            _ => (Entry::Map(number), PAGE_BYTES),
+        };
         let mut units = Vec::new();
-        let looked = for_allocated(path, |start, end| {
+        let looked = for_allocated(dirs, entry, |start, end| {
             units.push((start / unit, end.div_ceil(unit)));
         });
         found.extend(looked.err().map(|error| error.chain()));
         ranges.insert(number, units);
-        Ok(())
-    });
-    found.extend(looked.err().map(|error| error.chain()));
+    }
     ranges
 }

@@ -3,26 +3,22 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, File},
-    io::ErrorKind,
-    path::Path,
+    fs::TryLockError,
 };
 
 use super::{
-    Live, Record, Records,
     family::Family,
     free::{Garbage, Pace, Ranges, punch},
-    view::{Pages, View, for_data},
 };
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
+    budget::recount,
     error::{Context, Result},
+    files::{DATAPATH_LOCK_SUFFIX, Directory, Dirs, Entry},
     host::Name,
-    sr::{
-        self, DATAPATH_LOCK_SUFFIX, Layout, Sr, files,
-        layout::parse_number,
-        lock::{Lock, try_lock},
-    },
+    live::Live,
+    record::{Pages, Record, Records, View, for_data},
+    sr::Exclusive,
 };
 
 /// A bit for each block of a chunk.
@@ -38,61 +34,53 @@ struct Needed {
     maps: HashSet<Layer>,
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Frees everything that no volume needs: what operations left that were killed, and blocks
     /// that volumes let go of while others still shared their layer. The bytes of data freed.
     ///
     /// # Errors
     /// Where a record or a map cannot be read: what it names is not known, so nothing is freed then.
-    pub fn collect(&self, live: &mut dyn Live) -> Result<u64> {
-        let lock = self.lock()?;
-        self.sr_attached()?;
-        self.collect_locked(lock, live)
-    }
-
-    /// Finds under the lock what is to be freed, lets go of it, and frees.
-    pub(crate) fn collect_locked(&self, lock: Lock, live: &mut dyn Live) -> Result<u64> {
-        for name in sr::names(&self.layout.tmp())? {
-            files::remove(&self.layout.tmp().join(name.as_str()))?;
+    pub fn collect(mut self, live: &mut dyn Live) -> Result<u64> {
+        let dirs = self.dirs.clone();
+        for name in dirs.list(Directory::Temporary)? {
+            dirs.remove(Entry::Named(Directory::Temporary, &name))?;
         }
         self.remove_copies()?;
         self.remove_orphans(None)?;
         let found = self.volume_records()?;
         self.remove_strays(&found)?;
-        let mut family = Family::new(&self.layout, found.all_sound()?);
+        let mut family = Family::new(&dirs, found.all_sound()?);
         self.share_out(&mut family, live)?;
         let mut records = family.records;
         let mut idle = Vec::new();
         for record in &mut records {
             // What nobody serves is held here, so that its top can be looked at too.
-            let key = Name::parse(&record.key)?;
-            if let Ok(held) = self.hold_now(&key) {
+            if let Ok(held) = self.hold_now(&record.key) {
                 idle.push((record.top, held));
                 if !record.leaving.is_empty() {
                     record.leaving.clear();
-                    record.write(&self.layout)?;
+                    self.write(record)?;
                 }
             }
         }
-        let needed = Needed::of(&self.layout, &records)?;
+        let needed = Needed::of(&dirs, &records)?;
         let owned: HashSet<Layer> = records.iter().flat_map(Record::owned).collect();
         let still: HashSet<Layer> = idle.iter().map(|&(top, _)| top).collect();
         let in_tops = self.sweep_tops(&still, &needed)?;
         let garbage = self.unnamed(&needed, &owned)?;
-        for_numbers(&self.layout.indexes(), |number, path| {
-            if needed.indexes.contains(&number) { Ok(()) } else { files::remove(path) }
-        })?;
-        if idle.len() == records.len() {
-            sr::recount(&self.layout)?;
-        } else {
-            self.give_back(in_tops)?;
+        for number in dirs.numbers(Directory::Indexes)? {
+            if !needed.indexes.contains(&number) {
+                dirs.remove(Entry::Index(number))?;
+            }
         }
-        drop((idle, lock));
-        // What nobody names will never be named again.
+        if idle.len() == records.len() {
+            recount(&dirs)?;
+        } else {
+            self.budget()?.give(in_tops / BLOCK_BYTES);
+        }
+        drop(idle);
         let owned: Vec<Layer> = owned.into_iter().collect();
-        let freed = garbage.free(&self.layout, &owned)?;
-        self.give_back(freed)?;
-        Ok(in_tops + freed)
+        Ok(in_tops + self.unlock_and_free(garbage, &owned)?)
     }
 
     /// Frees what lies in tops that nobody writes to now, and is not named: what writes left that
@@ -100,8 +88,9 @@ impl Sr {
     fn sweep_tops(&self, tops: &HashSet<Layer>, needed: &Needed) -> Result<u64> {
         let mut freed = 0;
         for &top in tops.iter().filter(|&&top| top != NEVER) {
-            freed += sweep(&self.layout.layer(top), BLOCK_BYTES, |block| needed.block(top, block))?;
-            sweep(&self.layout.map(top), PAGE_BYTES, |chunk| needed.pages.contains(&(top, chunk)))?;
+            freed +=
+                self.sweep(Entry::Layer(top), BLOCK_BYTES, |block| needed.block(top, block))?;
+            self.sweep(Entry::Map(top), PAGE_BYTES, |chunk| needed.pages.contains(&(top, chunk)))?;
         }
         Ok(freed)
     }
@@ -109,60 +98,69 @@ impl Sr {
     /// What nobody names in all layers but those that are owned.
     fn unnamed(&self, needed: &Needed, owned: &HashSet<Layer>) -> Result<Garbage> {
         let mut garbage = Garbage::default();
-        for_numbers(&self.layout.data(), |layer, path| {
+        for layer in self.dirs.numbers(Directory::Data)? {
             if needed.layers.contains(&layer) && !owned.contains(&layer) {
-                let free = unneeded(path, BLOCK_BYTES, |block| needed.block(layer, block))?;
+                let block = |block| needed.block(layer, block);
+                let free = unneeded(&self.dirs, Entry::Layer(layer), BLOCK_BYTES, block)?;
                 garbage.blocks.insert(layer, free);
             } else if !owned.contains(&layer) {
                 garbage.layers.push(layer);
             }
-            Ok(())
-        })?;
-        for_numbers(&self.layout.maps(), |layer, path| {
+        }
+        for layer in self.dirs.numbers(Directory::Maps)? {
             if needed.maps.contains(&layer) && !owned.contains(&layer) {
                 let page = |chunk| needed.pages.contains(&(layer, chunk));
-                garbage.pages.insert(layer, unneeded(path, PAGE_BYTES, page)?);
+                let free = unneeded(&self.dirs, Entry::Map(layer), PAGE_BYTES, page)?;
+                garbage.pages.insert(layer, free);
             } else if !owned.contains(&layer) {
                 garbage.maps.push(layer);
             }
-            Ok(())
-        })?;
+        }
         garbage.blocks.retain(|_, ranges| !ranges.is_empty());
         garbage.pages.retain(|_, ranges| !ranges.is_empty());
         Ok(garbage)
     }
+
+    /// Punches the allocated units of a file that are not needed. The bytes freed.
+    fn sweep(&self, entry: Entry<'_>, unit: u64, needed: impl Fn(u64) -> bool) -> Result<u64> {
+        let garbage = unneeded(&self.dirs, entry, unit, needed)?;
+        if garbage.is_empty() {
+            return Ok(0);
+        }
+        punch(&self.dirs, entry, &garbage, &mut Pace::hurried())
+    }
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Removes what a copy left that was killed: hidden snapshots that nobody reads, and copies that
     /// nobody will finish.
-    fn remove_copies(&self) -> Result<()> {
+    fn remove_copies(&mut self) -> Result<()> {
         for record in self.volume_records()?.sound {
-            if record.hidden && !record.read_write() || record.unfinished {
-                let key = Name::parse(&record.key)?;
-                if let Ok(_held) = self.hold_now(&key) {
-                    self.remove_record(&record)?;
-                }
+            if (record.hidden && !record.read_write() || record.unfinished)
+                && let Ok(_held) = self.hold_now(&record.key)
+            {
+                self.remove_record(&record)?;
             }
         }
         Ok(())
     }
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Removes the clones of non-persistent disks that nobody will ever ask for, of one volume or of
     /// all: the volume is gone, or the session, and the call was killed that should have seen to it.
     /// What they held is garbage from then on. Whether there were any.
-    pub(crate) fn remove_orphans(&self, of: Option<&Name>) -> Result<bool> {
+    pub(crate) fn remove_orphans(&mut self, of: Option<&Name>) -> Result<bool> {
         let mut any = false;
         for record in self.volume_records()?.sound {
-            let is_meant = of.is_none_or(|of| record.owner.as_deref() == Some(of.as_str()));
-            if is_meant && record.is_orphan(&self.layout)? && record.borrower()?.is_none() {
-                let key = Name::parse(&record.key)?;
-                if let Ok(_held) = self.hold_now(&key) {
-                    self.remove_record(&record)?;
-                    any = true;
-                }
+            let is_meant = of.is_none_or(|of| record.owner.as_ref() == Some(of));
+            if is_meant
+                && record.is_orphan(&self.dirs)?
+                && record.borrower()?.is_none()
+                && let Ok(_held) = self.hold_now(&record.key)
+            {
+                self.remove_record(&record)?;
+                any = true;
             }
         }
         Ok(any)
@@ -172,12 +170,10 @@ impl Sr {
     /// name any more; never one that is served.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`](crate::Kind), or what [`Sr::collect`] gives.
-    pub fn drop_orphans(&self, key: &Name, live: &mut dyn Live) -> Result<()> {
-        let lock = self.lock()?;
-        self.sr_attached()?;
+    /// What [`Self::collect`] gives.
+    pub fn drop_orphans(mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
         if self.remove_orphans(Some(key))? {
-            self.collect_locked(lock, live)?;
+            self.collect(live)?;
         }
         Ok(())
     }
@@ -187,59 +183,55 @@ impl Sr {
         let sound = found.sound.iter().map(|record| record.key.as_str());
         let damaged = found.damaged.iter().map(|damaged| damaged.key.as_str());
         let known: HashSet<&str> = sound.chain(damaged).collect();
-        for directory in [self.layout.servings(), self.layout.datapaths()] {
-            for name in sr::names(&directory)? {
-                let path = directory.join(name.as_str());
+        for directory in [Directory::Servings, Directory::Datapaths] {
+            for name in self.dirs.names(directory)? {
+                let entry = Entry::Named(directory, name.as_str());
                 let Some(key) = name.as_str().strip_suffix(DATAPATH_LOCK_SUFFIX) else {
                     if !known.contains(name.as_str()) {
-                        files::remove(&path)?;
+                        self.dirs.remove(entry)?;
                     }
                     continue;
                 };
                 // A call may hold it; without its name a second one would not wait for that.
                 if !known.contains(key) {
-                    remove_unlocked(&path)?;
+                    self.remove_unlocked(entry)?;
                 }
             }
         }
         Ok(())
     }
-}
 
-/// Removes a lock file, unless somebody holds it.
-fn remove_unlocked(path: &Path) -> Result<()> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        file => file.while_doing(|| format!("opening {}", path.display()))?,
-    };
-    if try_lock(&file)
-        .map_err(std::io::Error::from)
-        .while_doing(|| format!("locking {}", path.display()))?
-    {
-        files::remove(path)?;
+    /// Removes a lock file, unless it is held.
+    fn remove_unlocked(&self, entry: Entry<'_>) -> Result<()> {
+        let file = match self.dirs.read(entry) {
+            Err(error) if error.is_missing_file() => return Ok(()),
+            file => file?,
+        };
+        match file.try_lock() {
+            Ok(()) => self.dirs.remove(entry),
+            Err(TryLockError::WouldBlock) => Ok(()),
+            Err(TryLockError::Error(error)) => {
+                Err(error).doing("locking", || self.dirs.path(entry))
+            }
+        }
     }
-    Ok(())
 }
 
 impl Needed {
-    fn of(layout: &Layout, records: &[Record]) -> Result<Self> {
+    fn of(dirs: &Dirs, records: &[Record]) -> Result<Self> {
         let mut needed = Self::default();
-        let mut pages = Pages::new(layout);
+        let mut pages = Pages::new(dirs);
         let mut seen = HashSet::new();
         for record in records {
             needed.indexes.extend(record.base.into_iter().chain([record.index]));
-            for view in View::all_of(layout, record)? {
+            for view in View::all_of(dirs, record)? {
                 for (chunk, layer) in view.pages() {
                     let place = (layer, chunk as u64);
                     needed.maps.insert(layer);
                     needed.pages.insert(place);
                     if view.has_data && seen.insert(place) {
                         let page = pages.get(layer, chunk).map_err(|error| {
-                            if error.tells_damage() {
-                                record.damaged(layout, &error)
-                            } else {
-                                error
-                            }
+                            if error.tells_damage() { record.damaged(dirs, &error) } else { error }
                         })?;
                         needed.add(chunk as u64, page.as_slice());
                         pages.forget();
@@ -272,16 +264,15 @@ impl Needed {
     }
 }
 
-/// Punches the allocated units of a file that are not needed. The bytes freed.
-fn sweep(path: &Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<u64> {
-    let garbage = unneeded(path, unit, needed)?;
-    if garbage.is_empty() { Ok(0) } else { punch(path, &garbage, &mut Pace::hurried()) }
-}
-
 /// The allocated units of a file that are not needed, as ranges of bytes.
-fn unneeded(path: &Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<Ranges> {
+fn unneeded(
+    dirs: &Dirs,
+    entry: Entry<'_>,
+    unit: u64,
+    needed: impl Fn(u64) -> bool,
+) -> Result<Ranges> {
     let mut garbage = Ranges::new();
-    for_allocated(path, |start, end| {
+    for_allocated(dirs, entry, |start, end| {
         for number in (start / unit..end.div_ceil(unit)).filter(|&number| !needed(number)) {
             match garbage.last_mut() {
                 Some((from, length)) if *from + *length == number * unit => *length += unit,
@@ -293,25 +284,17 @@ fn unneeded(path: &Path, unit: u64, needed: impl Fn(u64) -> bool) -> Result<Rang
 }
 
 /// Calls `each` with the ranges of a file that are allocated: start and end, bytes.
-pub(crate) fn for_allocated(path: &Path, mut each: impl FnMut(u64, u64)) -> Result<()> {
-    let file = File::open(path).while_doing(|| format!("looking into {}", path.display()))?;
-    for_data(&file, path, |start, end| {
-        each(start, end);
-        Ok(())
-    })
-}
-
-/// Calls `each` with the files of a directory that are named by numbers.
-pub(crate) fn for_numbers(
-    directory: &Path,
-    mut each: impl FnMut(u32, &Path) -> Result<()>,
+pub(crate) fn for_allocated(
+    dirs: &Dirs,
+    entry: Entry<'_>,
+    mut each: impl FnMut(u64, u64),
 ) -> Result<()> {
-    let entries =
-        fs::read_dir(directory).while_doing(|| format!("reading {}", directory.display()))?;
-    for entry in entries.flatten() {
-        if let Some(number) = entry.file_name().to_str().and_then(parse_number) {
-            each(number, &entry.path())?;
-        }
-    }
-    Ok(())
+    for_data(
+        &dirs.read(entry)?,
+        || dirs.path(entry),
+        |start, end| {
+            each(start, end);
+            Ok(())
+        },
+    )
 }

@@ -2,15 +2,12 @@
 //! written, and nothing can be missed: a block that was written since it was shared lies in
 //! another layer.
 
-use super::{
-    Record,
-    view::{Index, Pages, View},
-};
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, chunks},
     error::{Error, Kind, Result},
     host::Name,
-    sr::Sr,
+    record::{Index, Pages, Record, View},
+    sr::Exclusive,
 };
 
 /// What one bit of a bitmap of changed blocks stands for. Bytes.
@@ -25,19 +22,17 @@ pub struct ChangedBlocks {
     pub bitmap: Vec<u8>,
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Ranges, in bytes, in which volume `key` may differ from `key2`; without a `key2`, or with one
     /// that it shares nothing with, the ranges of `key` that hold anything.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`] for `key`.
+    /// Those of [`Sr::volume`](crate::Sr::volume) for `key`.
     pub fn compare(&self, key: &str, key2: &str) -> Result<Vec<(u64, u64)>> {
-        let _lock = self.lock()?;
-        self.sr_attached()?;
         let record = self.volume_record(&Name::parse(key)?)?;
         let nothing = View { index: Index::default(), has_data: false, number: 0 };
         let other = match Name::parse(key2).and_then(|key2| self.volume_record(&key2)) {
-            Ok(other) if other.is_related(&record) => View::of(&self.layout, &other)?,
+            Ok(other) if other.is_related(&record) => View::of(&self.dirs, &other)?,
             Ok(_) => nothing,
             Err(error) => match error.kind() {
                 Kind::VolumeMissing | Kind::VolumeLost | Kind::BadArgument => nothing,
@@ -45,7 +40,7 @@ impl Sr {
             },
         };
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        let view = View::of(&self.layout, &record)?;
+        let view = View::of(&self.dirs, &record)?;
         self.for_differing(&view, &other, chunks(record.size), |block| {
             let start = block * BLOCK_BYTES;
             match ranges.last_mut() {
@@ -63,7 +58,7 @@ impl Sr {
     /// What changed from volume `key` to `key2`, in `length` bytes (-1: all) from `offset` on.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`] for both; [`Kind::BadArgument`] for a range outside `key2`.
+    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`Kind::BadArgument`] for a range outside `key2`.
     pub fn changed_blocks(
         &self,
         key: &str,
@@ -71,8 +66,6 @@ impl Sr {
         offset: i64,
         length: i64,
     ) -> Result<ChangedBlocks> {
-        let _lock = self.lock()?;
-        self.sr_attached()?;
         let old = self.volume_record(&Name::parse(key)?)?;
         let new = self.volume_record(&Name::parse(key2)?)?;
         let size = new.size;
@@ -99,7 +92,7 @@ impl Sr {
         let first = offset / GRANULE_BYTES;
         let granules = end.div_ceil(GRANULE_BYTES).saturating_sub(first);
         let mut bitmap = vec![0_u8; usize::try_from(granules.div_ceil(8)).expect("64-bit host")];
-        let (old, new) = (View::of(&self.layout, &old)?, View::of(&self.layout, &new)?);
+        let (old, new) = (View::of(&self.dirs, &old)?, View::of(&self.dirs, &new)?);
         self.for_differing(&new, &old, chunks(size), |block| {
             let granule = block * BLOCK_BYTES / GRANULE_BYTES;
             // Beyond the end of the newer one nothing has changed, though an older, larger one may
@@ -115,15 +108,13 @@ impl Sr {
     /// The volumes that share something with this one, the most alike first.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`].
+    /// Those of [`Sr::volume`](crate::Sr::volume).
     pub fn similar(&self, key: &str) -> Result<Vec<Name>> {
-        let _lock = self.lock()?;
-        self.sr_attached()?;
         let record = self.volume_record(&Name::parse(key)?)?;
-        let view = View::of(&self.layout, &record)?;
+        let view = View::of(&self.dirs, &record)?;
         let mut found: Vec<(u64, Record)> = Vec::new();
         for other in self.family(&record)?.into_iter().filter(|other| !other.hidden) {
-            let theirs = match View::of(&self.layout, &other) {
+            let theirs = match View::of(&self.dirs, &other) {
                 Err(error) if error.tells_damage() => continue,
                 theirs => theirs?,
             };
@@ -133,7 +124,7 @@ impl Sr {
             found.push((differing, other));
         }
         found.sort_by(|a, b| (a.0, &a.1.key).cmp(&(b.0, &b.1.key)));
-        found.iter().map(|(_, other)| Name::parse(&other.key)).collect()
+        Ok(found.into_iter().map(|(_, other)| other.key).collect())
     }
 
     /// Calls `each` with the numbers of the blocks whose entries differ, ascending.
@@ -144,7 +135,7 @@ impl Sr {
         chunks: usize,
         mut each: impl FnMut(u64),
     ) -> Result<()> {
-        let mut pages = Pages::new(&self.layout);
+        let mut pages = Pages::new(&self.dirs);
         for chunk in 0..chunks {
             if one.at(chunk) == other.at(chunk) {
                 continue;

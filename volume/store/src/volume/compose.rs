@@ -4,32 +4,27 @@
 //! into place, which commits; the parent is removed. Where a kill has spared the parent, composing
 //! once more changes nothing that is read, and removes it.
 
-use std::fs::OpenOptions;
-
-use super::{
-    Live, Record,
-    destroy::Gone,
-    view::{Index, Pages, View},
-};
+use super::destroy::Gone;
 use crate::{
     block::{CHUNK_BLOCKS, Layer, PAGE_BYTES, chunks, is_data},
     error::{Context, Error, Kind, Result},
+    files::{Entry, steps},
     host::Name,
-    sr::{Sr, files, record::take_numbers, steps},
+    live::Live,
+    record::{Index, Pages, Record, View},
+    sr::Exclusive,
 };
 
-impl Sr {
+impl Exclusive<'_> {
     /// Lets `child` read its own updates over the contents of `parent`, under its own identity, and
     /// destroys `parent`. What counts as an update is what differs from the map that the child
     /// started from.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`] for both; [`Kind::VolumeInUse`] where one of them is served;
+    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`Kind::VolumeInUse`] where one of them is served;
     /// [`Kind::ReadOnly`] where the child is a snapshot.
-    pub fn compose(&self, child: &str, parent: &str, live: &mut dyn Live) -> Result<()> {
+    pub fn compose(mut self, child: &str, parent: &str, live: &mut dyn Live) -> Result<()> {
         let (child, parent) = (Name::parse(child)?, Name::parse(parent)?);
-        let lock = self.lock()?;
-        self.sr_attached()?;
         if child == parent {
             return Err(Error::new(
                 Kind::BadArgument,
@@ -47,7 +42,7 @@ impl Sr {
             ));
         }
         let held = (self.hold(&child, "composed")?, self.hold(&parent, "composed")?);
-        let first = take_numbers(&self.layout, 3)?;
+        let first = self.take_numbers(3)?;
         let (top, index, parent_top) = (first, first + 1, first + 2);
         let size = record.size.max(below.size);
         self.make_layer(top, size)?;
@@ -60,23 +55,23 @@ impl Sr {
         below.leaving.clear();
         below.sole.clear();
         record.join(&below);
-        below.write(&self.layout)?;
-        let mut gone = View::all_of(&self.layout, &record)?;
-        gone.extend(View::all_of(&self.layout, &below)?);
+        self.write(&below)?;
+        let mut gone = View::all_of(&self.dirs, &record)?;
+        gone.extend(View::all_of(&self.dirs, &below)?);
         let old_index = record.index;
         record.size = size;
         record.top = top;
         record.index = index;
         record.leaving.clear();
         record.sole.clear();
-        record.write(&self.layout)?;
-        files::remove(&self.layout.index(old_index))?;
+        self.write(&record)?;
+        self.dirs.remove(Entry::Index(old_index))?;
         self.remove_record(&below)?;
         drop(held);
         let records = self.volume_records()?;
         let gone =
             Gone { views: gone, owned: below.own_top().into_iter().collect(), was_written: true };
-        self.release(lock, &record, records, gone, live)
+        self.release(&record, records, gone, live)
     }
 
     fn write_composed(
@@ -87,16 +82,14 @@ impl Sr {
         number: u32,
         size: u64,
     ) -> Result<()> {
-        let mut pages = Pages::new(&self.layout);
-        let (over, under) = (View::of(&self.layout, child)?, View::of(&self.layout, parent)?);
+        let mut pages = Pages::new(&self.dirs);
+        let (over, under) = (View::of(&self.dirs, child)?, View::of(&self.dirs, parent)?);
         let start = match child.base {
-            Some(base) => Index::read(&self.layout, base)?,
+            Some(base) => Index::read(&self.dirs, base)?,
             None => Index::default(),
         };
         let start = View { index: start, has_data: false, number: 0 };
-        let map_path = self.layout.map(top);
-        let doing = || format!("writing {}", map_path.display());
-        let map = OpenOptions::new().write(true).open(&map_path).while_doing(doing)?;
+        let map = self.dirs.edit(Entry::Map(top))?;
         let mut index = Index::default();
         for chunk in 0..chunks(size) {
             let (own, from, parent) = (over.at(chunk), start.at(chunk), under.at(chunk));
@@ -122,9 +115,10 @@ impl Sr {
             for (entry, merged) in bytes.chunks_exact_mut(4).zip(merged) {
                 entry.copy_from_slice(&merged.to_ne_bytes());
             }
-            steps::write_at(&map, &bytes, chunk as u64 * PAGE_BYTES).while_doing(doing)?;
+            steps::write_at(&map, &bytes, chunk as u64 * PAGE_BYTES)
+                .doing("writing", || self.dirs.path(Entry::Map(top)))?;
             index.push(chunk, top);
         }
-        index.write(&self.layout, number, size)
+        index.write(&self.dirs, number, size)
     }
 }

@@ -4,13 +4,15 @@
 //! complete. Both are held all the time, so that whatever is not held was left by a copy that
 //! died, and can be collected.
 
-use super::{Live, NewVolume, Volume};
+use super::{NewVolume, Volume};
 use crate::{
     block::BLOCK_BYTES,
     disk::{Disk, Open, Piece},
     error::Result,
     host::Name,
-    sr::{Serving, Sr},
+    live::Live,
+    record::Serving,
+    sr::{Exclusive, Sr},
 };
 
 /// How much is copied at a time. Bytes.
@@ -20,15 +22,16 @@ impl Sr {
     /// Copies a volume as it is now into `dest`; within an SR that is a clone.
     ///
     /// # Errors
-    /// Those of [`Sr::snapshot`] here and of [`Sr::create_volume`] there; nothing is left behind.
+    /// Those of [`Exclusive::snapshot`] here and of [`Exclusive::create_volume`] there; nothing is
+    /// left behind.
     pub fn copy(&self, key: &str, dest: &Self, live: &mut dyn Live) -> Result<Volume> {
-        if dest.uuid == self.uuid {
-            return self.clone_volume(key, live);
+        if dest.uuid() == self.uuid() {
+            return self.lock()?.clone_volume(key, live);
         }
         let origin = self.volume(key)?;
-        let lock = self.lock()?;
-        let still = self.snapshot_hidden(&lock, key, live)?;
-        let from = self.open_here(still.key.as_str(), true);
+        let mut lock = self.lock()?;
+        let still = lock.snapshot_hidden(key, live)?;
+        let from = lock.open_here(&still.key, true);
         drop(lock);
         let copied = from.and_then(|mut from| {
             let new = NewVolume {
@@ -39,42 +42,43 @@ impl Sr {
             };
             dest.copy_in(&new, &mut from, live)
         });
-        self.destroy_volume(still.key.as_str(), live)?;
+        self.lock()?.destroy_volume(still.key.as_str(), live)?;
         copied
     }
 
     /// Makes a volume that reads what `from` does.
     fn copy_in(&self, new: &NewVolume<'_>, from: &mut Disk, live: &mut dyn Live) -> Result<Volume> {
-        let lock = self.lock()?;
-        let record = self.create_record(&lock, new, true)?;
-        let to = self.open_here(&record.key, false);
+        let mut lock = self.lock()?;
+        let record = lock.create_record(new, true)?;
+        let to = lock.open_here(&record.key, false);
         drop(lock);
         let copied = to.and_then(|mut to| {
             copy_blocks(from, &mut to)?;
-            self.finish(&Name::parse(&record.key)?)
+            self.lock()?.finish(&record.key)
         });
         if copied.is_err() {
             // The first error is the one to tell.
-            let _kept = self.destroy_volume(&record.key, live);
+            let _kept = self.lock().and_then(|lock| lock.destroy_volume(record.key.as_str(), live));
         }
         copied
     }
+}
 
+impl Exclusive<'_> {
     /// Shows a volume that is complete.
-    fn finish(&self, key: &Name) -> Result<Volume> {
-        let _lock = self.lock()?;
+    fn finish(&mut self, key: &Name) -> Result<Volume> {
         let mut record = self.volume_record(key)?;
         record.hidden = false;
         record.unfinished = false;
-        record.write(&self.layout)?;
-        Ok(self.describe(record))
+        self.write(&record)?;
+        Ok(Volume::of(&self.dirs, record))
     }
 
     /// Serves a volume from this process, to nobody else.
-    pub(crate) fn open_here(&self, key: &str, read_only: bool) -> Result<Disk> {
+    pub(crate) fn open_here(&self, key: &Name, read_only: bool) -> Result<Disk> {
         let serving =
             Serving { pid: std::process::id(), control_dir: String::new(), minor: 0, read_only };
-        Disk::open(&self.layout.volume(&Name::parse(key)?), &Open { serving })
+        Disk::open_volume(&self.dirs, key, &Open { serving })
     }
 }
 

@@ -1,15 +1,16 @@
 //! Making a volume: empty, thin.
 
-use std::path::Path;
-
 use uuid::Uuid;
 
-use super::{Record, Volume};
+use super::Volume;
 use crate::{
     block::{self, Layer, VOLUME_BYTES_MAX},
     error::{Context, Error, Kind, Result},
+    files::{self, Entry, steps},
+    host::Name,
     memory::human,
-    sr::{Sr, files, lock::Lock, record::take_numbers, steps},
+    record::Record,
+    sr::{Exclusive, Sr},
 };
 
 /// What a new volume is to be.
@@ -25,34 +26,30 @@ pub struct NewVolume<'a> {
     pub sharable: bool,
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Makes an empty volume.
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`], [`Kind::BadSize`], [`Kind::NoSpace`] where there is not even room
     /// for its record.
-    pub fn create_volume(&self, new: &NewVolume<'_>) -> Result<Volume> {
-        let lock = self.lock()?;
-        let record = self.create_record(&lock, new, false)?;
-        Ok(self.describe(record))
+    pub fn create_volume(&mut self, new: &NewVolume<'_>) -> Result<Volume> {
+        let record = self.create_record(new, false)?;
+        Ok(Volume::of(&self.dirs, record))
     }
 
     /// Makes an empty volume; one that is `unfinished` is not shown, and collected as soon as
     /// nobody serves it.
     pub(crate) fn create_record(
-        &self,
-        _lock: &Lock,
+        &mut self,
         new: &NewVolume<'_>,
         unfinished: bool,
     ) -> Result<Record> {
         let size = check_size(new.size)?;
-        let sr = self.record()?;
-        sr.provider.check_size(size)?;
-        let generation = sr.generation;
-        let top = take_numbers(&self.layout, 2)?;
+        self.record().provider.check_size(size)?;
+        let top = self.take_numbers(2)?;
         let index = top + 1;
         let record = Record {
-            key: new_key(&generation),
+            key: self.new_key(),
             name: new.name.to_owned(),
             description: new.description.to_owned(),
             size,
@@ -72,21 +69,34 @@ impl Sr {
             keys: [].into(),
         };
         self.make_layer(top, size)?;
-        self.make_sparse(&self.layout.index(index), block::chunks(size) as u64 * 4)?;
-        record.write(&self.layout)?;
+        self.make_sparse(Entry::Index(index), block::chunks(size) as u64 * 4)?;
+        self.write(&record)?;
         Ok(record)
     }
 
     /// Makes an empty layer for a volume of `size` bytes.
     pub(crate) fn make_layer(&self, layer: Layer, size: u64) -> Result<()> {
-        self.make_sparse(&self.layout.layer(layer), size)?;
-        self.make_sparse(&self.layout.map(layer), block::map_bytes(size))
+        self.make_sparse(Entry::Layer(layer), size)?;
+        self.make_sparse(Entry::Map(layer), block::map_bytes(size))
     }
 
-    pub(crate) fn make_sparse(&self, path: &Path, bytes: u64) -> Result<()> {
-        let make = || steps::set_len(&steps::create(path)?, bytes);
-        files::with_ballast(&self.layout, make)
-            .while_doing(|| format!("creating {}", path.display()))
+    fn make_sparse(&self, entry: Entry<'_>, bytes: u64) -> Result<()> {
+        let make = || steps::set_len(&self.dirs.create(entry)?, bytes);
+        files::with_ballast(&self.dirs, make).doing("creating", || self.dirs.path(entry))
+    }
+
+    pub(crate) fn new_key(&self) -> Name {
+        new_key(&self.record().generation)
+    }
+}
+
+impl Sr {
+    /// A key for [`Exclusive::clone_hidden`], which no volume has.
+    ///
+    /// # Errors
+    /// [`Kind::SrNotAttached`].
+    pub fn new_key(&self) -> Result<Name> {
+        Ok(new_key(&self.attached()?.1.generation))
     }
 }
 
@@ -107,9 +117,9 @@ pub(crate) fn check_size(asked: i64) -> Result<u64> {
 }
 
 /// A UUID (version 8 of RFC 9562) that begins with the generation of the SR's memory.
-pub(crate) fn new_key(generation: &str) -> String {
+fn new_key(generation: &str) -> Name {
     let mut bytes = *Uuid::new_v4().as_bytes();
     let generation = u32::from_str_radix(generation, 16).unwrap_or_default();
     bytes[..4].copy_from_slice(&generation.to_be_bytes());
-    Uuid::new_v8(bytes).to_string()
+    Name::from(Uuid::new_v8(bytes))
 }

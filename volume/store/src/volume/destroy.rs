@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::{Live, Record, Records, family::Family, free::Garbage, view::View};
+use super::{family::Family, free::Garbage};
 use crate::{
     block::{BLOCK_BYTES, Layer},
     error::{Error, Kind, Result},
+    files::{Directory, Entry, lock::Lock},
     host::Name,
-    sr::{self, Sr, files, lock::Lock},
+    live::Live,
+    record::{Record, Records, View, served_by},
+    sr::Exclusive,
 };
 
 /// How long a volume may be held by a process that is about to let go of it.
@@ -25,7 +28,7 @@ pub(crate) struct Gone {
     pub(crate) was_written: bool,
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Destroys a volume. One that is not there is destroyed already. `live` is told what other
     /// volumes may free by themselves from then on. What was damaged can be destroyed too: since
     /// nobody knows what it named, a collection finds out what nobody else does. The clone of a
@@ -33,29 +36,27 @@ impl Sr {
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`]; [`Kind::VolumeInUse`] while it is served, or such a clone of it.
-    pub fn destroy_volume(&self, key: &str, live: &mut dyn Live) -> Result<()> {
+    pub fn destroy_volume(mut self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
-        let lock = self.lock()?;
-        self.sr_attached()?;
         let mut record = match self.volume_record(&key) {
             Err(error) if matches!(error.kind(), Kind::VolumeMissing | Kind::VolumeLost) => {
                 // One that was killed half-way may have left the clone.
                 if self.remove_orphans(Some(&key))? {
-                    self.collect_unless_damaged(lock, live)?;
+                    self.collect_unless_damaged(live)?;
                 }
                 return Ok(());
             }
-            Err(error) if error.tells_damage() => return self.destroy_damaged(lock, &key, live),
+            Err(error) if error.tells_damage() => return self.destroy_damaged(&key, live),
             record => record?,
         };
         let served = self.hold(&key, "destroyed")?;
         let mut records = self.volume_records()?;
         records.sound.retain(|other| other.key != record.key);
         let (clones, held) = self.hold_clones(&key, &mut records)?;
-        let mut views = match View::all_of(&self.layout, &record) {
+        let mut views = match View::all_of(&self.dirs, &record) {
             Err(error) if error.tells_damage() => {
                 drop((served, held));
-                return self.destroy_damaged(lock, &key, live);
+                return self.destroy_damaged(&key, live);
             }
             views => views?,
         };
@@ -63,7 +64,7 @@ impl Sr {
         let mut owned: Vec<Layer> = record.own_top().into_iter().collect();
         self.remove_record(&record)?;
         for clone in &clones {
-            match View::all_of(&self.layout, clone) {
+            match View::all_of(&self.dirs, clone) {
                 // Of one that is damaged, a collection frees the rest.
                 Err(error) if error.tells_damage() => {}
                 more => views.extend(more?),
@@ -73,15 +74,15 @@ impl Sr {
             self.remove_record(clone)?;
         }
         drop((served, held));
-        self.release(lock, &record, records, Gone { views, owned, was_written }, live)
+        self.release(&record, records, Gone { views, owned, was_written }, live)
     }
 
     /// Takes those that are served in the place of a volume out of `records`, and holds them.
     fn hold_clones(&self, key: &Name, records: &mut Records) -> Result<(Vec<Record>, Vec<Lock>)> {
-        let is_clone = |other: &mut Record| other.owner.as_deref() == Some(key.as_str());
+        let is_clone = |other: &mut Record| other.owner.as_ref() == Some(key);
         let clones: Vec<Record> = records.sound.extract_if(.., is_clone).collect();
         let hold = |clone: &Record| {
-            self.hold(&Name::parse(&clone.key)?, "destroyed").map_err(|error| match error.kind() {
+            self.hold(&clone.key, "destroyed").map_err(|error| match error.kind() {
                 Kind::VolumeInUse => Error::new(
                     Kind::VolumeInUse,
                     format!("volume {key} is active, as a disk whose writes are not kept: {error}"),
@@ -93,16 +94,16 @@ impl Sr {
         Ok((clones, held))
     }
 
-    fn destroy_damaged(&self, lock: Lock, key: &Name, live: &mut dyn Live) -> Result<()> {
+    fn destroy_damaged(mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
         let served = self.hold(key, "destroyed")?;
         let clones = self.hold_clones(key, &mut self.volume_records()?)?;
         self.remove_known(key)?;
         drop((served, clones));
-        self.collect_unless_damaged(lock, live)
+        self.collect_unless_damaged(live)
     }
 
-    pub(crate) fn collect_unless_damaged(&self, lock: Lock, live: &mut dyn Live) -> Result<()> {
-        match self.collect_locked(lock, live) {
+    pub(crate) fn collect_unless_damaged(self, live: &mut dyn Live) -> Result<()> {
+        match self.collect(live) {
             // There is another one; it goes with that one.
             Err(error) if error.tells_damage() => Ok(()),
             collected => collected.map(drop),
@@ -112,12 +113,10 @@ impl Sr {
     /// Destroys the data of a snapshot and keeps its map, by which changed blocks can still be told.
     ///
     /// # Errors
-    /// As [`Sr::destroy_volume`], and where there is no such volume; [`Kind::BadArgument`] where it
+    /// As [`Self::destroy_volume`], and where there is no such volume; [`Kind::BadArgument`] where it
     /// is no snapshot.
-    pub fn data_destroy(&self, key: &str, live: &mut dyn Live) -> Result<()> {
+    pub fn data_destroy(mut self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
-        let lock = self.lock()?;
-        self.sr_attached()?;
         let mut record = self.volume_record(&key)?;
         if !record.has_data {
             return Ok(());
@@ -133,21 +132,20 @@ impl Sr {
             ));
         }
         let served = self.hold(&key, "relieved of its data")?;
-        let views = vec![View::of(&self.layout, &record)?];
+        let views = vec![View::of(&self.dirs, &record)?];
         record.has_data = false;
         record.sole.clear();
-        record.write(&self.layout)?;
+        self.write(&record)?;
         drop(served);
         let records = self.volume_records()?;
         let gone = Gone { views, owned: Vec::new(), was_written: false };
-        self.release(lock, &record, records, gone, live)
+        self.release(&record, records, gone, live)
     }
 
     /// Frees what `gone` named and nobody else does, after the record of `record` was removed or
     /// changed; `records` are all that are left.
     pub(crate) fn release(
-        &self,
-        lock: Lock,
+        mut self,
         record: &Record,
         records: Records,
         gone: Gone,
@@ -158,44 +156,56 @@ impl Sr {
             Err(error) if error.tells_damage() => (Garbage::whole(gone.owned), Vec::new()),
             found => found?,
         };
-        drop(lock);
-        // What nobody names will never be named again.
-        let freed = garbage.free(&self.layout, &tops)?;
-        self.give_back(freed)
+        self.unlock_and_free(garbage, &tops).map(drop)
+    }
+
+    /// Lets go of the lock, and then frees: what nobody names will never be named again. That is done
+    /// in the directories that were opened under the lock. Should the SR be destroyed meanwhile, and
+    /// another one be made with its UUID, there is nothing left to free, and nothing of the other one
+    /// is touched. The bytes of data freed.
+    pub(crate) fn unlock_and_free(self, garbage: Garbage, tops: &[Layer]) -> Result<u64> {
+        let (dirs, mut budget) = (self.dirs.clone(), self.budget()?);
+        drop(self);
+        #[cfg(feature = "testing")]
+        crate::files::hooks::unlocked();
+        let freed = garbage.free(&dirs, tops)?;
+        budget.give(freed / BLOCK_BYTES);
+        Ok(freed)
     }
 
     /// What `gone` named and nobody else does, and the layers that others write to.
     fn garbage(
-        &self,
+        &mut self,
         record: &Record,
         records: Records,
         gone: &Gone,
         live: &mut dyn Live,
     ) -> Result<(Garbage, Vec<Layer>)> {
-        let mut family = Family::new(&self.layout, record.relatives(records.all_sound()?));
+        let dirs = self.dirs.clone();
+        let mut family = Family::new(&dirs, record.relatives(records.all_sound()?));
         // First they free by themselves what they let go of; only then may their maps be read, or
         // a block could be missed by both.
         self.share_out_without(&mut family, gone, live)?;
         family.refresh();
-        let garbage = Garbage::of(&self.layout, &gone.views, gone.owned.clone(), &family)?;
+        let garbage = Garbage::of(&dirs, &gone.views, gone.owned.clone(), &family)?;
         Ok((garbage, family.owned()))
     }
 
     /// Removes a volume's record, which commits, and what only it can have named.
-    pub(crate) fn remove_record(&self, record: &Record) -> Result<()> {
-        self.remove_known(&Name::parse(&record.key)?)?;
+    pub(crate) fn remove_record(&mut self, record: &Record) -> Result<()> {
+        self.remove_known(&record.key)?;
         // Its views were read before: the index files are not needed to find what it named.
         record
             .base
             .into_iter()
             .chain([record.index])
-            .try_for_each(|number| files::remove(&self.layout.index(number)))
+            .try_for_each(|number| self.dirs.remove(Entry::Index(number)))
     }
 
-    fn remove_known(&self, key: &Name) -> Result<()> {
-        files::remove(&self.layout.volume(key))?;
-        files::remove(&self.layout.serving(key))?;
-        files::remove(&self.layout.datapath(key))
+    fn remove_known(&mut self, key: &Name) -> Result<()> {
+        self.remove_volume_record(key)?;
+        self.dirs.remove(Entry::Serving(key))?;
+        self.dirs.remove(Entry::Named(Directory::Datapaths, key.as_str()))
     }
 
     /// Keeps a volume from being served, for as long as the result lives.
@@ -204,9 +214,9 @@ impl Sr {
         if let Ok(record) = self.volume_record(key) {
             record.require_home(act)?;
         }
-        let held = Lock::wait(&self.layout.serving(key), PATIENCE)?;
+        let held = Lock::volume(&self.dirs, key, PATIENCE)?;
         held.ok_or_else(|| {
-            let by = match self.serving(key) {
+            let by = match served_by(&self.dirs, key) {
                 Ok(Some(serving)) => format!(", served by process {}", serving.pid),
                 _ => String::new(),
             };
@@ -219,7 +229,7 @@ impl Sr {
 
     /// Keeps a volume from being served, if nobody serves it at this moment.
     pub(crate) fn hold_now(&self, key: &Name) -> Result<Lock> {
-        Lock::wait(&self.layout.serving(key), Duration::ZERO)?
+        Lock::volume(&self.dirs, key, Duration::ZERO)?
             .ok_or_else(|| Error::new(Kind::VolumeInUse, format!("volume {key} is active")))
     }
 
@@ -228,10 +238,5 @@ impl Sr {
         let mut records = self.volume_records()?.sound;
         records.retain(|other| other.is_related(record) && other.key != record.key);
         Ok(records)
-    }
-
-    pub(crate) fn give_back(&self, bytes: u64) -> Result<()> {
-        sr::budget(&self.layout)?.give(bytes / BLOCK_BYTES);
-        Ok(())
     }
 }

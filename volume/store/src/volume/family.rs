@@ -6,14 +6,11 @@ use std::cell::OnceCell;
 
 use rustc_hash::FxHashMap;
 
-use super::{
-    Record,
-    view::{Index, Pages, View},
-};
 use crate::{
     block::{Layer, is_data},
     error::Result,
-    sr::Layout,
+    files::Dirs,
+    record::{Index, Pages, Record, View},
 };
 
 /// Whose data needs something.
@@ -40,7 +37,7 @@ pub(crate) type Users = FxHashMap<Layer, Option<User>>;
 /// The indexes of volumes.
 #[derive(Debug)]
 pub(crate) struct Family<'a> {
-    layout: &'a Layout,
+    dirs: &'a Dirs,
     pub(crate) records: Vec<Record>,
     /// In the order in which they were made: neighbours are alike.
     members: Vec<Member>,
@@ -58,7 +55,7 @@ struct Member {
 }
 
 impl<'a> Family<'a> {
-    pub(crate) fn new(layout: &'a Layout, records: Vec<Record>) -> Self {
+    pub(crate) fn new(dirs: &'a Dirs, records: Vec<Record>) -> Self {
         let mut members = Vec::with_capacity(records.len());
         for (position, record) in records.iter().enumerate() {
             let member = |number, has_data| Member {
@@ -71,7 +68,7 @@ impl<'a> Family<'a> {
             members.extend(record.base.map(|base| member(base, false)));
         }
         members.sort_unstable_by_key(|member| member.number);
-        Self { layout, records, members }
+        Self { dirs, records, members }
     }
 
     /// Forgets the indexes that may have changed since they were read: a disk that is served takes
@@ -95,7 +92,7 @@ impl<'a> Family<'a> {
         if let Some(index) = member.index.get() {
             return Ok(index.at(chunk));
         }
-        let index = View::index(self.layout, &self.records[member.record], member.number)?;
+        let index = View::index(self.dirs, &self.records[member.record], member.number)?;
         Ok(member.index.get_or_init(|| index).at(chunk))
     }
 
@@ -203,7 +200,7 @@ impl<'a> Family<'a> {
     /// Whose data needs which of all layers, by reading all pages, each once.
     pub(crate) fn all_users(&self) -> Result<Users> {
         let mut users = Users::default();
-        let mut pages = Pages::new(self.layout);
+        let mut pages = Pages::new(self.dirs);
         for (chunk, named) in self.page_users()?.into_iter().enumerate() {
             for (layer, user) in named {
                 for_layers(&*pages.get(layer, chunk)?, |layer| {

@@ -7,21 +7,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, OpenOptions},
-    io::ErrorKind,
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{
-    family::Family,
-    view::{Pages, View},
-};
+use rustix::fs::fstat;
+
+use super::family::Family;
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
-    error::{Context, Error, Result},
-    sr::{Layout, allocated, files, steps},
+    error::{Context, Kind, Result},
+    files::{Dirs, Entry, allocated, steps},
+    record::{Pages, View},
 };
 
 /// The longest range that one call to the file system frees: some milliseconds. So a killed process
@@ -80,13 +77,13 @@ impl Garbage {
     /// What the `gone` views named and none of the survivors of their family does; nobody else can
     /// have named the layers `whole`.
     pub(crate) fn of(
-        layout: &Layout,
+        dirs: &Dirs,
         gone: &[View],
         whole: Vec<Layer>,
         survivors: &Family<'_>,
     ) -> Result<Self> {
         let mut garbage = Self::whole(whole);
-        let mut pages = Pages::new(layout);
+        let mut pages = Pages::new(dirs);
         for view in gone {
             for (chunk, named) in view.pages() {
                 let is_needed = survivors.user(view.number, chunk, named)?.is_some();
@@ -136,25 +133,25 @@ impl Garbage {
 
     /// Frees, in steps: a process that is killed leaves the rest to the next collection. The number
     /// of bytes of data that were freed.
-    pub(crate) fn free(self, layout: &Layout, tops: &[Layer]) -> Result<u64> {
+    pub(crate) fn free(self, dirs: &Dirs, tops: &[Layer]) -> Result<u64> {
         let mut freed = 0;
         let mut pace = Pace::gentle();
         for layer in self.layers {
-            freed += remove_stepwise(&layout.layer(layer), &mut pace)?;
+            freed += remove_stepwise(dirs, Entry::Layer(layer), &mut pace)?;
         }
         for layer in self.maps {
-            remove_stepwise(&layout.map(layer), &mut pace)?;
+            remove_stepwise(dirs, Entry::Map(layer), &mut pace)?;
         }
         for (layer, ranges) in self.blocks {
-            freed += punch(&layout.layer(layer), &ranges, &mut pace)?;
+            freed += punch(dirs, Entry::Layer(layer), &ranges, &mut pace)?;
             if !tops.contains(&layer) {
-                remove_if_empty(&layout.layer(layer))?;
+                remove_if_empty(dirs, Entry::Layer(layer))?;
             }
         }
         for (layer, ranges) in self.pages {
-            punch(&layout.map(layer), &ranges, &mut pace)?;
+            punch(dirs, Entry::Map(layer), &ranges, &mut pace)?;
             if !tops.contains(&layer) {
-                remove_if_empty(&layout.map(layer))?;
+                remove_if_empty(dirs, Entry::Map(layer))?;
             }
         }
         Ok(freed)
@@ -182,52 +179,60 @@ pub(crate) fn push(ranges: &mut BTreeMap<Layer, Ranges>, layer: Layer, start: u6
 }
 
 /// Frees ranges of a file that may be gone already. The bytes that they had allocated.
-pub(crate) fn punch(path: &Path, ranges: &[(u64, u64)], pace: &mut Pace) -> Result<u64> {
-    let doing = || format!("freeing a part of {}", path.display());
-    let file = match OpenOptions::new().write(true).open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-        file => file.while_doing(doing)?,
+pub(crate) fn punch(
+    dirs: &Dirs,
+    entry: Entry<'_>,
+    ranges: &[(u64, u64)],
+    pace: &mut Pace,
+) -> Result<u64> {
+    const DOING: &str = "freeing a part of";
+    let path = || dirs.path(entry);
+    let file = match dirs.edit(entry) {
+        Err(error) if error.is_missing_file() => return Ok(0),
+        file => file?,
     };
-    let before = allocated(&file.metadata().while_doing(doing)?);
+    let before = allocated(&fstat(&file).doing(DOING, path)?);
     for &(start, length) in ranges {
         let end = start + length;
         let mut at = start;
         while at < end {
             let step = STEP_BYTES.min(end - at);
-            steps::punch(&file, at, step).while_doing(doing)?;
+            steps::punch(&file, at, step).doing(DOING, path)?;
             pace.step();
             at += step;
         }
     }
-    let after = allocated(&file.metadata().while_doing(doing)?);
+    let after = allocated(&fstat(&file).doing(DOING, path)?);
     Ok(before.saturating_sub(after))
 }
 
-fn remove_if_empty(path: &Path) -> Result<()> {
-    match fs::metadata(path) {
-        Ok(found) if allocated(&found) == 0 => files::remove(path),
+fn remove_if_empty(dirs: &Dirs, entry: Entry<'_>) -> Result<()> {
+    match dirs.stat(entry) {
+        Ok(found) if allocated(&found) == 0 => dirs.remove(entry),
         _ => Ok(()),
     }
 }
 
 /// Removes a file from its end, a step at a time. The bytes that it had allocated.
-fn remove_stepwise(path: &Path, pace: &mut Pace) -> Result<u64> {
-    let file = match OpenOptions::new().write(true).open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(Error::io(format!("removing {}", path.display()), error)),
-        Ok(file) => file,
+fn remove_stepwise(dirs: &Dirs, entry: Entry<'_>, pace: &mut Pace) -> Result<u64> {
+    const DOING: &str = "freeing";
+    let path = || dirs.path(entry);
+    let file = match dirs.edit(entry) {
+        Err(error) if error.is_missing_file() => return Ok(0),
+        // A link, say: it holds nothing itself.
+        Err(error) if error.kind() == Kind::Corrupt => return dirs.remove(entry).map(|()| 0),
+        file => file?,
     };
-    let doing = || format!("freeing {}", path.display());
-    let found = file.metadata().while_doing(doing)?;
+    let found = fstat(&file).doing(DOING, path)?;
     let bytes = allocated(&found);
     if bytes > STEP_BYTES {
-        let mut length = found.len();
+        let mut length = u64::try_from(found.st_size).unwrap_or_default();
         while length > 0 {
             length = length.saturating_sub(STEP_BYTES);
-            steps::set_len(&file, length).while_doing(doing)?;
+            steps::set_len(&file, length).doing(DOING, path)?;
             pace.step();
         }
     }
-    files::remove(path)?;
+    dirs.remove(entry)?;
     Ok(bytes)
 }

@@ -10,58 +10,16 @@
 //! it was lent, or all that has come back; and what was not finished can be begun again. Only in an
 //! SR that has no room for both it comes back in parts; the loan says so meanwhile.
 
-use std::{
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-};
-
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
-};
-use serde::{Deserialize, Serialize};
-
-use super::{Inactive, Record, destroy::Gone, view::View};
+use super::destroy::Gone;
 use crate::{
     disk::Disk,
-    error::{Context, Error, Kind, Result},
+    error::{Error, Kind, Result},
+    files::{Dirs, Entry},
     host::Name,
-    sr::{Serving, Sr, files},
+    live::Inactive,
+    record::{Loan, Record, Serving, View},
+    sr::{Exclusive, Sr},
 };
-
-/// Who has a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loan {
-    /// The process, and whether it may write.
-    pub serving: Serving,
-    /// A file that it keeps locked (flock) for as long as it can serve.
-    pub lock: PathBuf,
-    /// Whether a part of what it has is back already ([`Return::commit_part`]): until the rest is,
-    /// the volume reads as a mixture.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub partial: bool,
-}
-
-impl Loan {
-    /// Whether the process that has the volume still can serve it.
-    fn lives(&self) -> Result<bool> {
-        is_locked(&self.lock).while_doing(|| format!("locking {}", self.lock.display()))
-    }
-}
-
-fn is_locked(path: &Path) -> io::Result<bool> {
-    match File::open(path) {
-        // Shared: two who ask at the same time must not take each other for the borrower.
-        Ok(file) => match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            Err(error) => Err(error.into()),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
 
 /// The contents of a lent volume on their way back: a clone of it, to be made equal to what the
 /// borrower has. Dropped, it leaves nothing but garbage.
@@ -74,25 +32,17 @@ pub struct Return<'a> {
 }
 
 impl Sr {
-    /// Writes down who has a volume. The caller keeps the volume from being served meanwhile.
-    ///
-    /// # Errors
-    /// Those of [`Sr::volume`]; [`Kind::VolumeInUse`] where another process has it.
-    pub fn lend(&self, key: &str, loan: &Loan) -> Result<()> {
-        let _lock = self.lock()?;
-        self.sr_attached()?;
-        let mut record = self.volume_record(&Name::parse(key)?)?;
-        record.require_home("lent")?;
-        record.loan = Some(loan.clone());
-        record.write(&self.layout)
-    }
-
-    /// What was written down by [`Sr::lend`], though the process may be dead by now.
+    /// What was written down by [`Exclusive::lend`], though the process may be dead by now.
     ///
     /// # Errors
     /// Those of [`Sr::volume`].
     pub fn loan(&self, key: &str) -> Result<Option<Loan>> {
-        Ok(self.volume_record(&Name::parse(key)?)?.loan)
+        let (dirs, sr) = self.attached()?;
+        let key = Name::parse(key)?;
+        match Record::read(&dirs, &key)? {
+            Some(record) => Ok(record.loan),
+            None => Err(self.missing(&key, &sr)),
+        }
     }
 
     /// The living process that has a volume, if there is one.
@@ -100,40 +50,55 @@ impl Sr {
     /// # Errors
     /// Where the record cannot be read.
     pub fn borrower(&self, key: &Name) -> Result<Option<Serving>> {
-        let record = Record::read(&self.layout, key)?;
-        record.as_ref().map_or(Ok(None), Record::borrower)
+        borrower(&self.attached()?.0, key)
+    }
+}
+
+/// The living process that has a volume, if there is one.
+fn borrower(dirs: &Dirs, key: &Name) -> Result<Option<Serving>> {
+    let record = Record::read(dirs, key)?;
+    record.as_ref().map_or(Ok(None), Record::borrower)
+}
+
+impl<'a> Exclusive<'a> {
+    /// Writes down who has a volume. The caller keeps the volume from being served meanwhile.
+    ///
+    /// # Errors
+    /// Those of [`Sr::volume`]; [`Kind::VolumeInUse`] where another process has it.
+    pub fn lend(&mut self, key: &str, loan: &Loan) -> Result<()> {
+        let mut record = self.volume_record(&Name::parse(key)?)?;
+        record.require_home("lent")?;
+        record.loan = Some(loan.clone());
+        self.write(&record)
     }
 
     /// Ends a loan from which nothing comes back. A volume that is not lent is left as it is.
     ///
     /// # Errors
     /// Those of [`Sr::volume`], or what writing its record gives.
-    pub fn end_loan(&self, key: &str) -> Result<()> {
-        let _lock = self.lock()?;
+    pub fn end_loan(&mut self, key: &str) -> Result<()> {
         let mut record = self.volume_record(&Name::parse(key)?)?;
         if record.loan.take().is_none() {
             return Ok(());
         }
-        record.write(&self.layout)
+        self.write(&record)
     }
 
     /// Begins to take a volume back.
     ///
     /// # Errors
-    /// Those of [`Sr::snapshot`]; [`Kind::BadArgument`] where it is not lent.
-    pub fn begin_return(&self, key: &str) -> Result<Return<'_>> {
-        let volume = Name::parse(key)?;
-        let mut lock = self.lock()?;
-        self.sr_attached()?;
+    /// Those of [`Self::snapshot`]; [`Kind::BadArgument`] where it is not lent.
+    pub fn begin_return(mut self, key: &str) -> Result<Return<'a>> {
+        let (sr, volume) = (self.sr, Name::parse(key)?);
         if self.volume_records()?.sound.iter().any(|record| record.unfinished) {
             // A return that was killed may have left as much as the whole volume.
-            self.collect_unless_damaged(lock, &mut Inactive)?;
-            lock = self.lock()?;
+            self.collect_unless_damaged(&mut Inactive)?;
+            self = sr.lock()?;
         }
         self.require_lent(&volume)?;
-        let copy = self.clone_unfinished(&lock, &volume)?;
-        let disk = self.open_here(copy.as_str(), false)?;
-        Ok(Return { sr: self, volume, copy, disk })
+        let copy = self.clone_unfinished(&volume)?;
+        let disk = self.open_here(&copy, false)?;
+        Ok(Return { sr, volume, copy, disk })
     }
 
     fn require_lent(&self, key: &Name) -> Result<Record> {
@@ -171,65 +136,40 @@ impl Return<'_> {
 
     fn adopt(self, stays_lent: bool) -> Result<()> {
         let Self { sr, volume, copy, disk } = self;
-        let layout = sr.layout();
-        let lock = sr.lock()?;
-        sr.sr_attached()?;
-        let mut record = sr.require_lent(&volume)?;
-        let copied = sr.volume_record(&copy)?;
-        let mut views = View::all_of(layout, &record)?;
-        views.extend(View::all_of(layout, &copied)?);
+        let mut lock = sr.lock()?;
+        let mut record = lock.require_lent(&volume)?;
+        let copied = lock.volume_record(&copy)?;
+        let mut views = View::all_of(&lock.dirs, &record)?;
+        views.extend(View::all_of(&lock.dirs, &copied)?);
         let (old_index, old_top) = (record.index, record.own_top());
         // Two records never name the same top: between these two steps what came back is garbage,
         // and the borrower still has it.
-        files::remove(&layout.volume(&copy))?;
+        lock.remove_volume_record(&copy)?;
         record.top = copied.top;
         record.index = copied.index;
         record.leaving.clear();
         record.sole.clear();
         record.loan = record.loan.filter(|_| stays_lent).map(|loan| Loan { partial: true, ..loan });
         record.join(&copied);
-        record.write(layout)?;
+        lock.write(&record)?;
         drop(disk);
-        files::remove(&layout.serving(&copy))?;
+        lock.dirs.remove(Entry::Serving(&copy))?;
         for index in copied.base.into_iter().chain([old_index]) {
-            files::remove(&layout.index(index))?;
+            lock.dirs.remove(Entry::Index(index))?;
         }
         let owned = old_top.into_iter().collect();
         let gone = Gone { views, owned, was_written: true };
-        sr.release(lock, &record, sr.volume_records()?, gone, &mut Inactive)
+        let records = lock.volume_records()?;
+        lock.release(&record, records, gone, &mut Inactive)
     }
 
     /// Gives up what was written here; the volume stays lent.
     ///
     /// # Errors
-    /// Those of [`Sr::destroy_volume`].
+    /// Those of [`Exclusive::destroy_volume`].
     pub fn abandon(self) -> Result<()> {
         let Self { sr, copy, disk, .. } = self;
         drop(disk);
-        sr.destroy_volume(copy.as_str(), &mut Inactive)
-    }
-}
-
-impl Record {
-    /// The living process that it is lent to.
-    pub(crate) fn borrower(&self) -> Result<Option<Serving>> {
-        match &self.loan {
-            Some(loan) if loan.lives()? => Ok(Some(loan.serving.clone())),
-            _ => Ok(None),
-        }
-    }
-
-    /// Refuses what cannot be done to a volume that a foreign process has.
-    pub(crate) fn require_home(&self, act: &str) -> Result<()> {
-        let Some(Serving { pid, minor, .. }) = self.borrower()? else { return Ok(()) };
-        Err(Error::new(
-            Kind::VolumeInUse,
-            format!(
-                "volume {} is active in the host's own tapdisk (process {pid}, minor {minor}; \
-                 device-config:tapdisk=blktap) and cannot be {act} meanwhile: unplug it first \
-                 (xe vbd-unplug)",
-                self.key
-            ),
-        ))
+        sr.lock()?.destroy_volume(copy.as_str(), &mut Inactive)
     }
 }

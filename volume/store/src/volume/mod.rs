@@ -11,29 +11,23 @@ mod destroy;
 mod family;
 mod free;
 mod lend;
-mod live;
-mod record;
 mod revert;
 mod snapshot;
 mod sole;
-mod view;
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 pub use self::{
     compare::{ChangedBlocks, GRANULE_BYTES},
     create::NewVolume,
-    lend::{Loan, Return},
-    live::{Inactive, Live, Switch},
-};
-pub(crate) use self::{
-    record::Record,
-    view::{Index, write_index},
+    lend::Return,
 };
 use crate::{
     error::{Error, Kind, Result},
+    files::{Dirs, Entry},
     host::Name,
-    sr::{self, Sr},
+    record::{self, Damaged, Record, Records},
+    sr::Sr,
 };
 
 /// A volume as the outside sees it.
@@ -61,42 +55,18 @@ pub struct Volume {
     pub has_data: bool,
 }
 
-/// A volume whose record cannot be understood: what it reads, and which layers it shares with
-/// others, is not known.
-#[derive(Debug)]
-pub struct Damaged {
-    /// Its key.
-    pub key: Name,
-    /// What is wrong, with which file, and what to do.
-    pub error: Error,
-}
-
-/// All volumes of an SR, each by its key.
-#[derive(Debug, Default)]
-pub(crate) struct Records {
-    pub(crate) sound: Vec<Record>,
-    pub(crate) damaged: Vec<Damaged>,
-}
-
-impl Records {
-    /// All of them, for whoever has to know of each what it shares.
-    pub(crate) fn all_sound(self) -> Result<Vec<Record>> {
-        match self.damaged.into_iter().next() {
-            Some(damaged) => Err(damaged.error),
-            None => Ok(self.sound),
-        }
-    }
-}
-
 impl Sr {
     /// One volume.
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`]; [`Kind::VolumeMissing`] or [`Kind::VolumeLost`].
     pub fn volume(&self, key: &str) -> Result<Volume> {
-        self.record()?;
+        let (dirs, sr) = self.attached()?;
         let key = Name::parse(key)?;
-        Ok(self.describe(self.volume_record(&key)?))
+        match Record::read(&dirs, &key)? {
+            Some(record) => Ok(Volume::of(&dirs, record)),
+            None => Err(self.missing(&key, &sr)),
+        }
     }
 
     /// All volumes but those that only a datapath knows of.
@@ -114,49 +84,27 @@ impl Sr {
     /// # Errors
     /// As [`Sr::volumes`].
     pub fn list(&self) -> Result<(Vec<Volume>, Vec<Damaged>)> {
-        self.record()?;
-        let Records { sound, damaged } = self.volume_records()?;
+        let (dirs, _) = self.attached()?;
+        let Records { sound, damaged } = Records::read(&dirs, |key| Record::read(&dirs, key))?;
         let shown = sound.into_iter().filter(|it| !it.hidden);
-        Ok((shown.map(|it| self.describe(it)).collect(), damaged))
+        Ok((shown.map(|it| Volume::of(&dirs, it)).collect(), damaged))
     }
 
     /// The volumes whose records cannot be understood. Nothing that they may share with others is
-    /// freed before they are destroyed, which [`Sr::destroy_volume`] does.
+    /// freed before they are destroyed, which [`Exclusive::destroy_volume`](crate::Exclusive) does.
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`], or what reading the SR's memory gives.
     pub fn damaged(&self) -> Result<Vec<Damaged>> {
-        self.record()?;
-        Ok(self.volume_records()?.damaged)
-    }
-
-    pub(crate) fn volume_records(&self) -> Result<Records> {
-        let mut found = Records::default();
-        for key in sr::names(&self.layout.volumes())? {
-            match Record::read(&self.layout, &key) {
-                // One that is destroyed meanwhile is simply not there.
-                Ok(record) => found.sound.extend(record),
-                Err(error) => found.damaged.push(Damaged { key, error }),
-            }
-        }
-        found.sound.sort_by(|a, b| a.key.cmp(&b.key));
-        found.damaged.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
-    }
-
-    pub(crate) fn volume_record(&self, key: &Name) -> Result<Record> {
-        match Record::read(&self.layout, key)? {
-            Some(record) => Ok(record),
-            None => Err(self.missing(key)),
-        }
+        let (dirs, _) = self.attached()?;
+        Ok(Records::read(&dirs, |key| Record::read(&dirs, key))?.damaged)
     }
 
     /// The error for a volume that is not there: was it lost with an earlier memory?
-    fn missing(&self, key: &Name) -> Error {
-        let generation = self.record().map(|record| record.generation).unwrap_or_default();
+    pub(crate) fn missing(&self, key: &Name, sr: &record::sr::Record) -> Error {
         let is_uuid = key.as_str().len() == 36;
-        let uuid = &self.uuid;
-        if is_uuid && !key.as_str().starts_with(&generation) {
+        let uuid = self.uuid();
+        if is_uuid && !key.as_str().starts_with(&sr.generation) {
             return Error::new(
                 Kind::VolumeLost,
                 format!(
@@ -172,15 +120,16 @@ impl Sr {
             ),
         )
     }
+}
 
-    fn describe(&self, record: Record) -> Volume {
-        let bytes =
-            |layer| fs::metadata(self.layout.layer(layer)).map_or(0, |found| sr::allocated(&found));
-        let own = record.own_top();
-        Volume {
-            utilisation: own.into_iter().chain(record.sole.iter().copied()).map(bytes).sum(),
+impl Volume {
+    /// As a record describes it.
+    pub(crate) fn of(dirs: &Dirs, record: Record) -> Self {
+        let layers = record.own_top().into_iter().chain(record.sole.iter().copied());
+        Self {
+            utilisation: layers.map(|layer| dirs.allocated(Entry::Layer(layer))).sum(),
             read_write: record.read_write(),
-            key: Name::parse(&record.key).expect("the name of its own record"),
+            key: record.key,
             name: record.name,
             description: record.description,
             sharable: record.sharable,

@@ -1,26 +1,23 @@
 //! Reverting: a volume reads again what a snapshot kept, under its own identity.
 
-use super::{
-    Live,
-    destroy::Gone,
-    view::{Index, View},
-};
+use super::destroy::Gone;
 use crate::{
     error::{Error, Kind, Result},
+    files::Entry,
     host::Name,
-    sr::{Sr, files, record::take_numbers},
+    live::Live,
+    record::{Index, View},
+    sr::Exclusive,
 };
 
-impl Sr {
+impl Exclusive<'_> {
     /// Lets volume `key` read what `snapshot` reads.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`] for both; [`Kind::VolumeInUse`] where the volume is served;
+    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`Kind::VolumeInUse`] where the volume is served;
     /// [`Kind::BadArgument`] where `snapshot` is no snapshot; [`Kind::ReadOnly`] where `key` is one.
-    pub fn revert(&self, snapshot: &str, key: &str, live: &mut dyn Live) -> Result<()> {
+    pub fn revert(mut self, snapshot: &str, key: &str, live: &mut dyn Live) -> Result<()> {
         let (snapshot, key) = (Name::parse(snapshot)?, Name::parse(key)?);
-        let lock = self.lock()?;
-        self.sr_attached()?;
         let mut from = self.volume_record(&snapshot)?;
         let mut record = self.volume_record(&key)?;
         from.require_data()?;
@@ -39,28 +36,26 @@ impl Sr {
             ));
         }
         let held = self.hold(&key, "reverted")?;
-        let gone = View::all_of(&self.layout, &record)?;
+        let gone = View::all_of(&self.dirs, &record)?;
         let (old_index, old_top) = (record.index, record.own_top());
-        let (top, index) = {
-            let first = take_numbers(&self.layout, 2)?;
-            (first, first + 1)
-        };
+        let top = self.take_numbers(2)?;
+        let index = top + 1;
         self.make_layer(top, from.size)?;
-        Index::read(&self.layout, from.index)?.write(&self.layout, index, from.size)?;
+        Index::read(&self.dirs, from.index)?.write(&self.dirs, index, from.size)?;
         // What the snapshot alone needed is shared from now on.
         from.sole.clear();
-        from.write(&self.layout)?;
+        self.write(&from)?;
         record.size = from.size;
         record.top = top;
         record.leaving.clear();
         record.index = index;
         record.sole.clear();
         record.join(&from);
-        record.write(&self.layout)?;
-        files::remove(&self.layout.index(old_index))?;
+        self.write(&record)?;
+        self.dirs.remove(Entry::Index(old_index))?;
         drop(held);
         let records = self.volume_records()?;
         let gone = Gone { views: gone, owned: old_top.into_iter().collect(), was_written: true };
-        self.release(lock, &record, records, gone, live)
+        self.release(&record, records, gone, live)
     }
 }

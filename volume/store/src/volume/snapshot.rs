@@ -5,21 +5,19 @@
 //! commits. Before that there is one frozen layer more than needed, and nothing else.
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
-use super::{
-    Record, Volume,
-    create::new_key,
-    live::{Inactive, Live, Switch},
-    view::Index,
-};
+use super::Volume;
 use crate::{
     block::{Layer, NEVER},
     error::{Context, Error, Kind, Result},
+    files::{Entry, allocated, lock::Lock},
     host::Name,
-    sr::{Serving, Sr, allocated, files, lock::Lock, record::take_numbers, steps},
+    live::{Inactive, Live, Switch},
+    record::{Index, Record, Serving, served_by},
+    sr::Exclusive,
 };
 
 /// How long a process that holds a volume may take to say who it is.
@@ -47,42 +45,27 @@ enum Held {
     Served(Serving),
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Makes a read-only volume that keeps what the volume reads now.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`]; [`Kind::NoSpace`] without room for the map;
+    /// Those of [`Sr::volume`](crate::Sr::volume); [`Kind::NoSpace`] without room for the map;
     /// [`Kind::Unresponsive`] where the process that serves the volume does not answer.
-    pub fn snapshot(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
-        let _lock = self.lock()?;
+    pub fn snapshot(&mut self, key: &str, live: &mut dyn Live) -> Result<Volume> {
         self.branch(key, Over::Snapshot { hidden: false }, live)
     }
 
     /// A snapshot that nobody is to see: what is copied from.
-    pub(crate) fn snapshot_hidden(
-        &self,
-        _lock: &Lock,
-        key: &str,
-        live: &mut dyn Live,
-    ) -> Result<Volume> {
+    pub(crate) fn snapshot_hidden(&mut self, key: &str, live: &mut dyn Live) -> Result<Volume> {
         self.branch(key, Over::Snapshot { hidden: true }, live)
     }
 
     /// Makes a writable volume that reads what the volume reads now.
     ///
     /// # Errors
-    /// As [`Sr::snapshot`].
-    pub fn clone_volume(&self, key: &str, live: &mut dyn Live) -> Result<Volume> {
-        let _lock = self.lock()?;
+    /// As [`Self::snapshot`].
+    pub fn clone_volume(&mut self, key: &str, live: &mut dyn Live) -> Result<Volume> {
         self.branch(key, Over::Clone, live)
-    }
-
-    /// A key for [`Sr::clone_hidden`], which no volume has.
-    ///
-    /// # Errors
-    /// [`Kind::SrNotAttached`].
-    pub fn new_key(&self) -> Result<Name> {
-        Name::parse(&new_key(&self.record()?.generation))
     }
 
     /// Makes a clone that only a datapath knows of: the contents of a non-persistent disk. One that
@@ -95,22 +78,21 @@ impl Sr {
     /// [`Layout::datapath`]: crate::Layout::datapath
     ///
     /// # Errors
-    /// As [`Sr::snapshot`].
-    pub fn clone_hidden(&self, key: &str, clone: &Name, live: &mut dyn Live) -> Result<()> {
-        let _lock = self.lock()?;
-        match Record::read(&self.layout, clone)? {
-            Some(_) => self.sr_attached(),
+    /// As [`Self::snapshot`].
+    pub fn clone_hidden(&mut self, key: &str, clone: &Name, live: &mut dyn Live) -> Result<()> {
+        match self.find_volume(clone)? {
+            Some(_) => Ok(()),
             None => self.branch(key, Over::HiddenClone(clone), live).map(drop),
         }
     }
 
     /// A clone of a lent volume, into which its contents come back.
-    pub(crate) fn clone_unfinished(&self, _lock: &Lock, key: &Name) -> Result<Name> {
+    pub(crate) fn clone_unfinished(&mut self, key: &Name) -> Result<Name> {
         self.branch(key.as_str(), Over::Return, &mut Inactive).map(|made| made.key)
     }
 
     /// Held: the SR's lock.
-    fn branch(&self, key: &str, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
+    fn branch(&mut self, key: &str, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
         match self.branch_once(&key, over, live) {
             // It died over the question. Whether it had obeyed or not: by now nobody serves the
@@ -122,8 +104,7 @@ impl Sr {
         }
     }
 
-    fn branch_once(&self, key: &Name, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
-        let generation = self.record()?.generation;
+    fn branch_once(&mut self, key: &Name, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let mut origin = self.volume_record(key)?;
         origin.require_data()?;
         let held = match over {
@@ -131,16 +112,16 @@ impl Sr {
             _ => self.hold_or_served(key)?,
         };
         let (is_clone, hidden, own_key) = match over {
-            Over::Snapshot { hidden } => (false, hidden, new_key(&generation)),
-            Over::Clone => (true, false, new_key(&generation)),
-            Over::HiddenClone(clone) => (true, true, clone.to_string()),
-            Over::Return => (true, true, new_key(&generation)),
+            Over::Snapshot { hidden } => (false, hidden, self.new_key()),
+            Over::Clone => (true, false, self.new_key()),
+            Over::HiddenClone(clone) => (true, true, clone.clone()),
+            Over::Return => (true, true, self.new_key()),
         };
-        let first = take_numbers(&self.layout, 4)?;
+        let first = self.take_numbers(4)?;
         let (index, base, own_top, new_top) = (first, first + 1, first + 2, first + 3);
         let mut branch = Record {
             key: own_key,
-            owner: matches!(over, Over::HiddenClone(_)).then(|| key.to_string()),
+            owner: matches!(over, Over::HiddenClone(_)).then(|| key.clone()),
             top: if is_clone { own_top } else { NEVER },
             leaving: Vec::new(),
             index,
@@ -160,29 +141,32 @@ impl Sr {
                 self.copy_index(index, base, branch.size)?;
                 self.make_layer(own_top, branch.size)?;
             }
-            branch.write(&self.layout)
+            self.write(&branch)
         });
         if let Err(error) = made {
             // What was made for the branch is named by nobody. Without its index a switch that
             // comes late is refused.
-            let (layer, map) = (self.layout.layer(own_top), self.layout.map(own_top));
-            for path in [self.layout.index(index), self.layout.index(base), layer, map] {
-                files::remove(&path)?;
-            }
+            let made = [
+                Entry::Index(index),
+                Entry::Index(base),
+                Entry::Layer(own_top),
+                Entry::Map(own_top),
+            ];
+            made.into_iter().try_for_each(|entry| self.dirs.remove(entry))?;
             return Err(error);
         }
         if !origin.leaving.is_empty() {
             origin.leaving.clear();
             // The branch is there, whatever comes of this; the next operation brings it to rest.
-            let _kept = origin.write(&self.layout);
+            let _kept = self.write(&origin);
         }
-        Ok(self.describe(branch))
+        Ok(Volume::of(&self.dirs, branch))
     }
 
     /// Copies the index of a volume as it is at one moment, from which on the volume writes to
     /// `new_top`. The size at that moment.
     fn freeze(
-        &self,
+        &mut self,
         origin: &mut Record,
         held: Held,
         index: u32,
@@ -192,7 +176,7 @@ impl Sr {
         if !origin.read_write() {
             // Whatever it was the only one to need, is shared now.
             origin.sole.clear();
-            origin.write(&self.layout)?;
+            self.write(origin)?;
             self.copy_index(origin.index, index, origin.size)?;
             return Ok(origin.size);
         }
@@ -203,13 +187,16 @@ impl Sr {
         origin.leaving.push(origin.top);
         origin.top = new_top;
         origin.sole.clear();
-        origin.write(&self.layout)?;
+        self.write(origin)?;
         let done = match &held {
             Held::Idle { .. } => self.copy_index(origin.index, index, origin.size),
             Held::Served(serving) => {
-                let switch = Switch { top: new_top, index: self.layout.index(index) };
-                make_empty(&switch.index)
-                    .and_then(|()| live.switch(&Name::parse(&origin.key)?, serving, &switch))
+                let entry = Entry::Index(index);
+                let switch = Switch { top: new_top, index: self.dirs.path(entry) };
+                self.dirs
+                    .create(entry)
+                    .doing("creating", || self.dirs.path(entry))
+                    .and_then(|_empty| live.switch(&origin.key, serving, &switch))
             }
         };
         // An error leaves the record as it is: whether the volume is written to in its old top or
@@ -223,17 +210,16 @@ impl Sr {
 
     /// A layer in which nothing lies is named by nobody once it is frozen.
     fn remove_empty_layer(&self, layer: Layer) -> Result<()> {
-        let (data, map) = (self.layout.layer(layer), self.layout.map(layer));
-        let is_empty = |path| fs::metadata(path).is_ok_and(|found| allocated(&found) == 0);
-        if is_empty(&data) && is_empty(&map) {
-            files::remove(&data)?;
-            files::remove(&map)?;
+        let files = [Entry::Layer(layer), Entry::Map(layer)];
+        let is_empty = |entry| self.dirs.stat(entry).is_ok_and(|found| allocated(&found) == 0);
+        if files.into_iter().all(is_empty) {
+            files.into_iter().try_for_each(|entry| self.dirs.remove(entry))?;
         }
         Ok(())
     }
 
     fn copy_index(&self, from: u32, to: u32, size: u64) -> Result<()> {
-        Index::read(&self.layout, from)?.write(&self.layout, to, size)
+        Index::read(&self.dirs, from)?.write(&self.dirs, to, size)
     }
 
     /// Sees to it that nobody writes to the volume, or knows who does.
@@ -247,7 +233,7 @@ impl Sr {
             if let Ok(lock) = self.hold_now(key) {
                 return Ok(Held::Idle { _lock: Some(lock) });
             }
-            match self.serving(key)? {
+            match served_by(&self.dirs, key)? {
                 // Nobody writes, and the lock that it holds keeps everybody from doing so.
                 Some(serving) if serving.read_only => return Ok(Held::Idle { _lock: None }),
                 Some(serving) if serving.pid != 0 => return Ok(Held::Served(serving)),
@@ -269,8 +255,4 @@ impl Record {
             format!("the data of volume {} was destroyed; only what changed can be told", self.key),
         ))
     }
-}
-
-fn make_empty(path: &std::path::Path) -> Result<()> {
-    steps::create(path).map(drop).while_doing(|| format!("creating {}", path.display()))
 }

@@ -1,18 +1,18 @@
 //! Which frozen layers only one volume's data needs: what it overwrites there can be freed at once.
 
-use std::{fs::File, ops::ControlFlow};
+use std::ops::ControlFlow;
 
 use super::{
-    Live,
     destroy::Gone,
     family::{Family, User, Users, for_layers},
-    view::{Pages, View, for_data_until},
 };
 use crate::{
     block::{CHUNK_BYTES, Layer},
-    error::{Context, Result},
-    host::Name,
-    sr::{Layout, Sr},
+    error::Result,
+    files::{Dirs, Entry},
+    live::Live,
+    record::{Pages, View, for_data_until, served_by},
+    sr::Exclusive,
 };
 
 /// What looking a layer up costs, in pages that could be read instead.
@@ -23,8 +23,8 @@ const LOOKS_FEW: usize = 64;
 /// Who needs which of those layers that may have become sole when `gone` went. That is what it named;
 /// and where it was written to, what it let go of earlier, which nobody has noticed yet. Others have
 /// the users that they had.
-fn users_without(layout: &Layout, family: &Family<'_>, gone: &Gone) -> Result<Users> {
-    let mut pages = Pages::new(layout);
+fn users_without(dirs: &Dirs, family: &Family<'_>, gone: &Gone) -> Result<Users> {
+    let mut pages = Pages::new(dirs);
     let mut users = Users::default();
     let mut add = |view: &View| -> Result<()> {
         for (chunk, layer) in view.pages() {
@@ -45,7 +45,7 @@ fn users_without(layout: &Layout, family: &Family<'_>, gone: &Gone) -> Result<Us
     gone.views.iter().try_for_each(&mut add)?;
     if gone.was_written {
         let writers = family.records.iter().filter(|it| it.has_data && it.read_write());
-        writers.map(|record| View::of(layout, record)).try_for_each(|view| add(&view?))?;
+        writers.map(|record| View::of(dirs, record)).try_for_each(|view| add(&view?))?;
     }
     for layer in family.owned().iter().chain(family.records.iter().flat_map(|it| &it.sole)) {
         users.remove(layer);
@@ -56,7 +56,7 @@ fn users_without(layout: &Layout, family: &Family<'_>, gone: &Gone) -> Result<Us
     }
     for (&layer, user) in &mut users {
         if !family.is_settled(*user) {
-            look_up(layout, family, &mut pages, layer, user)?;
+            look_up(dirs, family, &mut pages, layer, user)?;
         }
     }
     Ok(users)
@@ -64,33 +64,36 @@ fn users_without(layout: &Layout, family: &Family<'_>, gone: &Gone) -> Result<Us
 
 /// Finds out whose data needs a layer, as far as it matters.
 fn look_up(
-    layout: &Layout,
+    dirs: &Dirs,
     family: &Family<'_>,
     pages: &mut Pages<'_>,
     layer: Layer,
     user: &mut Option<User>,
 ) -> Result<()> {
-    let path = layout.layer(layer);
-    let file = File::open(&path).while_doing(|| format!("looking into {}", path.display()))?;
+    let file = dirs.read(Entry::Layer(layer))?;
     let mut next = 0;
-    for_data_until(&file, &path, |start, end| {
-        let first = usize::try_from(start / CHUNK_BYTES).expect("64-bit host").max(next);
-        next = usize::try_from(end.div_ceil(CHUNK_BYTES)).expect("64-bit host");
-        for chunk in first..next {
-            family.find_users(pages, chunk, layer, user)?;
-            pages.forget();
-            if family.is_settled(*user) {
-                return Ok(ControlFlow::Break(()));
+    for_data_until(
+        &file,
+        || dirs.path(Entry::Layer(layer)),
+        |start, end| {
+            let first = usize::try_from(start / CHUNK_BYTES).expect("64-bit host").max(next);
+            next = usize::try_from(end.div_ceil(CHUNK_BYTES)).expect("64-bit host");
+            for chunk in first..next {
+                family.find_users(pages, chunk, layer, user)?;
+                pages.forget();
+                if family.is_settled(*user) {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
-        }
-        Ok(ControlFlow::Continue(()))
-    })
+            Ok(ControlFlow::Continue(()))
+        },
+    )
 }
 
-impl Sr {
+impl Exclusive<'_> {
     /// Works out the sole sets of a whole family, keeps them, and tells those that are served. Only
     /// for when nothing becomes shared that was not: sets that grow may be told afterwards.
-    pub(crate) fn share_out(&self, family: &mut Family<'_>, live: &mut dyn Live) -> Result<()> {
+    pub(crate) fn share_out(&mut self, family: &mut Family<'_>, live: &mut dyn Live) -> Result<()> {
         let users = family.all_users()?;
         let nothing = vec![Vec::new(); family.records.len()];
         self.hand_out(family, &users, nothing, live)
@@ -98,19 +101,19 @@ impl Sr {
 
     /// The same for a family that `gone` was a part of until now.
     pub(crate) fn share_out_without(
-        &self,
+        &mut self,
         family: &mut Family<'_>,
         gone: &Gone,
         live: &mut dyn Live,
     ) -> Result<()> {
-        let users = users_without(&self.layout, family, gone)?;
+        let users = users_without(&self.dirs, family, gone)?;
         let before = family.records.iter().map(|record| record.sole.clone()).collect();
         self.hand_out(family, &users, before, live)
     }
 
     /// Adds to the sole sets `soles` what only one volume needs.
     fn hand_out(
-        &self,
+        &mut self,
         family: &mut Family<'_>,
         users: &Users,
         mut soles: Vec<Vec<Layer>>,
@@ -134,11 +137,11 @@ impl Sr {
                 continue;
             }
             record.sole = sole;
-            record.write(&self.layout)?;
-            let key = Name::parse(&record.key)?;
-            if let Some(serving) = self.serving(&key)?.filter(|_| record.leaving.is_empty()) {
+            self.write(record)?;
+            let served = served_by(&self.dirs, &record.key)?;
+            if let Some(serving) = served.filter(|_| record.leaving.is_empty()) {
                 // Not reached, it frees less than it could; a collection frees the rest.
-                let _untold = live.sole(&key, &serving);
+                let _untold = live.sole(&record.key, &serving);
             }
         }
         Ok(())

@@ -14,10 +14,12 @@ use std::{
     process::ExitStatus,
 };
 
-use store::{Attachment, Disk, Host, Kind, Live, Loan, Name, Result, Serving, Sr, failpoints};
+use store::{
+    Attachment, Disk, Host, Kind, Live, Loan, Name, Result, Serving, Sr,
+    testing::{Disks, Fixture, attachment, content, failpoints, host},
+};
 
 use crate::{
-    common::{Disks, Fixture, attachment, content, host},
     dying::{self, Remote, SIGKILL, TASK},
     killed_disk, mounts,
 };
@@ -68,6 +70,7 @@ fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result
     let key = |name: &str| keys.0.get(name).map_or("no-such-key", String::as_str);
     match operation {
         "create" => sr
+            .lock()?
             .create_volume(&store::NewVolume {
                 name: "fresh",
                 description: "",
@@ -75,20 +78,20 @@ fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result
                 sharable: false,
             })
             .map(drop),
-        "rename" => sr.set_volume_name(key("origin"), "renamed"),
-        "resize" => sr.resize(key("origin"), SIZE * 3).map(drop),
-        "snapshot" => sr.snapshot(key("origin"), live).map(drop),
-        "snapshot of a snapshot" => sr.snapshot(key("old"), live).map(drop),
-        "clone" => sr.clone_volume(key("origin"), live).map(drop),
-        "clone of a snapshot" => sr.clone_volume(key("new"), live).map(drop),
-        "revert" => sr.revert(key("old"), key("origin"), live),
-        "compose" => sr.compose(key("child"), key("origin"), live),
-        "data_destroy" => sr.data_destroy(key("new"), live),
-        "destroy a snapshot" => sr.destroy_volume(key("old"), live),
-        "destroy the origin" => sr.destroy_volume(key("origin"), live),
-        "collect" => sr.collect(live).map(drop),
-        "begin a session" => sr.clone_hidden(key("origin"), &hidden(), live),
-        "destroy what is in a session" => sr.destroy_volume(key("origin"), live),
+        "rename" => sr.lock().unwrap().set_volume_name(key("origin"), "renamed"),
+        "resize" => sr.lock().unwrap().resize(key("origin"), SIZE * 3).map(drop),
+        "snapshot" => sr.lock().unwrap().snapshot(key("origin"), live).map(drop),
+        "snapshot of a snapshot" => sr.lock().unwrap().snapshot(key("old"), live).map(drop),
+        "clone" => sr.lock().unwrap().clone_volume(key("origin"), live).map(drop),
+        "clone of a snapshot" => sr.lock().unwrap().clone_volume(key("new"), live).map(drop),
+        "revert" => sr.lock().unwrap().revert(key("old"), key("origin"), live),
+        "compose" => sr.lock().unwrap().compose(key("child"), key("origin"), live),
+        "data_destroy" => sr.lock().unwrap().data_destroy(key("new"), live),
+        "destroy a snapshot" => sr.lock().unwrap().destroy_volume(key("old"), live),
+        "destroy the origin" => sr.lock().unwrap().destroy_volume(key("origin"), live),
+        "collect" => sr.lock().unwrap().collect(live).map(drop),
+        "begin a session" => sr.lock().unwrap().clone_hidden(key("origin"), &hidden(), live),
+        "destroy what is in a session" => sr.lock().unwrap().destroy_volume(key("origin"), live),
         "return" => give_back(sr, key("origin")),
         "copy" => sr.copy(key("origin"), &other_sr(&sr_host(sr)), live).map(drop),
         _ => panic!("no operation {operation:?}"),
@@ -104,8 +107,10 @@ fn hidden() -> Name {
 fn give_back(sr: &Sr, key: &str) -> Result<()> {
     let serving =
         Serving { pid: 1, control_dir: "/nonexistent".into(), minor: 0, read_only: false };
-    sr.lend(key, &Loan { serving, lock: "/nonexistent/lock".into(), partial: false })?;
-    let mut returned = sr.begin_return(key)?;
+    sr.lock()
+        .unwrap()
+        .lend(key, &Loan { serving, lock: "/nonexistent/lock".into(), partial: false })?;
+    let mut returned = sr.lock().unwrap().begin_return(key)?;
     returned.disk().write(0, &[9; 4096])?;
     returned.disk().write(200 * BLOCK, &[9; 8192])?;
     returned.disk().write_zeroes(1020 * BLOCK, BLOCK, false)?;
@@ -143,13 +148,19 @@ impl World {
         let fixture = Fixture::new(SR_BYTES);
         let sr = &fixture.sr;
         let origin = fixture.create(SIZE);
-        let rename = |key: &str, name: &str| sr.set_volume_name(key, name).unwrap();
+        let rename = |key: &str, name: &str| sr.lock().unwrap().set_volume_name(key, name).unwrap();
         let write = |key: &str, first: u64, count: u64, byte: u8| {
             let bytes = vec![byte; usize::try_from(count * BLOCK).unwrap()];
             fixture.open(key, false).unwrap().write(first * BLOCK, &bytes).unwrap();
         };
         let snapshot = |name: &str| {
-            let key = sr.snapshot(&origin, &mut Disks::default()).unwrap().key.to_string();
+            let key = sr
+                .lock()
+                .unwrap()
+                .snapshot(&origin, &mut Disks::default())
+                .unwrap()
+                .key
+                .to_string();
             rename(&key, name);
             key
         };
@@ -164,11 +175,12 @@ impl World {
         let _new = snapshot("new");
         write(&origin, 1030, 2, 5);
         write(&origin, 0, 1, 6);
-        let child = sr.clone_volume(&old, &mut Disks::default()).unwrap().key.to_string();
+        let child =
+            sr.lock().unwrap().clone_volume(&old, &mut Disks::default()).unwrap().key.to_string();
         rename(&child, "child");
         write(&child, 1, 1, 7);
         write(&child, 100, 1, 8);
-        sr.data_destroy(&past, &mut Disks::default()).unwrap();
+        sr.lock().unwrap().data_destroy(&past, &mut Disks::default()).unwrap();
         let mut world = Self { fixture, served: Disks::default() };
         if served != Served::Not {
             let disk = world.fixture.open(&origin, false).unwrap();
@@ -196,7 +208,10 @@ impl World {
         std::fs::write(known, format!("{{\"clone\":\"{}\"}}", hidden())).unwrap();
         if has_begun {
             let sr = &self.fixture.sr;
-            sr.clone_hidden(origin.as_str(), &hidden(), &mut Disks::default()).unwrap();
+            sr.lock()
+                .unwrap()
+                .clone_hidden(origin.as_str(), &hidden(), &mut Disks::default())
+                .unwrap();
             let mut disk = self.fixture.open(hidden().as_str(), false).unwrap();
             disk.write(0, &[0xcc; 3 * 4096]).unwrap();
         }
@@ -220,13 +235,13 @@ impl World {
     }
 
     fn assert_sound(&self, when: &str) {
-        let wrong = self.fixture.sr.check().unwrap();
+        let wrong = self.fixture.lock().check().unwrap();
         assert!(wrong.is_empty(), "{when}: {wrong:#?}");
     }
 
     fn state(&mut self) -> State {
         let volumes = self.volumes();
-        self.fixture.sr.collect(&mut self.served).unwrap();
+        self.fixture.lock().collect(&mut self.served).unwrap();
         self.assert_sound("collected");
         assert_eq!(self.volumes(), volumes, "a collection changes nothing that can be read");
         let meta = self.fixture.sr.layout().root().join("meta");
@@ -426,7 +441,7 @@ fn a_killed_copy_is_not_there() {
     killed_at_every_step("copy", |mut world, done| {
         world.attach();
         let there = other_sr(&world.fixture.host);
-        assert!(there.check().unwrap().is_empty());
+        assert!(there.lock().unwrap().check().unwrap().is_empty());
         assert_eq!(world.state(), before, "the SR that is copied from");
         let copies = there.volumes().unwrap();
         assert!(copies.len() == 1 || !done);

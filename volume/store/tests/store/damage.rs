@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 
 use store::{Inactive, Kind, Name, Sr};
 
-use crate::common::{Disks, Fixture, attachment, content};
+use store::testing::{Disks, Fixture, attachment, content};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -25,13 +25,14 @@ impl World {
         let origin = world.fixture.create(SIZE);
         world.name(&origin, "origin");
         world.write("origin", 0, 1500, 1);
-        let old = world.fixture.sr.snapshot(&origin, &mut world.disks).unwrap().key.to_string();
+        let old = world.fixture.lock().snapshot(&origin, &mut world.disks).unwrap().key.to_string();
         world.name(&old, "old");
         world.write("origin", 10, 20, 2);
-        let new = world.fixture.sr.snapshot(&origin, &mut world.disks).unwrap().key.to_string();
+        let new = world.fixture.lock().snapshot(&origin, &mut world.disks).unwrap().key.to_string();
         world.name(&new, "new");
         world.write("origin", 20, 20, 3);
-        let clone = world.fixture.sr.clone_volume(&old, &mut world.disks).unwrap().key.to_string();
+        let clone =
+            world.fixture.lock().clone_volume(&old, &mut world.disks).unwrap().key.to_string();
         world.name(&clone, "clone");
         world.write("clone", 0, 5, 4);
         let other = world.fixture.create(SIZE);
@@ -45,7 +46,7 @@ impl World {
     }
 
     fn name(&self, key: &str, name: &str) {
-        self.sr().set_volume_name(key, name).unwrap();
+        self.sr().lock().unwrap().set_volume_name(key, name).unwrap();
     }
 
     fn key(&self, name: &str) -> String {
@@ -96,38 +97,39 @@ fn use_everything_else(world: &mut World, damaged: &str) {
         world.serve("origin");
         world.write("origin", 0, 100, 9);
         let (key, sr) = (world.key("origin"), world.fixture.sr.clone());
-        let copy = sr.snapshot(&key, &mut world.disks).unwrap().key;
-        sr.destroy_volume(copy.as_str(), &mut world.disks).unwrap();
+        let copy = sr.lock().unwrap().snapshot(&key, &mut world.disks).unwrap().key;
+        sr.lock().unwrap().destroy_volume(copy.as_str(), &mut world.disks).unwrap();
     }
     for name in names.into_iter().filter(|name| sound(name) && *name != "origin") {
         let key = world.key(name);
         let sr = world.fixture.sr.clone();
         if sr.volume(&key).unwrap().read_write {
             world.write(name, 0, 50, 8);
-            let copy = sr.snapshot(&key, &mut world.disks).unwrap().key.to_string();
+            let copy = sr.lock().unwrap().snapshot(&key, &mut world.disks).unwrap().key.to_string();
             world.name(&copy, "copy");
             world.write(name, 0, 50, 7);
-            sr.revert(&copy, &key, &mut world.disks).unwrap();
-            sr.destroy_volume(&copy, &mut world.disks).unwrap();
+            sr.lock().unwrap().revert(&copy, &key, &mut world.disks).unwrap();
+            sr.lock().unwrap().destroy_volume(&copy, &mut world.disks).unwrap();
         } else {
-            let branch = sr.clone_volume(&key, &mut world.disks).unwrap().key.to_string();
+            let branch =
+                sr.lock().unwrap().clone_volume(&key, &mut world.disks).unwrap().key.to_string();
             world.name(&branch, "branch");
             world.write("branch", 0, 1500, 6);
-            sr.destroy_volume(&branch, &mut world.disks).unwrap();
-            sr.data_destroy(&key, &mut world.disks).unwrap();
+            sr.lock().unwrap().destroy_volume(&branch, &mut world.disks).unwrap();
+            sr.lock().unwrap().data_destroy(&key, &mut world.disks).unwrap();
         }
-        sr.set_key(&key, "k", "v").unwrap();
-        sr.similar(&key).unwrap();
-        sr.destroy_volume(&key, &mut world.disks).unwrap();
+        sr.lock().unwrap().set_key(&key, "k", "v").unwrap();
+        sr.lock().unwrap().similar(&key).unwrap();
+        sr.lock().unwrap().destroy_volume(&key, &mut world.disks).unwrap();
     }
     if sound("origin") {
         world.write("origin", 0, 1500, 9);
     }
     world.fixture.create(SIZE);
-    let error = world.fixture.sr.collect(&mut world.disks).unwrap_err();
+    let error = world.fixture.lock().collect(&mut world.disks).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
     world.disks.0.clear();
-    world.sr().detach().unwrap();
+    world.sr().lock().unwrap().detach().unwrap();
     let host = &world.fixture.host;
     host.attach(&attachment(host, 128 * MIB)).unwrap();
 }
@@ -179,16 +181,16 @@ fn whatever_is_damaged_the_rest_works_and_nothing_of_it_is_freed() {
                 None => fs::remove_file(&path).unwrap(),
             }
             use_everything_else(&mut world, name);
-            let wrong = world.sr().check().unwrap();
+            let wrong = world.sr().lock().unwrap().check().unwrap();
             let told = |text: &String| text.contains(&key) && text.contains("Volume.destroy");
             assert!(wrong.iter().any(told), "{what}: {wrong:#?}");
             fs::write(&path, good).unwrap();
             assert!(world.content(&key) == before, "{what}: it reads what it did");
-            assert_eq!(world.sr().check().unwrap(), [""; 0], "{what}");
+            assert_eq!(world.sr().lock().unwrap().check().unwrap(), [""; 0], "{what}");
             // Now that everything can be read again, what was kept for its sake is freed.
-            world.sr().collect(&mut Inactive).unwrap();
+            world.sr().lock().unwrap().collect(&mut Inactive).unwrap();
             assert!(world.content(&key) == before, "{what}: still");
-            world.sr().destroy_volume(&key, &mut Inactive).unwrap();
+            world.sr().lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap();
             let left = if name == "origin" { 0 } else { 1500 * BLOCK };
             assert_eq!(world.used(), left, "{what}");
         }
@@ -211,12 +213,12 @@ fn a_damaged_volume_is_destroyed_and_all_that_was_kept_for_its_sake_with_it() {
                 None => fs::remove_file(&path).unwrap(),
             }
             use_everything_else(&mut world, name);
-            world.sr().destroy_volume(&key, &mut Inactive).unwrap();
-            world.sr().destroy_volume(&key, &mut Inactive).unwrap();
-            assert_eq!(world.sr().check().unwrap(), [""; 0], "{name}: {what}");
+            world.sr().lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap();
+            world.sr().lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap();
+            assert_eq!(world.sr().lock().unwrap().check().unwrap(), [""; 0], "{name}: {what}");
             let left = if name == "origin" { 0 } else { 1500 * BLOCK };
             assert_eq!(world.used(), left, "{name}: {what}");
-            assert_eq!(world.sr().collect(&mut Inactive).unwrap(), 0);
+            assert_eq!(world.sr().lock().unwrap().collect(&mut Inactive).unwrap(), 0);
         }
     }
 }
@@ -227,10 +229,10 @@ fn a_damaged_volume_that_is_served_is_not_destroyed() {
     world.serve("origin");
     let key = world.key("origin");
     fs::write(world.record(&key), "{").unwrap();
-    let error = world.sr().destroy_volume(&key, &mut Inactive).unwrap_err();
+    let error = world.sr().lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap_err();
     assert_eq!(error.kind(), Kind::VolumeInUse);
     world.disks.0.clear();
-    world.sr().destroy_volume(&key, &mut Inactive).unwrap();
+    world.sr().lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap();
 }
 
 #[test]
@@ -246,7 +248,7 @@ fn a_check_tells_everything_that_is_wrong_at_once() {
     }
     let other = world.key("other");
     fs::remove_dir_all(meta.join("map")).unwrap();
-    let wrong = world.sr().check().unwrap();
+    let wrong = world.sr().lock().unwrap().check().unwrap();
     for part in [origin.as_str(), &clone, &other, "meta/numbers", "meta/map", "owns layer"] {
         assert!(wrong.iter().any(|text| text.contains(part)), "{part}: {wrong:#?}");
     }
@@ -261,7 +263,7 @@ fn an_error_about_a_damaged_volume_names_the_file_and_what_to_do() {
     fs::write(world.record(&key), "{\"key\":").unwrap();
     for error in [
         world.sr().volume(&key).unwrap_err(),
-        world.sr().snapshot(&key, &mut Inactive).unwrap_err(),
+        world.sr().lock().unwrap().snapshot(&key, &mut Inactive).unwrap_err(),
         world.fixture.open(&key, true).unwrap_err(),
     ] {
         assert_eq!(error.kind(), Kind::Corrupt);

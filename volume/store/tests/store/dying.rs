@@ -13,9 +13,10 @@ use std::{
     time::Duration,
 };
 
-use store::{Error, Kind, Live, Name, Result, Serving, Switch, failpoints};
-
-use crate::common::Disks;
+use store::{
+    Error, Kind, Live, Name, Result, Serving, Switch,
+    testing::{Disks, failpoints},
+};
 
 /// Where that process is told what to do: operation, steps, SR root.
 pub(crate) const TASK: &str = "STORE_CRASH_TASK";

@@ -11,12 +11,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use store::{Disk, Inactive, Result, Sr, failpoints};
-
-use crate::{
-    common::{Disks, Fixture, attachment, content, open},
-    dying::{self, SIGKILL},
+use store::{
+    Disk, Inactive, Result, Sr,
+    testing::{Disks, Fixture, attachment, content, failpoints, open},
 };
+
+use crate::dying::{self, SIGKILL};
 
 /// What an operation of [`dying`] begins with that is one of these scripts.
 pub(crate) const PREFIX: &str = "serve: ";
@@ -171,7 +171,7 @@ fn act(sr: &Sr, key: &str, disks: &mut Disks, id: u8, act: Act) -> Result<()> {
         Act::Write(at, length) => disk(&|disk| disk.write(at, &bytes(id, at, length))),
         Act::Discard(at, length) => disk(&|disk| disk.discard(at, length)),
         Act::Zero { at, length, keep } => disk(&|disk| disk.write_zeroes(at, length, keep)),
-        Act::Snapshot => sr.snapshot(key, disks).map(drop),
+        Act::Snapshot => sr.lock().unwrap().snapshot(key, disks).map(drop),
     }
 }
 
@@ -220,13 +220,13 @@ impl World {
         };
         write(101, 0, 24, &mut disks, &mut model);
         write(102, 1016, 1032, &mut disks, &mut model);
-        let old = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+        let old = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
         let old = (old, model.clone());
         write(103, 8, 16, &mut disks, &mut model);
         write(104, 1020, 1024, &mut disks, &mut model);
-        let gone = fixture.sr.snapshot(&key, &mut disks).unwrap().key;
+        let gone = fixture.lock().snapshot(&key, &mut disks).unwrap().key;
         write(105, 14, 18, &mut disks, &mut model);
-        fixture.sr.destroy_volume(gone.as_str(), &mut disks).unwrap();
+        fixture.lock().destroy_volume(gone.as_str(), &mut disks).unwrap();
         drop(disks);
         Self { fixture, key, model, old }
     }
@@ -244,16 +244,16 @@ impl World {
 
     fn assert_sound(&self, models: &[&Model], when: &str) {
         let sr = &self.fixture.sr;
-        assert_eq!(sr.check().unwrap(), [""; 0], "{when}");
+        assert_eq!(sr.lock().unwrap().check().unwrap(), [""; 0], "{when}");
         assert!(self.read(&self.old.0) == self.old.1.content, "{when}: the snapshot has changed");
         let mut readable = HashSet::new();
         for model in models.iter().chain([&&self.old.1]) {
             let stamps = model.stamps.iter().enumerate();
             readable.extend(stamps.filter_map(|(block, stamp)| Some((block, (*stamp)?))));
         }
-        sr.collect(&mut Inactive).unwrap();
+        sr.lock().unwrap().collect(&mut Inactive).unwrap();
         assert_eq!(sr.stat().unwrap().used, readable.len() as u64 * BLOCK, "{when}: memory in use");
-        assert_eq!(sr.check().unwrap(), [""; 0], "{when}, collected");
+        assert_eq!(sr.lock().unwrap().check().unwrap(), [""; 0], "{when}, collected");
     }
 }
 

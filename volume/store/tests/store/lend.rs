@@ -6,7 +6,7 @@ use std::{fs::File, path::PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use store::{Inactive, Kind, Loan, Name, NewVolume, Provider, Result, Serving};
 
-use crate::common::{Fixture, attachment, content};
+use store::testing::{Fixture, attachment, content};
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
@@ -46,31 +46,31 @@ fn in_use<T>(result: Result<T>) {
 fn a_lent_volume_refuses_everything_that_its_borrower_would_not_see() {
     let fixture = Fixture::new(64 * MIB);
     let (sr, key) = (&fixture.sr, fixture.create(1 << 20));
-    let snapshot = sr.snapshot(&key, &mut Inactive).unwrap().key.to_string();
-    let clone = sr.clone_volume(&key, &mut Inactive).unwrap().key.to_string();
+    let snapshot = sr.lock().unwrap().snapshot(&key, &mut Inactive).unwrap().key.to_string();
+    let clone = sr.lock().unwrap().clone_volume(&key, &mut Inactive).unwrap().key.to_string();
     let borrower = Borrower::new(&fixture);
-    sr.lend(&key, &borrower.loan(false)).unwrap();
-    in_use(sr.snapshot(&key, &mut Inactive));
-    in_use(sr.clone_volume(&key, &mut Inactive));
-    in_use(sr.clone_hidden(&key, &Name::parse("hidden").unwrap(), &mut Inactive));
-    in_use(sr.resize(&key, 2 << 20));
-    in_use(sr.revert(&snapshot, &key, &mut Inactive));
-    in_use(sr.compose(&clone, &key, &mut Inactive));
-    in_use(sr.compose(&key, &clone, &mut Inactive));
-    in_use(sr.destroy_volume(&key, &mut Inactive));
-    in_use(sr.lend(&key, &borrower.loan(false)));
+    sr.lock().unwrap().lend(&key, &borrower.loan(false)).unwrap();
+    in_use(sr.lock().unwrap().snapshot(&key, &mut Inactive));
+    in_use(sr.lock().unwrap().clone_volume(&key, &mut Inactive));
+    in_use(sr.lock().unwrap().clone_hidden(&key, &Name::parse("hidden").unwrap(), &mut Inactive));
+    in_use(sr.lock().unwrap().resize(&key, 2 << 20));
+    in_use(sr.lock().unwrap().revert(&snapshot, &key, &mut Inactive));
+    in_use(sr.lock().unwrap().compose(&clone, &key, &mut Inactive));
+    in_use(sr.lock().unwrap().compose(&key, &clone, &mut Inactive));
+    in_use(sr.lock().unwrap().destroy_volume(&key, &mut Inactive));
+    in_use(sr.lock().unwrap().lend(&key, &borrower.loan(false)));
     in_use(fixture.open(&key, true));
-    assert_eq!(sr.detach().unwrap_err().kind(), Kind::SrInUse);
+    assert_eq!(sr.lock().unwrap().detach().unwrap_err().kind(), Kind::SrInUse);
     // What is said of it may change, and what it shares with others is theirs.
-    sr.set_volume_name(&key, "still lent").unwrap();
-    sr.destroy_volume(&snapshot, &mut Inactive).unwrap();
-    sr.destroy_volume(&clone, &mut Inactive).unwrap();
-    sr.collect(&mut Inactive).unwrap();
+    sr.lock().unwrap().set_volume_name(&key, "still lent").unwrap();
+    sr.lock().unwrap().destroy_volume(&snapshot, &mut Inactive).unwrap();
+    sr.lock().unwrap().destroy_volume(&clone, &mut Inactive).unwrap();
+    sr.lock().unwrap().collect(&mut Inactive).unwrap();
     assert_eq!(sr.loan(&key).unwrap(), Some(borrower.loan(false)));
-    sr.end_loan(&key).unwrap();
-    sr.end_loan(&key).unwrap();
-    sr.resize(&key, 2 << 20).unwrap();
-    sr.destroy_volume(&key, &mut Inactive).unwrap();
+    sr.lock().unwrap().end_loan(&key).unwrap();
+    sr.lock().unwrap().end_loan(&key).unwrap();
+    sr.lock().unwrap().resize(&key, 2 << 20).unwrap();
+    sr.lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap();
 }
 
 /// Nothing that it could see changes then.
@@ -79,10 +79,10 @@ fn a_volume_that_is_lent_for_reading_can_be_snapshotted_and_stays_lent() {
     let fixture = Fixture::new(64 * MIB);
     let (sr, key) = (&fixture.sr, fixture.create(1 << 20));
     let borrower = Borrower::new(&fixture);
-    sr.lend(&key, &borrower.loan(true)).unwrap();
-    let snapshot = sr.snapshot(&key, &mut Inactive).unwrap().key;
+    sr.lock().unwrap().lend(&key, &borrower.loan(true)).unwrap();
+    let snapshot = sr.lock().unwrap().snapshot(&key, &mut Inactive).unwrap().key;
     assert_eq!(sr.loan(snapshot.as_str()).unwrap(), None);
-    in_use(sr.destroy_volume(&key, &mut Inactive));
+    in_use(sr.lock().unwrap().destroy_volume(&key, &mut Inactive));
 }
 
 #[test]
@@ -91,14 +91,14 @@ fn a_borrower_that_died_protects_nothing() {
     let (sr, key) = (&fixture.sr, fixture.create(1 << 20));
     fixture.open(&key, false).unwrap().write(0, b"as it was lent").unwrap();
     let borrower = Borrower::new(&fixture);
-    sr.lend(&key, &borrower.loan(false)).unwrap();
+    sr.lock().unwrap().lend(&key, &borrower.loan(false)).unwrap();
     borrower.die();
     assert_eq!(sr.borrower(&Name::parse(&key).unwrap()).unwrap(), None);
     let mut read = [0; 14];
     fixture.open(&key, true).unwrap().read_into(0, &mut read).unwrap();
     assert_eq!(&read, b"as it was lent");
-    sr.snapshot(&key, &mut Inactive).unwrap();
-    sr.destroy_volume(&key, &mut Inactive).unwrap();
+    sr.lock().unwrap().snapshot(&key, &mut Inactive).unwrap();
+    sr.lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap();
 }
 
 #[test]
@@ -106,17 +106,17 @@ fn what_comes_back_is_read_and_what_is_given_up_is_not() {
     let fixture = Fixture::new(64 * MIB);
     let (sr, key) = (&fixture.sr, fixture.create(1 << 20));
     fixture.open(&key, false).unwrap().write(0, &[1; 3 * 4096]).unwrap();
-    let before = sr.snapshot(&key, &mut Inactive).unwrap().key.to_string();
+    let before = sr.lock().unwrap().snapshot(&key, &mut Inactive).unwrap().key.to_string();
     let borrower = Borrower::new(&fixture);
-    sr.lend(&key, &borrower.loan(false)).unwrap();
-    let mut given_up = sr.begin_return(&key).unwrap();
+    sr.lock().unwrap().lend(&key, &borrower.loan(false)).unwrap();
+    let mut given_up = sr.lock().unwrap().begin_return(&key).unwrap();
     given_up.disk().write(0, &[7; 4096]).unwrap();
     given_up.abandon().unwrap();
     // One that is killed leaves the same as one that is forgotten; the next one tidies up.
-    let mut forgotten = sr.begin_return(&key).unwrap();
+    let mut forgotten = sr.lock().unwrap().begin_return(&key).unwrap();
     forgotten.disk().write(MIB / 2, &[8; 4096]).unwrap();
     drop(forgotten);
-    let mut returned = sr.begin_return(&key).unwrap();
+    let mut returned = sr.lock().unwrap().begin_return(&key).unwrap();
     assert_eq!(sr.stat().unwrap().used, 3 * BLOCK, "nothing of the two before is left");
     returned.disk().write(BLOCK, &[2; 4096]).unwrap();
     returned.disk().write_zeroes(2 * BLOCK, BLOCK, false).unwrap();
@@ -127,9 +127,9 @@ fn what_comes_back_is_read_and_what_is_given_up_is_not() {
     assert_eq!((bytes[0], bytes[4096], bytes[8192]), (1, 2, 0));
     let old = content(&mut fixture.open(&before, true).unwrap());
     assert_eq!((old[0], old[4096], old[8192]), (1, 1, 1), "a snapshot stays what it is");
-    sr.destroy_volume(&before, &mut Inactive).unwrap();
+    sr.lock().unwrap().destroy_volume(&before, &mut Inactive).unwrap();
     assert_eq!(sr.stat().unwrap().used, 2 * BLOCK);
-    assert_eq!(sr.check().unwrap(), [""; 0]);
+    assert_eq!(sr.lock().unwrap().check().unwrap(), [""; 0]);
 }
 
 /// Room for the disk once: what comes back has to take the place of what was there bit by bit.
@@ -139,18 +139,18 @@ fn a_part_that_is_committed_frees_what_was_there() {
     let (sr, key) = (&fixture.sr, fixture.create(8 << 20));
     fixture.open(&key, false).unwrap().write(0, &[1; 8 << 20]).unwrap();
     let borrower = Borrower::new(&fixture);
-    sr.lend(&key, &borrower.loan(false)).unwrap();
+    sr.lock().unwrap().lend(&key, &borrower.loan(false)).unwrap();
     for part in 0..8 {
-        let mut returned = sr.begin_return(&key).unwrap();
+        let mut returned = sr.lock().unwrap().begin_return(&key).unwrap();
         returned.disk().write(part * MIB, &[2; 1 << 20]).unwrap();
         returned.commit_part().unwrap();
         assert!(sr.loan(&key).unwrap().unwrap().partial, "it reads as a mixture by now");
         assert_eq!(sr.stat().unwrap().used, 8 * MIB);
-        in_use(sr.destroy_volume(&key, &mut Inactive));
+        in_use(sr.lock().unwrap().destroy_volume(&key, &mut Inactive));
     }
-    sr.begin_return(&key).unwrap().commit().unwrap();
+    sr.lock().unwrap().begin_return(&key).unwrap().commit().unwrap();
     assert!(content(&mut fixture.open(&key, true).unwrap()) == [2; 8 << 20]);
-    assert_eq!(sr.check().unwrap(), [""; 0]);
+    assert_eq!(sr.lock().unwrap().check().unwrap(), [""; 0]);
 }
 
 #[test]
@@ -169,12 +169,11 @@ fn an_sr_whose_disks_the_hosts_tapdisk_serves_takes_no_larger_ones() {
         size: i64::try_from(size).unwrap(),
         sharable: false,
     };
-    let key = sr.create_volume(&new(limit)).unwrap().key;
-    let too_large = [
-        sr.create_volume(&new(limit + 1)).map(drop),
-        sr.resize(key.as_str(), i64::try_from(limit + 1).unwrap()).map(drop),
-    ];
-    for refused in too_large {
+    let key = sr.lock().unwrap().create_volume(&new(limit)).unwrap().key;
+    let mut lock = sr.lock().unwrap();
+    let created = lock.create_volume(&new(limit + 1)).map(drop);
+    let resized = lock.resize(key.as_str(), i64::try_from(limit + 1).unwrap()).map(drop);
+    for refused in [created, resized] {
         let error = refused.unwrap_err();
         assert_eq!(error.kind(), Kind::BadSize);
         assert!(error.to_string().contains("tapdisk=blktap"), "{error}");

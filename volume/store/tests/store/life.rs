@@ -1,6 +1,6 @@
 //! The life of an SR and of its volumes, as a plugin leads it.
 
-use crate::common::{Fixture, attachment, content, host};
+use store::testing::{Fixture, attachment, content, host};
 use store::{Host, Inactive, Kind, Name, NewVolume};
 
 const MIB: u64 = 1 << 20;
@@ -10,7 +10,7 @@ fn a_detached_sr_keeps_its_memory_and_answers_nothing() {
     let fixture = Fixture::new(64 * MIB);
     let key = fixture.create(8 << 20);
     fixture.open(&key, false).unwrap().write(5000, b"kept").unwrap();
-    fixture.sr.detach().unwrap();
+    fixture.lock().detach().unwrap();
     assert_eq!(fixture.sr.stat().unwrap_err().kind(), Kind::SrNotAttached);
     assert_eq!(fixture.sr.volume(&key).unwrap_err().kind(), Kind::SrNotAttached);
     assert!(!fixture.host.srs().unwrap()[0].stat.attached);
@@ -36,9 +36,9 @@ fn a_volume_lost_in_a_reboot_is_told_from_one_that_never_was() {
     assert!(error.to_string().contains("xe sr-scan"), "{error}");
 
     let deleted = fixture.create(4096);
-    sr.destroy_volume(&deleted, &mut Inactive).unwrap();
+    sr.lock().unwrap().destroy_volume(&deleted, &mut Inactive).unwrap();
     assert_eq!(sr.volume(&deleted).unwrap_err().kind(), Kind::VolumeMissing);
-    sr.destroy_volume(&deleted, &mut Inactive).unwrap();
+    sr.lock().unwrap().destroy_volume(&deleted, &mut Inactive).unwrap();
 }
 
 #[test]
@@ -56,10 +56,10 @@ fn an_active_disk_keeps_its_volume_and_its_sr() {
     let key = fixture.create(8 << 20);
     let disk = fixture.open(&key, false).unwrap();
     assert_eq!(
-        fixture.sr.destroy_volume(&key, &mut Inactive).unwrap_err().kind(),
+        fixture.lock().destroy_volume(&key, &mut Inactive).unwrap_err().kind(),
         Kind::VolumeInUse
     );
-    assert_eq!(fixture.sr.detach().unwrap_err().kind(), Kind::SrInUse);
+    assert_eq!(fixture.lock().detach().unwrap_err().kind(), Kind::SrInUse);
     assert_eq!(fixture.host.destroy(fixture.sr.uuid()).unwrap_err().kind(), Kind::SrInUse);
     let serving = fixture.sr.serving(&Name::parse(&key).unwrap()).unwrap().unwrap();
     assert_eq!(serving.pid, std::process::id());
@@ -78,11 +78,11 @@ fn sizes_are_rounded_up_and_never_shrink() {
         assert_eq!(fixture.sr.volume(&key).unwrap().size, got);
     }
     let key = fixture.create(8 << 20);
-    assert_eq!(fixture.sr.resize(&key, (8 << 20) + 1).unwrap(), (8 << 20) + 4096);
-    assert_eq!(fixture.sr.resize(&key, 8 << 20).unwrap_err().kind(), Kind::BadSize);
+    assert_eq!(fixture.lock().resize(&key, (8 << 20) + 1).unwrap(), (8 << 20) + 4096);
+    assert_eq!(fixture.lock().resize(&key, 8 << 20).unwrap_err().kind(), Kind::BadSize);
     for size in [-1, i64::MAX] {
         let new = NewVolume { name: "", description: "", size, sharable: false };
-        assert_eq!(fixture.sr.create_volume(&new).unwrap_err().kind(), Kind::BadSize);
+        assert_eq!(fixture.lock().create_volume(&new).unwrap_err().kind(), Kind::BadSize);
     }
     assert_eq!(fixture.open(&key, false).unwrap().size(), (8 << 20) + 4096);
 }
@@ -102,11 +102,11 @@ fn an_sr_filled_to_the_last_block_says_so_and_deleting_helps() {
     assert_eq!((stat.used, stat.free()), (8 * MIB, 0));
     // In place, a full SR can still be written, and structure still changes.
     other.write(0, &[4; 4096]).unwrap();
-    fixture.sr.set_volume_name(&first, "renamed").unwrap();
+    fixture.lock().set_volume_name(&first, "renamed").unwrap();
     disk.discard(0, 4096).unwrap();
     other.write(8 << 20, &[3]).unwrap();
     drop(disk);
-    fixture.sr.destroy_volume(&first, &mut Inactive).unwrap();
+    fixture.lock().destroy_volume(&first, &mut Inactive).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().used, 2 * MIB + 4096);
     other.write(9 << 20, &vec![5; 5 << 20]).unwrap();
     assert_eq!(content(&mut other)[8 << 20], 3);
@@ -199,9 +199,9 @@ fn a_directory_of_somebody_else_is_left_alone() {
 fn what_lies_beyond_the_end_of_the_newer_volume_has_not_changed() {
     let fixture = Fixture::new(64 * MIB);
     let new = fixture.create(5 * 4096);
-    let old = fixture.sr.clone_volume(&new, &mut Inactive).unwrap().key.to_string();
-    fixture.sr.resize(&old, 10 * 4096).unwrap();
+    let old = fixture.lock().clone_volume(&new, &mut Inactive).unwrap().key.to_string();
+    fixture.lock().resize(&old, 10 * 4096).unwrap();
     fixture.open(&old, false).unwrap().write(6 * 4096, &[1]).unwrap();
-    assert_eq!(fixture.sr.changed_blocks(&old, &new, 0, -1).unwrap().bitmap, [0]);
-    assert_eq!(fixture.sr.changed_blocks(&new, &old, 0, -1).unwrap().bitmap, [0x80]);
+    assert_eq!(fixture.lock().changed_blocks(&old, &new, 0, -1).unwrap().bitmap, [0]);
+    assert_eq!(fixture.lock().changed_blocks(&new, &old, 0, -1).unwrap().bitmap, [0x80]);
 }

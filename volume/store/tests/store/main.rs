@@ -1,6 +1,6 @@
 //! The store through its public surface.
 
-mod common;
+mod attacked;
 mod crash;
 mod damage;
 mod dying;

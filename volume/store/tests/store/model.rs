@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::{Fixture, content};
 use proptest::prelude::*;
+use store::testing::{Fixture, content};
 
 const BLOCK: u64 = 4096;
 /// Two chunks and a bit: every border between pages of the map is crossed.
@@ -110,7 +110,7 @@ impl World {
                 let Some(key) = pick(&self.volumes, volume) else { return };
                 let (model, disk) = self.volumes.get_mut(&key).unwrap();
                 let wanted = i64::try_from(model.len() as u64 + more).unwrap();
-                let size = self.fixture.sr.resize(&key, wanted).unwrap();
+                let size = self.fixture.lock().resize(&key, wanted).unwrap();
                 disk.resize(size).unwrap();
                 model.resize(usize::try_from(size).unwrap(), 0);
             }
@@ -124,7 +124,7 @@ impl World {
             Op::Destroy { volume } => {
                 let Some(key) = pick(&self.volumes, volume) else { return };
                 self.volumes.remove(&key);
-                self.fixture.sr.destroy_volume(&key, &mut store::Inactive).unwrap();
+                self.fixture.lock().destroy_volume(&key, &mut store::Inactive).unwrap();
             }
         }
     }

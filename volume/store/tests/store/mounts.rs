@@ -8,12 +8,12 @@
 use std::{env, fs, io::Write, os::unix::process::ExitStatusExt, path::Path, process::Command};
 
 use scratch::Scratch;
-use store::{Host, Inactive, Kind, NewVolume, Sr, failpoints};
-
-use crate::{
-    common::{Disks, attachment, host, open},
-    dying::{self, SIGKILL},
+use store::{
+    Host, Inactive, Kind, NewVolume, Sr,
+    testing::{Disks, attachment, failpoints, host, open},
 };
+
+use crate::dying::{self, SIGKILL};
 
 /// What an operation of [`dying`] begins with that is one of these.
 pub(crate) const PREFIX: &str = "mounted: ";
@@ -35,7 +35,7 @@ pub(crate) fn operate(what: &str, root: &Path, steps: u32) -> store::Result<()> 
             host.check_new(&wanted.uuid, SR_BYTES).and_then(|()| host.attach(&wanted)).map(drop)
         }
         "attach again" => host.attach(&wanted).map(drop),
-        "detach" => Sr::open(&host, wanted.uuid.as_str())?.detach(),
+        "detach" => Sr::open(&host, wanted.uuid.as_str())?.lock()?.detach(),
         "destroy" => host.destroy(&wanted.uuid),
         _ => panic!("no operation {what:?}"),
     }
@@ -66,7 +66,7 @@ impl World {
             let sr = world.attach();
             world.key = Some(write_one(&sr));
             if what == "attach again" {
-                sr.detach().unwrap();
+                sr.lock().unwrap().detach().unwrap();
             }
         }
         world
@@ -81,7 +81,7 @@ impl World {
         let sr = self.attach();
         let places = [sr.layout().root().join("data"), sr.layout().root().join("meta")];
         assert_eq!(mounted(self.root.path()), places.map(|it| it.display().to_string()), "{when}");
-        assert_eq!(sr.check().unwrap(), [""; 0], "{when}");
+        assert_eq!(sr.lock().unwrap().check().unwrap(), [""; 0], "{when}");
         assert_eq!(self.host.srs().unwrap().len(), 1, "{when}");
         if let Some(key) = &self.key {
             let mut byte = [0];
@@ -91,7 +91,7 @@ impl World {
         let used = if self.key.is_some() { 4096 } else { 0 };
         assert_eq!(sr.stat().unwrap().used, used, "{when}");
         let another = write_one(&sr);
-        sr.destroy_volume(&another, &mut Inactive).unwrap();
+        sr.lock().unwrap().destroy_volume(&another, &mut Inactive).unwrap();
     }
 
     /// Destroys what is there, and finds nothing left.
@@ -112,7 +112,7 @@ impl World {
 /// A new volume with one block written.
 fn write_one(sr: &Sr) -> String {
     let new = NewVolume { name: "", description: "", size: 1 << 20, sharable: false };
-    let key = sr.create_volume(&new).unwrap().key.to_string();
+    let key = sr.lock().unwrap().create_volume(&new).unwrap().key.to_string();
     open(sr, &key, false).unwrap().write(0, &[7; 4096]).unwrap();
     key
 }

@@ -4,7 +4,7 @@
 use rustix::process::{Resource, Rlimit, setrlimit};
 use store::Disk;
 
-use crate::common::{Disks, Fixture};
+use store::testing::{Disks, Fixture};
 
 const BLOCK: u64 = 4096;
 /// `vm.max_map_count`, unless somebody raised it.
@@ -60,7 +60,7 @@ fn a_sparse_tebibyte_with_200_snapshots() {
             disk.write(block * BLOCK, &[byte; 4096]).unwrap();
             places.push((block, byte));
         }
-        snapshots.push((fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string(), byte));
+        snapshots.push((fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string(), byte));
     }
     let read = |disks: &mut Disks| {
         let disk = disks.0.get_mut(&key).unwrap();
@@ -78,11 +78,11 @@ fn a_sparse_tebibyte_with_200_snapshots() {
             }
             drop(disk);
         }
-        fixture.sr.destroy_volume(&snapshot, &mut disks).unwrap();
+        fixture.lock().destroy_volume(&snapshot, &mut disks).unwrap();
     }
     read(&mut disks);
     assert_eq!(fixture.sr.stat().unwrap().used, places.len() as u64 * BLOCK);
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert!(fixture.lock().check().unwrap().is_empty());
 }
 
 /// Every backup leaves one more layer with something in it.
@@ -97,8 +97,8 @@ fn a_disk_of_2000_layers() {
     for round in 0..2000_u64 {
         let disk = disks.0.get_mut(&key).unwrap();
         disk.write(place(round) * BLOCK, &[(round % 255) as u8 + 1; 4096]).unwrap();
-        let snapshot = fixture.sr.snapshot(&key, &mut disks).unwrap().key;
-        fixture.sr.destroy_volume(snapshot.as_str(), &mut disks).unwrap();
+        let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key;
+        fixture.lock().destroy_volume(snapshot.as_str(), &mut disks).unwrap();
     }
     let layers = std::fs::read_dir(fixture.sr.layout().root().join("data")).unwrap().count();
     assert!(layers >= 2000, "{layers} layers");
@@ -111,7 +111,7 @@ fn a_disk_of_2000_layers() {
     read(disks.0.get_mut(&key).unwrap());
     disks.0.clear();
     read(&mut fixture.open(&key, true).unwrap());
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert!(fixture.lock().check().unwrap().is_empty());
     // It can be written, which frees each layer's block in turn, and deleted.
     let mut disk = fixture.open(&key, false).unwrap();
     for round in 0..1000 {
@@ -119,9 +119,9 @@ fn a_disk_of_2000_layers() {
     }
     drop(disk);
     assert_eq!(fixture.sr.stat().unwrap().used, 2000 * BLOCK);
-    fixture.sr.destroy_volume(&key, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&key, &mut disks).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().used, 0);
-    fixture.sr.collect(&mut disks).unwrap();
+    fixture.lock().collect(&mut disks).unwrap();
     for directory in ["data", "meta/map", "meta/index"] {
         let left = std::fs::read_dir(fixture.sr.layout().root().join(directory)).unwrap().count();
         assert_eq!(left, 0, "{directory}");

@@ -6,7 +6,7 @@ use std::fs;
 use rustix::fs::{FlockOperation, flock};
 use store::{Inactive, Kind, Name};
 
-use crate::common::{Disks, Fixture, attachment, content};
+use store::testing::{Disks, Fixture, attachment, content};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -33,7 +33,7 @@ impl Session {
     }
 
     fn begin(&self) {
-        self.fixture.sr.clone_hidden(&self.key, &self.clone, &mut Inactive).unwrap();
+        self.fixture.lock().clone_hidden(&self.key, &self.clone, &mut Inactive).unwrap();
     }
 
     fn remember(&self, text: &str) {
@@ -50,8 +50,8 @@ impl Session {
     }
 
     fn collect(&self) {
-        self.fixture.sr.collect(&mut Inactive).unwrap();
-        assert!(self.fixture.sr.check().unwrap().is_empty());
+        self.fixture.lock().collect(&mut Inactive).unwrap();
+        assert!(self.fixture.lock().check().unwrap().is_empty());
     }
 }
 
@@ -60,11 +60,11 @@ impl Session {
 fn the_clone_of_a_suspended_guest_outlives_collections_and_a_detached_sr() {
     let session = Session::new();
     session.collect();
-    session.fixture.sr.detach().unwrap();
+    session.fixture.lock().detach().unwrap();
     let host = &session.fixture.host;
     host.attach(&attachment(host, 64 * MIB)).unwrap();
     let key = Name::parse(&session.key).unwrap();
-    session.fixture.sr.drop_orphans(&key, &mut Inactive).unwrap();
+    session.fixture.lock().drop_orphans(&key, &mut Inactive).unwrap();
     // Begun once more, it is the same.
     session.begin();
     let wanted = [[1; 4096], [2; 4096], [2; 4096], [0; 4096]].concat();
@@ -79,11 +79,11 @@ fn the_clone_of_a_suspended_guest_outlives_collections_and_a_detached_sr() {
 #[test]
 fn a_clone_goes_with_its_volume() {
     let session = Session::new();
-    let snapshot = session.fixture.sr.snapshot(&session.key, &mut Inactive).unwrap().key;
-    session.fixture.sr.destroy_volume(&session.key, &mut Inactive).unwrap();
+    let snapshot = session.fixture.lock().snapshot(&session.key, &mut Inactive).unwrap().key;
+    session.fixture.lock().destroy_volume(&session.key, &mut Inactive).unwrap();
     assert!(!session.lives());
     assert_eq!(session.used(), 1, "what the snapshot reads");
-    session.fixture.sr.destroy_volume(snapshot.as_str(), &mut Inactive).unwrap();
+    session.fixture.lock().destroy_volume(snapshot.as_str(), &mut Inactive).unwrap();
     assert_eq!(session.used(), 0);
     session.collect();
     for directory in ["data", "meta/map", "meta/index", "meta/volume", "meta/serving"] {
@@ -96,13 +96,13 @@ fn a_clone_goes_with_its_volume() {
 fn a_volume_whose_clone_is_served_is_active() {
     let session = Session::new();
     let disk = session.fixture.open(session.clone.as_str(), false).unwrap();
-    let destroyed = session.fixture.sr.destroy_volume(&session.key, &mut Inactive);
+    let destroyed = session.fixture.lock().destroy_volume(&session.key, &mut Inactive);
     let error = destroyed.unwrap_err();
     assert_eq!(error.kind(), Kind::VolumeInUse);
     assert!(error.to_string().starts_with(&format!("volume {}", session.key)), "{error}");
     assert!(session.fixture.sr.volume(&session.key).is_ok(), "and nothing has happened to it");
     drop(disk);
-    session.fixture.sr.destroy_volume(&session.key, &mut Inactive).unwrap();
+    session.fixture.lock().destroy_volume(&session.key, &mut Inactive).unwrap();
     assert_eq!(session.used(), 0);
 }
 
@@ -116,10 +116,10 @@ fn a_damaged_volume_is_destroyed_with_its_clone_and_not_while_that_is_served() {
             "volume" => fs::write(root.join("meta/volume").join(&session.key), "{").unwrap(),
             _ => fs::remove_file(root.join("meta/index/00000002")).unwrap(),
         }
-        let destroyed = session.fixture.sr.destroy_volume(&session.key, &mut Inactive);
+        let destroyed = session.fixture.lock().destroy_volume(&session.key, &mut Inactive);
         assert_eq!(destroyed.unwrap_err().kind(), Kind::VolumeInUse, "{file}");
         drop(disk);
-        session.fixture.sr.destroy_volume(&session.key, &mut Inactive).unwrap();
+        session.fixture.lock().destroy_volume(&session.key, &mut Inactive).unwrap();
         assert!(!session.lives(), "{file}");
         assert_eq!(session.used(), 0, "{file}");
         session.collect();
@@ -133,12 +133,12 @@ fn a_clone_that_is_served_is_never_dropped_whatever_is_remembered() {
     session.remember("{}");
     let mut disks = Disks::default();
     disks.0.insert(session.clone.to_string(), disk);
-    session.fixture.sr.collect(&mut disks).unwrap();
+    session.fixture.lock().collect(&mut disks).unwrap();
     let key = Name::parse(&session.key).unwrap();
-    session.fixture.sr.drop_orphans(&key, &mut disks).unwrap();
+    session.fixture.lock().drop_orphans(&key, &mut disks).unwrap();
     assert!(session.lives());
     disks.0.clear();
-    session.fixture.sr.drop_orphans(&key, &mut disks).unwrap();
+    session.fixture.lock().drop_orphans(&key, &mut disks).unwrap();
     assert!(!session.lives());
     assert_eq!(session.used(), 1);
 }
@@ -168,7 +168,7 @@ fn what_a_killed_destruction_left_of_a_session_is_dropped_later() {
         let key = Name::parse(&session.key).unwrap();
         fs::remove_file(session.fixture.sr.layout().volume(&key)).unwrap();
         if again {
-            session.fixture.sr.destroy_volume(&session.key, &mut Inactive).unwrap();
+            session.fixture.lock().destroy_volume(&session.key, &mut Inactive).unwrap();
         } else {
             session.collect();
         }

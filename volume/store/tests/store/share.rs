@@ -3,7 +3,7 @@
 
 use store::{Error, Inactive, Kind, Live, Name, Result, Serving, Sr, Switch};
 
-use crate::common::{Disks, Fixture, content};
+use store::testing::{Disks, Fixture, content};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -31,8 +31,8 @@ fn rewrite(disks: &mut Disks, key: &str, byte: u8) {
 fn a_disk_that_was_backed_up_needs_its_size_once_while_it_is_served() {
     let (fixture, key, mut disks) = full_disk(33 * MIB, 32 * MIB);
     for byte in 2..5 {
-        let snapshot = fixture.sr.snapshot(&key, &mut disks).unwrap().key;
-        fixture.sr.destroy_volume(snapshot.as_str(), &mut disks).unwrap();
+        let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key;
+        fixture.lock().destroy_volume(snapshot.as_str(), &mut disks).unwrap();
         rewrite(&mut disks, &key, byte);
         assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
         assert_eq!(fixture.sr.volume(&key).unwrap().utilisation, 32 * MIB);
@@ -45,20 +45,20 @@ fn a_disk_that_was_backed_up_needs_its_size_once_when_it_was_idle() {
     let (fixture, key, mut disks) = full_disk(33 * MIB, 32 * MIB);
     for byte in 2..5 {
         disks.0.clear();
-        let snapshot = fixture.sr.snapshot(&key, &mut Inactive).unwrap().key;
-        fixture.sr.destroy_volume(snapshot.as_str(), &mut Inactive).unwrap();
+        let snapshot = fixture.lock().snapshot(&key, &mut Inactive).unwrap().key;
+        fixture.lock().destroy_volume(snapshot.as_str(), &mut Inactive).unwrap();
         disks.0.insert(key.clone(), fixture.open(&key, false).unwrap());
         rewrite(&mut disks, &key, byte);
         assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
     }
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert!(fixture.lock().check().unwrap().is_empty());
 }
 
 /// What a golden image had let go of before it went, its clone alone has needed since.
 #[test]
 fn a_clone_whose_origin_was_rewritten_and_destroyed_needs_its_size_once() {
     let (fixture, origin, mut disks) = full_disk(65 * MIB, 32 * MIB);
-    let clone = fixture.sr.clone_volume(&origin, &mut disks).unwrap().key.to_string();
+    let clone = fixture.lock().clone_volume(&origin, &mut disks).unwrap().key.to_string();
     disks.0.insert(clone.clone(), fixture.open(&clone, false).unwrap());
     // One block of each map page is its own.
     for at in (0..32 * MIB).step_by(4 << 20) {
@@ -66,33 +66,34 @@ fn a_clone_whose_origin_was_rewritten_and_destroyed_needs_its_size_once() {
     }
     rewrite(&mut disks, &origin, 2);
     disks.0.remove(&origin);
-    fixture.sr.destroy_volume(&origin, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&origin, &mut disks).unwrap();
     rewrite(&mut disks, &clone, 4);
     // But for those blocks that both had let go of while the layer was shared.
     assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB + 8 * BLOCK);
-    assert_eq!(fixture.sr.collect(&mut disks).unwrap(), 8 * BLOCK);
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert_eq!(fixture.lock().collect(&mut disks).unwrap(), 8 * BLOCK);
+    assert!(fixture.lock().check().unwrap().is_empty());
 }
 
 /// Of three that share, two remain; of two, one: only then it frees what it overwrites.
 #[test]
 fn what_two_still_share_is_freed_by_neither_and_by_the_last_one_at_once() {
     let (fixture, key, mut disks) = full_disk(128 * MIB, 16 * MIB);
-    let snapshot = |disks: &mut Disks| fixture.sr.snapshot(&key, disks).unwrap().key.to_string();
+    let snapshot =
+        |disks: &mut Disks| fixture.lock().snapshot(&key, disks).unwrap().key.to_string();
     let (first, second) = (snapshot(&mut disks), snapshot(&mut disks));
     // Each page of the map is its own by now, and nothing can be told from the indexes.
     for at in (0..16 * MIB).step_by(1 << 20) {
         disks.0.get_mut(&key).unwrap().write(at, &[2; 4096]).unwrap();
     }
-    fixture.sr.destroy_volume(&first, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&first, &mut disks).unwrap();
     rewrite(&mut disks, &key, 3);
     assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
     assert!(content(&mut fixture.open(&second, true).unwrap()) == [1; 16 << 20]);
-    fixture.sr.destroy_volume(&second, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&second, &mut disks).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().used, 16 * MIB);
     let third = snapshot(&mut disks);
     disks.0.get_mut(&key).unwrap().write(0, &[4; 4096]).unwrap();
-    fixture.sr.destroy_volume(&third, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&third, &mut disks).unwrap();
     rewrite(&mut disks, &key, 5);
     assert_eq!(fixture.sr.stat().unwrap().used, 16 * MIB);
 }
@@ -102,7 +103,7 @@ fn zeros_of_a_child_hide_the_data_of_a_parent_that_it_is_composed_over() {
     let fixture = Fixture::new(64 * MIB);
     let parent = fixture.create(5 << 20);
     fixture.open(&parent, false).unwrap().write(0, &[1; 4 << 20]).unwrap();
-    let child = fixture.sr.clone_volume(&parent, &mut Inactive).unwrap().key.to_string();
+    let child = fixture.lock().clone_volume(&parent, &mut Inactive).unwrap().key.to_string();
     let mut disk = fixture.open(&child, false).unwrap();
     disk.write_zeroes(BLOCK, BLOCK, false).unwrap();
     disk.discard(3 * BLOCK, BLOCK).unwrap();
@@ -111,7 +112,7 @@ fn zeros_of_a_child_hide_the_data_of_a_parent_that_it_is_composed_over() {
     disk.write_zeroes(4 << 20, BLOCK, false).unwrap();
     drop(disk);
     fixture.open(&parent, false).unwrap().write(0, &[2; 5 << 20]).unwrap();
-    fixture.sr.compose(&child, &parent, &mut Inactive).unwrap();
+    fixture.lock().compose(&child, &parent, &mut Inactive).unwrap();
     assert_eq!(fixture.sr.volume(&parent).unwrap_err().kind(), Kind::VolumeMissing);
     let mut wanted = vec![2; 5 << 20];
     wanted[4096..8192].fill(0);
@@ -120,32 +121,32 @@ fn zeros_of_a_child_hide_the_data_of_a_parent_that_it_is_composed_over() {
     wanted[5 * 4096 + 100..5 * 4096 + 300].fill(0);
     wanted[4 << 20..(4 << 20) + 4096].fill(0);
     assert!(content(&mut fixture.open(&child, true).unwrap()) == wanted);
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert!(fixture.lock().check().unwrap().is_empty());
 }
 
 #[test]
 fn what_was_discarded_and_written_again_between_two_snapshots_has_changed() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
-    let old = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let old = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
     let disk = disks.0.get_mut(&key).unwrap();
     // As it was; of a whole chunk, so that its page of the map goes and comes back; and zeros only.
     disk.discard(0, BLOCK).unwrap();
     disk.write(0, &[1; 4096]).unwrap();
     disk.discard(4 << 20, 4 << 20).unwrap();
     disk.write(6 << 20, &[9; 4096]).unwrap();
-    let new = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let new = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
     let ranges = [(0, BLOCK), (4 << 20, 4 << 20)];
-    assert_eq!(fixture.sr.compare(&new, &old).unwrap(), ranges);
+    assert_eq!(fixture.lock().compare(&new, &old).unwrap(), ranges);
     assert_eq!(granules(&fixture.sr, &old, &new), [0..1, 64..128]);
     // Also when only the map of the older one is left.
-    fixture.sr.data_destroy(&old, &mut disks).unwrap();
+    fixture.lock().data_destroy(&old, &mut disks).unwrap();
     assert_eq!(granules(&fixture.sr, &old, &new), [0..1, 64..128]);
     assert_eq!(granules(&fixture.sr, &new, &key), []);
 }
 
 /// The granules that changed, in ranges.
 fn granules(sr: &Sr, old: &str, new: &str) -> Vec<std::ops::Range<usize>> {
-    let bitmap = sr.changed_blocks(old, new, 0, -1).unwrap().bitmap;
+    let bitmap = sr.lock().unwrap().changed_blocks(old, new, 0, -1).unwrap().bitmap;
     let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
     let bits = (0..bitmap.len() * 8).filter(|bit| bitmap[bit / 8] & (0x80 >> (bit % 8)) != 0);
     for bit in bits {
@@ -160,48 +161,48 @@ fn granules(sr: &Sr, old: &str, new: &str) -> Vec<std::ops::Range<usize>> {
 #[test]
 fn volumes_of_two_sizes_are_compared_to_the_end_of_the_newer() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 6 * MIB);
-    let old = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
-    let size = fixture.sr.resize(&key, 13 << 20).unwrap();
+    let old = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    let size = fixture.lock().resize(&key, 13 << 20).unwrap();
     let disk = disks.0.get_mut(&key).unwrap();
     disk.resize(size).unwrap();
-    assert_eq!(fixture.sr.compare(&key, &old).unwrap(), [], "growing alone changes nothing");
+    assert_eq!(fixture.lock().compare(&key, &old).unwrap(), [], "growing alone changes nothing");
     disk.write(12 << 20, &[1; 100]).unwrap();
     disk.write(7 << 20, &[1; 100]).unwrap();
-    let new = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
-    assert_eq!(fixture.sr.compare(&new, &old).unwrap(), [(7 << 20, BLOCK), (12 << 20, BLOCK)]);
+    let new = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    assert_eq!(fixture.lock().compare(&new, &old).unwrap(), [(7 << 20, BLOCK), (12 << 20, BLOCK)]);
     assert_eq!(granules(&fixture.sr, &old, &new), [112..113, 192..193]);
     // The other way round there is nothing beyond the end of the smaller one to be told.
     assert_eq!(granules(&fixture.sr, &new, &old), []);
-    assert_eq!(fixture.sr.changed_blocks(&new, &old, 0, -1).unwrap().bitmap.len(), 12);
+    assert_eq!(fixture.lock().changed_blocks(&new, &old, 0, -1).unwrap().bitmap.len(), 12);
 }
 
 /// Nothing is left to be written, and still snapshots come, go, and give back what they alone held.
 #[test]
 fn a_full_sr_takes_and_loses_snapshots() {
     let (fixture, key, mut disks) = full_disk(16 * MIB, 12 * MIB);
-    let snapshot = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
     let disk = disks.0.get_mut(&key).unwrap();
     disk.write(0, &[2; 4 << 20]).unwrap();
     assert_eq!(disk.write(4 << 20, &[2; 4096]).unwrap_err().kind(), Kind::NoSpace);
     assert_eq!(fixture.sr.stat().unwrap().free(), 0);
-    let second = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
-    let clone = fixture.sr.clone_volume(&snapshot, &mut disks).unwrap().key.to_string();
+    let second = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    let clone = fixture.lock().clone_volume(&snapshot, &mut disks).unwrap().key.to_string();
     let mut other = fixture.open(&clone, false).unwrap();
     assert_eq!(other.write(0, &[3; 4096]).unwrap_err().kind(), Kind::NoSpace);
     // Letting go of what is shared frees nothing; of what is not, all of it, for whoever asks.
     other.discard(0, 4 << 20).unwrap();
-    fixture.sr.destroy_volume(&second, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&second, &mut disks).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().free(), 0);
-    fixture.sr.destroy_volume(&snapshot, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&snapshot, &mut disks).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().free(), 4 * MIB);
     disks.0.get_mut(&key).unwrap().write(0, &[4; 8192]).unwrap();
     other.write(0, &[3; 4 << 20]).unwrap();
     assert_eq!(other.write(4 << 20, &[3; 4096]).unwrap_err().kind(), Kind::NoSpace);
     drop(other);
-    fixture.sr.destroy_volume(&clone, &mut disks).unwrap();
+    fixture.lock().destroy_volume(&clone, &mut disks).unwrap();
     rewrite(&mut disks, &key, 5);
     assert_eq!(fixture.sr.stat().unwrap().used, 12 * MIB);
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert!(fixture.lock().check().unwrap().is_empty());
 }
 
 /// Keeps the switches that it is to pass on; obeys them only if it is told to.
@@ -227,9 +228,9 @@ impl Live for Late {
 fn a_switch_that_was_obeyed_is_not_obeyed_again_after_a_later_one() {
     let (fixture, key, disks) = full_disk(64 * MIB, 8 * MIB);
     let mut late = Late(Vec::new(), Some(disks));
-    fixture.sr.snapshot(&key, &mut late).unwrap();
+    fixture.lock().snapshot(&key, &mut late).unwrap();
     late.1.as_mut().unwrap().0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
-    fixture.sr.snapshot(&key, &mut late).unwrap();
+    fixture.lock().snapshot(&key, &mut late).unwrap();
     late.1.unwrap().0.get_mut(&key).unwrap().switch(&late.0[0]).unwrap_err();
 }
 
@@ -237,14 +238,14 @@ fn a_switch_that_was_obeyed_is_not_obeyed_again_after_a_later_one() {
 #[test]
 fn a_disk_that_was_never_switched_keeps_what_it_writes() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
-    fixture.sr.snapshot(&key, &mut disks).unwrap();
-    fixture.sr.snapshot(&key, &mut Late::default()).unwrap_err();
-    fixture.sr.collect(&mut disks).unwrap();
+    fixture.lock().snapshot(&key, &mut disks).unwrap();
+    fixture.lock().snapshot(&key, &mut Late::default()).unwrap_err();
+    fixture.lock().collect(&mut disks).unwrap();
     disks.0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
     disks.0.clear();
-    fixture.sr.collect(&mut disks).unwrap();
+    fixture.lock().collect(&mut disks).unwrap();
     assert_eq!(content(&mut fixture.open(&key, false).unwrap())[..4096], [2; 4096]);
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert!(fixture.lock().check().unwrap().is_empty());
 }
 
 /// The switch of an operation that gave up waiting may be obeyed much later, or never.
@@ -252,12 +253,12 @@ fn a_disk_that_was_never_switched_keeps_what_it_writes() {
 fn a_switch_that_comes_late_changes_nothing() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
     let mut late = Late::default();
-    let error = fixture.sr.snapshot(&key, &mut late).unwrap_err();
+    let error = fixture.lock().snapshot(&key, &mut late).unwrap_err();
     assert_eq!(error.kind(), Kind::Unresponsive);
-    fixture.sr.snapshot(&key, &mut late).unwrap_err();
-    fixture.sr.collect(&mut disks).unwrap();
+    fixture.lock().snapshot(&key, &mut late).unwrap_err();
+    fixture.lock().collect(&mut disks).unwrap();
     disks.0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
-    let snapshot = fixture.sr.snapshot(&key, &mut disks).unwrap().key.to_string();
+    let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
     for switch in &late.0 {
         // One that was killed instead would have left the file.
         std::fs::write(&switch.index, "").unwrap();
@@ -267,9 +268,9 @@ fn a_switch_that_comes_late_changes_nothing() {
     let mut wanted = vec![1; 8 << 20];
     wanted[..4096].fill(2);
     assert!(content(&mut fixture.open(&snapshot, true).unwrap()) == wanted);
-    assert!(fixture.sr.check().unwrap().is_empty());
-    fixture.sr.destroy_volume(&snapshot, &mut disks).unwrap();
-    fixture.sr.collect(&mut disks).unwrap();
+    assert!(fixture.lock().check().unwrap().is_empty());
+    fixture.lock().destroy_volume(&snapshot, &mut disks).unwrap();
+    fixture.lock().collect(&mut disks).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB);
 }
 
@@ -300,14 +301,14 @@ fn a_snapshot_of_a_disk_that_dies_over_the_question_is_one_of_an_idle_disk() {
     for obeys in [false, true] {
         let (fixture, key, disks) = full_disk(64 * MIB, 8 * MIB);
         let mut dying = Dying { disks, obeys };
-        let snapshot = fixture.sr.snapshot(&key, &mut dying).unwrap().key.to_string();
+        let snapshot = fixture.lock().snapshot(&key, &mut dying).unwrap().key.to_string();
         let mut wanted = vec![1; 8 << 20];
         wanted[..4096].fill(if obeys { 2 } else { 1 });
         fixture.open(&key, false).unwrap().write(0, &[3; 8192]).unwrap();
         assert!(content(&mut fixture.open(&snapshot, true).unwrap()) == wanted, "{obeys}");
-        assert!(fixture.sr.check().unwrap().is_empty());
-        fixture.sr.destroy_volume(&snapshot, &mut Inactive).unwrap();
-        fixture.sr.collect(&mut Inactive).unwrap();
+        assert!(fixture.lock().check().unwrap().is_empty());
+        fixture.lock().destroy_volume(&snapshot, &mut Inactive).unwrap();
+        fixture.lock().collect(&mut Inactive).unwrap();
         assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB);
     }
 }
@@ -320,7 +321,7 @@ fn a_switch_or_a_size_that_the_record_does_not_know_of_is_refused() {
     let other = fixture.create(8 << 20);
     fixture.open(&other, false).unwrap().write(0, &[5; 8 << 20]).unwrap();
     let mut late = Late::default();
-    fixture.sr.snapshot(&key, &mut late).unwrap_err();
+    fixture.lock().snapshot(&key, &mut late).unwrap_err();
     let asked = &late.0[0];
     let indexes = asked.index.parent().unwrap();
     let disk = disks.0.get_mut(&key).unwrap();
@@ -340,5 +341,5 @@ fn a_switch_or_a_size_that_the_record_does_not_know_of_is_refused() {
     disk.write(0, &[2; 4096]).unwrap();
     std::fs::remove_file(&asked.index).unwrap();
     assert!(content(&mut fixture.open(&other, true).unwrap()) == [5; 8 << 20]);
-    assert!(fixture.sr.check().unwrap().is_empty());
+    assert!(fixture.lock().check().unwrap().is_empty());
 }

@@ -15,7 +15,7 @@ use proptest::{
 };
 use store::{Attachment, Disk, Kind, Name, Sr};
 
-use crate::common::{Disks, Fixture, content};
+use store::testing::{Disks, Fixture, content};
 
 const BLOCK: usize = 4096;
 /// Two chunks and a bit.
@@ -161,9 +161,9 @@ impl World {
         }
         let sr = &self.fixture.sr;
         let made = if writable {
-            sr.clone_volume(&key, &mut self.disks)
+            sr.lock().unwrap().clone_volume(&key, &mut self.disks)
         } else {
-            sr.snapshot(&key, &mut self.disks)
+            sr.lock().unwrap().snapshot(&key, &mut self.disks)
         };
         let blocks = self.models[&key].blocks.clone();
         let model = Model { base: blocks.clone(), blocks, writable, has_data: true };
@@ -178,7 +178,7 @@ impl World {
         }
         self.disks.0.remove(&child);
         self.disks.0.remove(&parent);
-        self.fixture.sr.compose(&child, &parent, &mut self.disks).unwrap();
+        self.fixture.lock().compose(&child, &parent, &mut self.disks).unwrap();
         let under = self.remove(&parent);
         let over = self.models.get_mut(&child).unwrap();
         over.blocks.resize(over.blocks.len().max(under.blocks.len()), Block::default());
@@ -191,7 +191,7 @@ impl World {
 
     fn compare(&self, volume: usize, with: usize) {
         let (Some(new), Some(old)) = (self.pick(volume), self.pick(with)) else { return };
-        let changed = self.fixture.sr.changed_blocks(&old, &new, 0, -1).unwrap();
+        let changed = self.fixture.lock().changed_blocks(&old, &new, 0, -1).unwrap();
         let (new, old) = (&self.models[&new].blocks, &self.models[&old].blocks);
         for granule in 0..new.len().div_ceil(16) {
             let blocks = granule * 16..((granule + 1) * 16).min(new.len());
@@ -211,9 +211,10 @@ impl World {
     fn ranges(&self, volume: usize, with: usize) {
         let (Some(new), Some(old)) = (self.pick(volume), self.pick(with)) else { return };
         let sr = &self.fixture.sr;
-        let related = new == old || sr.similar(&new).unwrap().iter().any(|it| it.as_str() == old);
+        let related = new == old
+            || sr.lock().unwrap().similar(&new).unwrap().iter().any(|it| it.as_str() == old);
         let mut told = HashSet::new();
-        for (start, length) in sr.compare(&new, &old).unwrap() {
+        for (start, length) in sr.lock().unwrap().compare(&new, &old).unwrap() {
             told.extend(start as usize / BLOCK..(start + length) as usize / BLOCK);
         }
         for (at, &block) in self.models[&new].blocks.iter().enumerate() {
@@ -230,7 +231,7 @@ impl World {
         let Some(key) = self.pick(volume).filter(|key| self.models[key].has_data) else { return };
         let host = &self.fixture.host;
         let uuid = Name::parse("0f0e0d0c-0000-4000-8000-000000000002").unwrap();
-        let wanted = Attachment { uuid: uuid.clone(), ..crate::common::attachment(host, 1 << 28) };
+        let wanted = Attachment { uuid: uuid.clone(), ..store::testing::attachment(host, 1 << 28) };
         let there: Sr = host.attach(&wanted).unwrap();
         let copy = self.fixture.sr.copy(&key, &there, &mut self.disks).unwrap();
         let here = std::mem::replace(&mut self.fixture.sr, there);
@@ -271,7 +272,7 @@ impl World {
                 let model = self.models.get_mut(&key).unwrap();
                 if model.writable && model.blocks.len() < BLOCKS * 3 {
                     let blocks = model.blocks.len() + more;
-                    let size = self.fixture.sr.resize(&key, (blocks * BLOCK) as i64).unwrap();
+                    let size = self.fixture.lock().resize(&key, (blocks * BLOCK) as i64).unwrap();
                     if let Some(disk) = self.disks.0.get_mut(&key) {
                         disk.resize(size).unwrap();
                     }
@@ -287,7 +288,7 @@ impl World {
                     return;
                 }
                 self.disks.0.remove(&key);
-                self.fixture.sr.revert(&to, &key, &mut self.disks).unwrap();
+                self.fixture.lock().revert(&to, &key, &mut self.disks).unwrap();
                 let model = self.models.get_mut(&key).unwrap();
                 *model = Model { writable: true, base: model.base.clone(), ..from };
             }
@@ -296,18 +297,18 @@ impl World {
                 let Some(key) = self.pick(volume) else { return };
                 let model = self.models.get_mut(&key).unwrap();
                 if model.writable {
-                    let refused = self.fixture.sr.data_destroy(&key, &mut self.disks);
+                    let refused = self.fixture.lock().data_destroy(&key, &mut self.disks);
                     assert_eq!(refused.unwrap_err().kind(), Kind::BadArgument);
                     return;
                 }
                 model.has_data = false;
                 self.disks.0.remove(&key);
-                self.fixture.sr.data_destroy(&key, &mut self.disks).unwrap();
+                self.fixture.lock().data_destroy(&key, &mut self.disks).unwrap();
             }
             Op::Destroy { volume } => {
                 let Some(key) = self.pick(volume) else { return };
                 self.disks.0.remove(&key);
-                self.fixture.sr.destroy_volume(&key, &mut self.disks).unwrap();
+                self.fixture.lock().destroy_volume(&key, &mut self.disks).unwrap();
                 self.remove(&key);
             }
             Op::Compare { volume, with } => self.compare(volume, with),
@@ -323,12 +324,12 @@ impl World {
                     self.disks.0.insert(key, disk);
                 }
             }
-            Op::Collect => drop(self.fixture.sr.collect(&mut self.disks).unwrap()),
+            Op::Collect => drop(self.fixture.lock().collect(&mut self.disks).unwrap()),
             Op::Reattach => {
                 self.disks.0.clear();
-                self.fixture.sr.detach().unwrap();
+                self.fixture.lock().detach().unwrap();
                 let host = &self.fixture.host;
-                host.attach(&crate::common::attachment(host, 2 << 30)).unwrap();
+                host.attach(&store::testing::attachment(host, 2 << 30)).unwrap();
             }
         }
     }
@@ -346,16 +347,16 @@ impl World {
             };
             assert_reads(disk, model, key);
         }
-        let wrong = self.fixture.sr.check().unwrap();
+        let wrong = self.fixture.lock().check().unwrap();
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
     /// Once freeing has come to rest, memory is what can still be read, to the block.
     fn check_memory(&mut self) {
-        self.fixture.sr.collect(&mut self.disks).unwrap();
+        self.fixture.lock().collect(&mut self.disks).unwrap();
         // What a served disk's top holds beyond its map is looked at only when it is let go of.
         self.disks.0.clear();
-        self.fixture.sr.collect(&mut self.disks).unwrap();
+        self.fixture.lock().collect(&mut self.disks).unwrap();
         let mut readable = HashSet::new();
         for model in self.models.values().filter(|model| model.has_data) {
             let data = model.blocks.iter().enumerate().filter(|(_, block)| block.fill != 0);

@@ -4,18 +4,18 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::Loan;
+use super::{Loan, Serving};
 use crate::{
     block::{BLOCK_BYTES, Layer, NEVER, VOLUME_BYTES_MAX},
     error::{Error, Kind, Result},
+    files::{self, Directory, Dirs, Entry},
     host::Name,
-    sr::{Layout, files},
 };
 
 /// What the store knows of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    pub(crate) key: String,
+    pub(crate) key: Name,
     pub(crate) name: String,
     pub(crate) description: String,
     /// Virtual size, bytes.
@@ -45,7 +45,7 @@ pub(crate) struct Record {
     /// The volume in whose place the clone of a non-persistent disk is served. Without it, or once
     /// the datapath's record of it does not name the clone, nobody will ever ask for the clone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) owner: Option<String>,
+    pub(crate) owner: Option<Name>,
     /// Copied into by the process that holds it; without one, nothing that is of use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unfinished: bool,
@@ -58,16 +58,16 @@ pub(crate) struct Record {
 
 impl Record {
     /// Reads the record of a volume; `None` where there is no such volume.
-    pub(crate) fn read(layout: &Layout, key: &Name) -> Result<Option<Self>> {
-        let path = layout.volume(key);
-        let record: Option<Self> = files::read_json(&path).map_err(|error| match error.kind() {
-            Kind::Corrupt => damaged(layout, key, &error),
-            _ => error,
+    pub(crate) fn read(dirs: &Dirs, key: &Name) -> Result<Option<Self>> {
+        let entry = Entry::Volume(key);
+        let record: Option<Self> = files::read_json(dirs, entry).map_err(|error| {
+            if error.kind() == Kind::Corrupt { damaged(dirs, key, &error.chain()) } else { error }
         })?;
         let wrong = record.as_ref().and_then(|record| record.contradiction(key));
         match wrong {
             Some(wrong) => {
-                Err(damaged(layout, key, &format_args!("{} is damaged ({wrong})", path.display())))
+                let path = dirs.path(entry);
+                Err(damaged(dirs, key, &format_args!("{} is damaged ({wrong})", path.display())))
             }
             None => Ok(record),
         }
@@ -75,8 +75,8 @@ impl Record {
 
     /// What no record of the volume `key` says.
     fn contradiction(&self, key: &Name) -> Option<String> {
-        if self.key != key.as_str() {
-            return Some(format!("it is about volume {:?}", self.key));
+        if self.key != *key {
+            return Some(format!("it is about volume {}", self.key));
         }
         let size = self.size;
         let possible = size > 0 && size.is_multiple_of(BLOCK_BYTES) && size <= VOLUME_BYTES_MAX;
@@ -84,19 +84,17 @@ impl Record {
     }
 
     /// The error for a volume of which something is missing or makes no sense.
-    pub(crate) fn damaged(&self, layout: &Layout, error: &Error) -> Error {
-        match Name::parse(&self.key) {
-            Ok(key) => damaged(layout, &key, &error.chain()),
-            Err(error) => error,
-        }
+    pub(crate) fn damaged(&self, dirs: &Dirs, error: &Error) -> Error {
+        damaged(dirs, &self.key, &error.chain())
     }
 
     /// Whether it is the clone of a non-persistent disk that nobody will ever ask for.
-    pub(crate) fn is_orphan(&self, layout: &Layout) -> Result<bool> {
+    pub(crate) fn is_orphan(&self, dirs: &Dirs) -> Result<bool> {
         let Some(owner) = &self.owner else { return Ok(false) };
-        let owner = Name::parse(owner)?;
-        Ok(!layout.volume(&owner).exists()
-            || !files::mentions(&layout.datapath(&owner), &self.key)?)
+        let known = Entry::Named(Directory::Datapaths, owner.as_str());
+        let is_known =
+            dirs.exists(Entry::Volume(owner)) && files::mentions(dirs, known, self.key.as_str())?;
+        Ok(!is_known)
     }
 
     /// Whether it can be written.
@@ -147,13 +145,37 @@ impl Record {
     }
 
     /// Commits.
-    pub(crate) fn write(&self, layout: &Layout) -> Result<()> {
-        files::replace_json(layout, &layout.volume(&Name::parse(&self.key)?), self)
+    pub(crate) fn write(&self, dirs: &Dirs) -> Result<()> {
+        files::replace_json(dirs, Entry::Volume(&self.key), self)
     }
 }
 
-fn damaged(layout: &Layout, key: &Name, what: &dyn fmt::Display) -> Error {
-    let sr = layout.uuid();
+impl Record {
+    /// The living process that it is lent to.
+    pub(crate) fn borrower(&self) -> Result<Option<Serving>> {
+        match &self.loan {
+            Some(loan) if loan.lives()? => Ok(Some(loan.serving.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses what cannot be done to a volume that a foreign process has.
+    pub(crate) fn require_home(&self, act: &str) -> Result<()> {
+        let Some(Serving { pid, minor, .. }) = self.borrower()? else { return Ok(()) };
+        Err(Error::new(
+            Kind::VolumeInUse,
+            format!(
+                "volume {} is active in the host's own tapdisk (process {pid}, minor {minor}; \
+                 device-config:tapdisk=blktap) and cannot be {act} meanwhile: unplug it first \
+                 (xe vbd-unplug)",
+                self.key
+            ),
+        ))
+    }
+}
+
+fn damaged(dirs: &Dirs, key: &Name, what: &dyn fmt::Display) -> Error {
+    let sr = dirs.layout().uuid();
     Error::new(
         Kind::Corrupt,
         format!(
@@ -166,4 +188,49 @@ fn damaged(layout: &Layout, key: &Name, what: &dyn fmt::Display) -> Error {
 
 fn shares(some: &[u32], others: &[u32]) -> bool {
     some.iter().any(|family| others.contains(family))
+}
+
+/// A volume whose record cannot be understood: what it reads, and which layers it shares with
+/// others, is not known.
+#[derive(Debug)]
+pub struct Damaged {
+    /// Its key.
+    pub key: Name,
+    /// What is wrong, with which file, and what to do.
+    pub error: Error,
+}
+
+/// All volumes of an SR, each by its key.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) sound: Vec<Record>,
+    pub(crate) damaged: Vec<Damaged>,
+}
+
+impl Records {
+    /// Reads all of them with `read`.
+    pub(crate) fn read(
+        dirs: &Dirs,
+        read: impl Fn(&Name) -> Result<Option<Record>>,
+    ) -> Result<Self> {
+        let mut found = Self::default();
+        for key in dirs.names(Directory::Volumes)? {
+            match read(&key) {
+                // One that is destroyed meanwhile is simply not there.
+                Ok(record) => found.sound.extend(record),
+                Err(error) => found.damaged.push(Damaged { key, error }),
+            }
+        }
+        found.sound.sort_by(|a, b| a.key.cmp(&b.key));
+        found.damaged.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// All of them, for whoever has to know of each what it shares.
+    pub(crate) fn all_sound(self) -> Result<Vec<Record>> {
+        match self.damaged.into_iter().next() {
+            Some(damaged) => Err(damaged.error),
+            None => Ok(self.sound),
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! The system calls that change an SR. Whatever the store creates, writes, renames or frees in its
-//! files goes through here, so that a test can kill a process before each single one of them: an
-//! SR has to be sound after any number of steps. Only stores to mapped memory are not seen, which
-//! are never the ones that commit.
+//! files goes through here or through [`Dirs`](super::dirs::Dirs), so that a test can kill a process
+//! before each single one of them: an SR has to be sound after any number of steps. Only stores to
+//! mapped memory are not seen, which are never the ones that commit.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::Path,
 };
 
@@ -14,14 +14,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 /// A process that a test has chosen dies here; any other goes on.
 pub(crate) fn step() {
-    #[cfg(feature = "failpoints")]
+    #[cfg(feature = "testing")]
     failpoints::step();
-}
-
-/// Creates a file, or empties the one that is there.
-pub(crate) fn create(path: &Path) -> io::Result<File> {
-    step();
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 /// Creates a directory that nobody else may look into, and those above it.
@@ -55,39 +49,14 @@ pub(crate) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
     Ok(fallocate(file, flags, offset, length)?)
 }
 
-/// Puts a file into another one's place.
-pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    step();
-    fs::rename(from, to)
-}
-
-/// Removes a file.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    step();
-    fs::remove_file(path)
-}
-
 /// Removes an empty directory.
 pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     step();
     fs::remove_dir(path)
 }
 
-/// Removes a directory with all that is in it.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        } else {
-            remove(&entry.path())?;
-        }
-    }
-    remove_dir(path)
-}
-
 /// What tests choose the moment of death with.
-#[cfg(feature = "failpoints")]
+#[cfg(feature = "testing")]
 pub mod failpoints {
     use std::sync::atomic::{AtomicI64, Ordering};
 

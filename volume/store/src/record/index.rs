@@ -2,7 +2,8 @@
 //! reads, so that holes stay holes.
 
 use std::{
-    collections::HashMap, fs::File, io, ops::ControlFlow, os::unix::fs::FileExt, path::Path, rc::Rc,
+    collections::HashMap, fs::File, io, ops::ControlFlow, os::unix::fs::FileExt, path::PathBuf,
+    rc::Rc,
 };
 
 use rustix::{
@@ -14,7 +15,7 @@ use super::Record;
 use crate::{
     block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, chunks, is_data},
     error::{Context, Error, Result},
-    sr::{Layout, files, steps},
+    files::{self, Dirs, Entry, steps},
 };
 
 /// How many map files are kept open: a process has 1024 descriptors, and most chains are shorter.
@@ -36,16 +37,15 @@ pub(crate) struct Index {
 
 impl Index {
     /// Reads an index.
-    pub(crate) fn read(layout: &Layout, number: u32) -> Result<Self> {
-        let path = layout.index(number);
-        let doing = || format!("reading {}", path.display());
-        let file = File::open(&path).while_doing(doing)?;
-        let length = file.metadata().while_doing(doing)?.len();
+    pub(crate) fn read(dirs: &Dirs, number: u32) -> Result<Self> {
+        let path = || dirs.path(Entry::Index(number));
+        let file = dirs.read(Entry::Index(number))?;
+        let length = file.metadata().doing("reading", path)?.len();
         let mut index = Self::default();
-        for_data(&file, &path, |start, end| {
+        for_data(&file, path, |start, end| {
             let end = end.min(length);
             let mut bytes = vec![0; usize::try_from(end - start).expect("64-bit host")];
-            file.read_exact_at(&mut bytes, start).while_doing(doing)?;
+            file.read_exact_at(&mut bytes, start).doing("reading", path)?;
             index.parse(usize::try_from(start / 4).expect("64-bit host"), &bytes);
             Ok(())
         })?;
@@ -95,11 +95,11 @@ impl Index {
     }
 
     /// Makes an index file of a volume of `size` bytes.
-    pub(crate) fn write(&self, layout: &Layout, number: u32, size: u64) -> Result<()> {
-        let path = layout.index(number);
+    pub(crate) fn write(&self, dirs: &Dirs, number: u32, size: u64) -> Result<()> {
+        let entry = Entry::Index(number);
         let all = self.to_vec(chunks(size));
-        files::with_ballast(layout, || write_index(&steps::create(&path)?, &all))
-            .while_doing(|| format!("writing {}", path.display()))
+        files::with_ballast(dirs, || write_index(&dirs.create(entry)?, &all))
+            .doing("writing", || dirs.path(entry))
     }
 }
 
@@ -130,25 +130,25 @@ impl View {
     ///
     /// # Errors
     /// [`Kind::Corrupt`](crate::Kind) where an index is missing. So for those that follow.
-    pub(crate) fn all_of(layout: &Layout, record: &Record) -> Result<Vec<Self>> {
-        let mut views = vec![Self::of(layout, record)?];
+    pub(crate) fn all_of(dirs: &Dirs, record: &Record) -> Result<Vec<Self>> {
+        let mut views = vec![Self::of(dirs, record)?];
         if let Some(base) = record.base {
-            let index = Self::index(layout, record, base)?;
+            let index = Self::index(dirs, record, base)?;
             views.push(Self { index, has_data: false, number: base });
         }
         Ok(views)
     }
 
     /// What a volume reads.
-    pub(crate) fn of(layout: &Layout, record: &Record) -> Result<Self> {
-        let index = Self::index(layout, record, record.index)?;
+    pub(crate) fn of(dirs: &Dirs, record: &Record) -> Result<Self> {
+        let index = Self::index(dirs, record, record.index)?;
         Ok(Self { index, has_data: record.has_data, number: record.index })
     }
 
     /// One of the indexes of a volume.
-    pub(crate) fn index(layout: &Layout, record: &Record, number: u32) -> Result<Index> {
-        Index::read(layout, number).map_err(|error| {
-            if error.tells_damage() { record.damaged(layout, &error) } else { error }
+    pub(crate) fn index(dirs: &Dirs, record: &Record, number: u32) -> Result<Index> {
+        Index::read(dirs, number).map_err(|error| {
+            if error.tells_damage() { record.damaged(dirs, &error) } else { error }
         })
     }
 
@@ -166,7 +166,7 @@ impl View {
 /// Calls `each` with the ranges of a file that are allocated: start and end, bytes.
 pub(crate) fn for_data(
     file: &File,
-    path: &Path,
+    path: impl Fn() -> PathBuf,
     mut each: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<()> {
     for_data_until(file, path, |start, end| each(start, end).map(ControlFlow::<(), ()>::Continue))
@@ -175,18 +175,18 @@ pub(crate) fn for_data(
 /// The same until it has enough.
 pub(crate) fn for_data_until(
     file: &File,
-    path: &Path,
+    path: impl Fn() -> PathBuf,
     mut each: impl FnMut(u64, u64) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let doing = || format!("looking for data in {}", path.display());
+    const DOING: &str = "looking for data in";
     let mut at = 0;
     loop {
         let start = match seek(file, SeekFrom::Data(at)) {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(Error::io(doing(), error.into())),
+            Err(error) => return Err(Error::os(DOING, path(), error.into())),
         };
-        at = seek(file, SeekFrom::Hole(start)).while_doing(doing)?;
+        at = seek(file, SeekFrom::Hole(start)).doing(DOING, &path)?;
         if each(start, at)?.is_break() {
             return Ok(());
         }
@@ -200,14 +200,14 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
 /// The pages of an SR's maps, each read once.
 #[derive(Debug)]
 pub(crate) struct Pages<'a> {
-    layout: &'a Layout,
+    dirs: &'a Dirs,
     files: HashMap<Layer, File>,
     pages: HashMap<(Layer, usize), Rc<Page>>,
 }
 
 impl<'a> Pages<'a> {
-    pub(crate) fn new(layout: &'a Layout) -> Self {
-        Self { layout, files: HashMap::new(), pages: HashMap::new() }
+    pub(crate) fn new(dirs: &'a Dirs) -> Self {
+        Self { dirs, files: HashMap::new(), pages: HashMap::new() }
     }
 
     /// The page that the map of `layer` has for `chunk`; an index must name it.
@@ -217,7 +217,7 @@ impl<'a> Pages<'a> {
         }
         let mut bytes = [0; PAGE_BYTES as usize];
         let read = self.file(layer)?.read_exact_at(&mut bytes, chunk as u64 * PAGE_BYTES);
-        read.while_doing(|| format!("reading {}", self.layout.map(layer).display()))?;
+        read.doing("reading", || self.dirs.path(Entry::Map(layer)))?;
         let mut page = [NEVER; ENTRIES];
         page.iter_mut().zip(words(&bytes)).for_each(|(entry, word)| *entry = word);
         let page = Rc::new(page);
@@ -230,9 +230,7 @@ impl<'a> Pages<'a> {
             if self.files.len() >= FILES_MAX {
                 self.files.clear();
             }
-            let path = self.layout.map(layer);
-            let file = File::open(&path).while_doing(|| format!("reading {}", path.display()))?;
-            self.files.insert(layer, file);
+            self.files.insert(layer, self.dirs.read(Entry::Map(layer))?);
         }
         Ok(&self.files[&layer])
     }

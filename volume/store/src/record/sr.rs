@@ -1,14 +1,15 @@
 //! What an SR knows of itself, and what SR.attach has to be told to find or make it.
 
-use std::fs;
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Provider, files, layout::Layout};
 use crate::{
     block::{LAYER_END, LAYER_FIRST},
     error::{Context, Error, Kind, Result},
+    files::{self, Dirs, Entry},
     host::Name,
+    provider::Provider,
 };
 
 /// The format of everything below an SR's directory.
@@ -34,17 +35,19 @@ pub(crate) struct Record {
 
 impl Record {
     /// Reads the record; `None` where there is no SR.
-    pub(crate) fn read(layout: &Layout) -> Result<Option<Self>> {
-        let record: Option<Self> = files::read_json(&layout.record()).map_err(|error| {
+    pub(crate) fn read(dirs: &Dirs) -> Result<Option<Self>> {
+        let layout = dirs.layout();
+        let record: Option<Self> = files::read_json(dirs, Entry::Sr).map_err(|error| {
             if error.kind() != Kind::Corrupt {
                 return error;
             }
             Error::new(
                 Kind::Corrupt,
                 format!(
-                    "{error}: without it the SR cannot be attached, and its contents are lost; \
+                    "{}: without it the SR cannot be attached, and its contents are lost; \
                      give its memory back (volume-plugin reclaim --sr {uuid} --force) and let \
                      xapi forget it (xe sr-forget uuid={uuid})",
+                    error.chain(),
                     uuid = layout.uuid()
                 ),
             )
@@ -64,8 +67,8 @@ impl Record {
         Ok(record)
     }
 
-    pub(crate) fn write(&self, layout: &Layout) -> Result<()> {
-        files::replace_json(layout, &layout.record(), self)
+    pub(crate) fn write(&self, dirs: &Dirs) -> Result<()> {
+        files::replace_json(dirs, Entry::Sr, self)
     }
 }
 
@@ -87,8 +90,8 @@ pub struct Attachment {
 }
 
 /// Takes `count` numbers for layers or indexes; the first of them. Held: the SR's lock.
-pub(crate) fn take_numbers(layout: &Layout, count: u32) -> Result<u32> {
-    let first = next_number(layout)?;
+pub(crate) fn take_numbers(dirs: &Dirs, count: u32) -> Result<u32> {
+    let first = next_number(dirs)?;
     let next = first.checked_add(count).filter(|&next| next <= LAYER_END).ok_or_else(|| {
         Error::new(
             Kind::NoSpace,
@@ -96,26 +99,27 @@ pub(crate) fn take_numbers(layout: &Layout, count: u32) -> Result<u32> {
              into a new SR",
         )
     })?;
-    files::replace(layout, &layout.numbers(), next.to_string().as_bytes())?;
+    files::replace(dirs, Entry::Numbers, next.to_string().as_bytes())?;
     Ok(first)
 }
 
 /// Makes the counter of a new SR.
-pub(crate) fn start_numbers(layout: &Layout) -> Result<()> {
-    files::replace(layout, &layout.numbers(), LAYER_FIRST.to_string().as_bytes())
+pub(crate) fn start_numbers(dirs: &Dirs) -> Result<()> {
+    files::replace(dirs, Entry::Numbers, LAYER_FIRST.to_string().as_bytes())
 }
 
 /// The number that is given out next.
-pub(crate) fn next_number(layout: &Layout) -> Result<u32> {
-    let path = layout.numbers();
-    let text = fs::read_to_string(&path).while_doing(|| format!("reading {}", path.display()))?;
+pub(crate) fn next_number(dirs: &Dirs) -> Result<u32> {
+    let path = || dirs.path(Entry::Numbers);
+    let mut text = String::new();
+    dirs.read(Entry::Numbers)?.read_to_string(&mut text).doing("reading", path)?;
     text.trim().parse().map_err(|_| {
         Error::new(
             Kind::Corrupt,
             format!(
                 "{} says {text:?}, not the next number of a layer: nothing new can be made in this \
                  SR; copy its disks block by block into another one (xe vdi-copy)",
-                path.display()
+                path().display()
             ),
         )
     })

@@ -1,27 +1,24 @@
-//! The one mapping from the store's errors to the codes of the wire, for both plugins.
+//! The store's errors as the callers of both plugins get them: the only place that knows which code
+//! a kind has on the wire.
 //!
 //! The store's sentence is kept whole: it is written for the administrator who reads it as the
 //! second parameter of `SR_BACKEND_FAILURE_<n>`. What the operating system said follows it.
 
-use std::error::Error as _;
+use schemas::{Failure, Interface};
 
-use schemas::{Error, Failure, Interface};
-use store::Kind;
+use crate::error::{Error, Kind};
 
-/// The error that the caller gets for one of the store.
-///
-/// By value: it stands behind `map_err`.
-#[must_use]
-#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
-pub fn from_store(error: store::Error) -> Error {
-    let (failure, name) = code(error.kind());
-    let wire = match name {
-        Some(name) => Error::named(failure, name, &error),
-        None => Error::new(failure, error.to_string()),
-    };
-    match error.source() {
-        Some(source) => wire.caused_by(source.to_string()),
-        None => wire,
+impl From<Error> for schemas::Error {
+    fn from(error: Error) -> Self {
+        let (failure, name) = code(error.kind());
+        let wire = match name {
+            Some(name) => Self::named(failure, name, &error),
+            None => Self::new(failure, error.to_string()),
+        };
+        match error.into_source() {
+            Some(source) => wire.caused_by(source),
+            None => wire,
+        }
     }
 }
 
@@ -75,7 +72,7 @@ mod tests {
             (Kind::Unresponsive, 453, ""),
             (Kind::Io, 200, ""),
         ] {
-            let error = from_store(store::Error::new(kind, "what is wrong; what to do"));
+            let error = schemas::Error::from(Error::new(kind, "what is wrong; what to do"));
             assert_eq!(error.code(), format!("SR_BACKEND_FAILURE_{number}"), "{kind:?}");
             let message = format!("{prefix}what is wrong; what to do");
             assert_eq!(error.params(), ["", &message, ""], "{kind:?}");
@@ -85,7 +82,7 @@ mod tests {
     #[test]
     fn the_operating_systems_word_follows_the_sentence() {
         let source = std::io::Error::other("no such thing");
-        let error = from_store(store::Error::io("reading /x", source));
+        let error = schemas::Error::from(Error::os("reading", "/x", source));
         assert_eq!(error.params()[1], "reading /x: no such thing");
         assert_eq!(error.to_string(), "reading /x");
     }

@@ -6,7 +6,7 @@ use crate::{
     block::Layer,
     error::{Error, Kind, Result},
     host::Name,
-    sr::Serving,
+    record::Serving,
 };
 
 /// What the process that serves a volume has to do between two requests: write its index to

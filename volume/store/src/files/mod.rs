@@ -1,0 +1,17 @@
+//! The files of one SR: where they lie, how they are reached, changed and locked. What they mean is
+//! said elsewhere.
+
+mod atomic;
+mod dirs;
+#[cfg(feature = "testing")]
+pub(crate) mod hooks;
+mod layout;
+pub(crate) mod lock;
+pub(crate) mod steps;
+
+pub use self::layout::{DATAPATH_LOCK_SUFFIX, Layout};
+pub(crate) use self::{
+    atomic::{mentions, read_json, replace, replace_json, restore_ballast, with_ballast},
+    dirs::{Dirs, allocated, missing, names_in, open_directory},
+    layout::{Directory, Entry, number_name, parse_number},
+};

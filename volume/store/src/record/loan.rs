@@ -1,0 +1,47 @@
+//! The foreign process that serves a volume from a copy of its own.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use super::Serving;
+use crate::{
+    error::{Context, Result},
+    files::lock::is_held,
+};
+
+/// Who has a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loan {
+    /// The process, and whether it may write.
+    pub serving: Serving,
+    /// A file that it keeps locked (flock) for as long as it can serve.
+    pub lock: PathBuf,
+    /// Whether a part of what it has is back already : until the rest is,
+    /// the volume reads as a mixture.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+impl Loan {
+    /// Whether the process that has the volume still can serve it.
+    pub(super) fn lives(&self) -> Result<bool> {
+        is_locked(&self.lock).doing("locking", || &*self.lock)
+    }
+}
+
+fn is_locked(path: &Path) -> io::Result<bool> {
+    // A FIFO in its place must not make the call wait for its other end.
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => is_held(&file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,131 @@
+//! The right to change an SR.
+
+use std::{cell::RefCell, collections::HashMap, sync::Arc};
+
+use super::{Sr, idle::check_idle};
+use crate::{
+    budget::Budget,
+    error::Result,
+    files::{self, Dirs, Entry, lock::Lock, missing},
+    host::Name,
+    record::{self, Records, sr::Record},
+};
+
+/// The lock of an SR, held. Whatever changes the SR's structure is a method of this, so that none of
+/// it can be done without the lock; an operation that ends with freeing memory takes the value
+/// itself, as the lock is let go of before that.
+///
+/// Everything happens in the directories that were opened under the lock, also what is done after it
+/// was let go of, and each record is read once.
+#[derive(Debug)]
+pub struct Exclusive<'a> {
+    pub(crate) sr: &'a Sr,
+    pub(crate) dirs: Dirs,
+    record: Arc<Record>,
+    /// The volumes' records that were read or written since the lock was taken.
+    volumes: RefCell<HashMap<Name, record::Record>>,
+    _lock: Lock,
+}
+
+impl<'a> Exclusive<'a> {
+    /// Takes the lock of an attached SR.
+    pub(super) fn take(sr: &'a Sr) -> Result<Self> {
+        let lock = Lock::sr(&sr.host, &sr.uuid)?;
+        Self::with_lock(sr, lock)
+    }
+
+    /// With a lock that is held already.
+    pub(super) fn with_lock(sr: &'a Sr, lock: Lock) -> Result<Self> {
+        let (_, record) = sr.attached()?;
+        // Opened anew: with the lock held these are the directories that are there now, all of them.
+        let dirs = Dirs::open(&sr.layout)?.ok_or_else(|| missing(&sr.layout))?;
+        files::restore_ballast(&dirs);
+        Ok(Self { sr, dirs, record, volumes: RefCell::default(), _lock: lock })
+    }
+
+    /// The SR's record.
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Gives the SR another name.
+    ///
+    /// # Errors
+    /// What writing its record gives.
+    pub fn set_name(&mut self, name: &str) -> Result<()> {
+        self.update(|record| name.clone_into(&mut record.name))
+    }
+
+    /// Gives the SR another description.
+    ///
+    /// # Errors
+    /// What writing its record gives.
+    pub fn set_description(&mut self, description: &str) -> Result<()> {
+        self.update(|record| description.clone_into(&mut record.description))
+    }
+
+    fn update(&mut self, change: impl FnOnce(&mut Record)) -> Result<()> {
+        let mut record = Record::clone(&self.record);
+        change(&mut record);
+        record.write(&self.dirs)?;
+        self.record = Arc::new(record);
+        Ok(())
+    }
+
+    /// Detaches the SR; its memory stays.
+    ///
+    /// # Errors
+    /// [`Kind::SrInUse`](crate::Kind) where a disk is active.
+    pub fn detach(mut self) -> Result<()> {
+        check_idle(&self.dirs, "detached")?;
+        self.update(|record| record.attached = false)
+    }
+
+    /// Takes `count` numbers for layers or indexes; the first of them.
+    pub(crate) fn take_numbers(&mut self, count: u32) -> Result<u32> {
+        record::sr::take_numbers(&self.dirs, count)
+    }
+
+    /// What may be allocated and given back in this SR.
+    pub(crate) fn budget(&self) -> Result<Budget> {
+        Budget::of(&self.dirs, self.record.size)
+    }
+
+    /// The record of a volume; `None` where there is no such volume.
+    pub(crate) fn find_volume(&self, key: &Name) -> Result<Option<record::Record>> {
+        if let Some(known) = self.volumes.borrow().get(key) {
+            return Ok(Some(known.clone()));
+        }
+        let found = record::Record::read(&self.dirs, key)?;
+        if let Some(record) = &found {
+            self.volumes.borrow_mut().insert(key.clone(), record.clone());
+        }
+        Ok(found)
+    }
+
+    /// The record of a volume that has to be there.
+    pub(crate) fn volume_record(&self, key: &Name) -> Result<record::Record> {
+        match self.find_volume(key)? {
+            Some(record) => Ok(record),
+            None => Err(self.sr.missing(key, &self.record)),
+        }
+    }
+
+    /// All records of volumes.
+    pub(crate) fn volume_records(&self) -> Result<Records> {
+        Records::read(&self.dirs, |key| self.find_volume(key))
+    }
+
+    /// Commits what is changed of a volume.
+    pub(crate) fn write(&mut self, record: &record::Record) -> Result<()> {
+        record.write(&self.dirs)?;
+        self.volumes.get_mut().insert(record.key.clone(), record.clone());
+        Ok(())
+    }
+
+    /// Removes the record of a volume, which commits its destruction.
+    pub(crate) fn remove_volume_record(&mut self, key: &Name) -> Result<()> {
+        self.volumes.get_mut().remove(key);
+        self.dirs.remove(Entry::Volume(key))
+    }
+}
