@@ -24,14 +24,14 @@ use nbd::wire;
 pub(crate) const HEAD: usize = wire::Request::BYTES;
 /// A simple reply as NBD has it.
 const REPLY: usize = wire::SimpleReply::BYTES;
-/// What is received at a time.
+/// How many bytes one receive takes at most.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Requests of this size and more have their payload received where it belongs.
 const DIRECT_BYTES: usize = 64 << 10;
 /// Replies in one write: two parts each, and the kernel takes 1024.
 const REPLIES_MAX: usize = 256;
 
-/// What a client says before the first request.
+/// The message that a client sends before the first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Read,
@@ -60,7 +60,7 @@ pub(crate) fn serve(socket: &Path, bytes: usize, fresh: &Path) -> Result<()> {
         let client = client.context("accepting")?;
         let fresh = fresh.to_owned();
         thread::spawn(move || {
-            // A client that leaves is how it ends.
+            // The server ends when its client disconnects.
             let _over = run(&client, bytes, &fresh);
         });
     }

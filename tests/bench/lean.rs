@@ -20,7 +20,7 @@ use crate::{
     load::{Load, Outcome},
 };
 
-/// What is received at a time; a UNIX socket rarely holds more.
+/// How many bytes one receive takes at most; a UNIX socket rarely holds more.
 const BUFFER_BYTES: usize = 256 << 10;
 const REPLY: usize = wire::SimpleReply::BYTES;
 
@@ -164,7 +164,7 @@ struct Input {
     end: usize,
     /// Bytes of a payload that are still to come.
     payload: usize,
-    /// Whose it is.
+    /// The request that the payload belongs to.
     slot: usize,
 }
 

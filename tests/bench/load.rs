@@ -1,4 +1,4 @@
-//! What load is put on a server, and fio, which puts it there.
+//! The loads that are put on a server, and fio as one generator of them.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) struct Load {
     pub(crate) depth: usize,
 }
 
-/// What came of it.
+/// The result of a load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) requests: u64,

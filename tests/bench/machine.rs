@@ -1,4 +1,4 @@
-//! What it was measured on.
+//! The machine and the programs of a measurement.
 
 use std::{fs, time::SystemTime};
 

@@ -84,7 +84,7 @@ enum Command {
     },
 }
 
-/// How much of everything.
+/// The size of a run.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     quick: bool,
@@ -99,7 +99,7 @@ struct Scale {
     calls: usize,
 }
 
-/// What all parts share.
+/// State that all parts share.
 struct Bench {
     scale: Scale,
     xapi: Xapi,

@@ -1,4 +1,4 @@
-//! What serving a disk costs beside its data, and what is left when everything was discarded.
+//! Memory that serving a disk takes beside its data, and that stays when everything was discarded.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 const MIB: f64 = (1 << 20) as f64;
-/// What is discarded with one request.
+/// Bytes that one request discards.
 const DISCARD_BYTES: u32 = 1 << 30;
 /// The SR's unit of maps: scattered writes touch each once.
 const SCATTER_BYTES: u64 = 4 << 20;
@@ -99,7 +99,7 @@ fn discard(server: &Server<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the store needs for data that lies far apart, in percent of the data.
+/// Memory of the store for data that lies far apart, in percent of the data.
 fn scattered(bench: &Bench, sr: &str, meta: &Path, size: u64) -> Result<f64> {
     let before = process::blocks(meta)?;
     let server = Server::ours(OURS, &bench.xapi, sr, size)?;

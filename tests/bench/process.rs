@@ -1,4 +1,4 @@
-//! What /proc knows of a server: CPU time, memory, and on which core it runs.
+//! Figures of a server from /proc: CPU time, memory, and on which core it runs.
 
 use std::{
     fs::{self, File},
@@ -96,7 +96,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // A server that is gone needs no core.
+        // A server that has ended needs no core.
         let _gone = pin(&self.pids, &self.before);
     }
 }
@@ -151,7 +151,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = pid {
-            // Gone already is as good.
+            // It may have ended already.
             let _gone = kill_process(pid, Signal::KILL);
         }
         let _reaped = self.child.wait();

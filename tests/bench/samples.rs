@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-/// What the rounds gave, in their order.
+/// The values of the rounds, in their order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples(Vec<f64>);
 

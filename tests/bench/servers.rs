@@ -28,7 +28,7 @@ pub(crate) const QEMU_NBD: &str = "qemu-nbd tmpfs";
 pub(crate) const QSD: &str = "qemu-storage-daemon tmpfs";
 pub(crate) const NULL: &str = "null-co (ceiling)";
 pub(crate) const FLOOR: &str = "floor";
-/// Who is to be beaten.
+/// The servers whose best figure the goals are held against.
 pub(crate) const PEERS: [&str; 4] = [NBDKIT, NBDKIT_PLAIN, QEMU_NBD, QSD];
 /// Those whose processor time is to be beaten: qemu has more to do for a request.
 pub(crate) const NBDKITS: [&str; 2] = [NBDKIT, NBDKIT_PLAIN];
@@ -105,7 +105,7 @@ impl<'a> Server<'a> {
         })
     }
 
-    /// A server that somebody else knows how to start.
+    /// A server that `start` starts.
     pub(crate) fn with(
         name: &'static str,
         size: u64,
@@ -194,7 +194,7 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// What its file takes.
+    /// Allocated bytes of its file.
     pub(crate) fn file_bytes(&self) -> Result<u64> {
         let file = self.file.as_ref().context("it serves no file")?;
         Ok(file.metadata()?.blocks() * 512)

@@ -29,7 +29,7 @@ use crate::{
 const BUSY: Load = Load::random(true, 4 << 10, 32);
 /// Between two snapshots, and before the first.
 const BREATH: Duration = Duration::from_millis(30);
-/// Snapshots of one disk that nobody writes to, and in a quick run.
+/// Number of snapshots of one unchanged disk, in a full and in a quick run.
 const UNCHANGED: u64 = 32;
 const UNCHANGED_QUICK: u64 = 8;
 /// So that every page of the map is there.
@@ -203,7 +203,7 @@ fn sizes(bench: &Bench) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What qemu-img needs for a snapshot within an image and for an overlay over it.
+/// The time that qemu-img takes for a snapshot within an image and for an overlay over it.
 fn qcow2(directory: &Path, size: u64, full: bool) -> Result<Vec<(&'static str, Samples)>> {
     let image = directory.join("disk.qcow2").display().to_string();
     let overlay = directory.join("overlay.qcow2").display().to_string();

@@ -1,4 +1,4 @@
-//! What was measured, beside its goal: as a table for people and as JSON for programs.
+//! Measured values beside their goals: as a table for people and as JSON for programs.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::samples::Samples;
 
-/// What a measured ratio is held against. Nothing here fails: numbers are for people to judge.
+/// A bound for a measured ratio. A miss is shown and is no failure: people judge the numbers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
     AtLeast(f64),
@@ -38,7 +38,7 @@ struct Check {
     goal: Goal,
 }
 
-/// One measure: what everybody reached.
+/// One measure with the figure of every server.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     measure: String,
@@ -59,7 +59,7 @@ impl Row {
         }
     }
 
-    /// What somebody reached; ours is the first.
+    /// Adds the figure of one server; ours is the first.
     pub(crate) fn figure(mut self, who: impl Into<String>, samples: impl Into<Samples>) -> Self {
         let samples = samples.into();
         if !samples.is_empty() {
@@ -81,7 +81,7 @@ impl Row {
         self
     }
 
-    /// Holds ours against somebody's, where both were measured.
+    /// Compares ours with the figure of `who`, where both were measured.
     pub(crate) fn against(self, who: &str, goal: Goal) -> Self {
         match self.figures.first() {
             Some((ours, _)) => {

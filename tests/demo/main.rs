@@ -16,13 +16,13 @@ use end_to_end::{Disk, Side, Xapi, tools};
 use scratch::Scratch;
 use serde_json::{Value, json};
 
-/// Whose documents the file system holds.
+/// The directory that is copied into the file system.
 const DOCUMENTS: &str = "/usr/share/doc";
-/// The disk, and the file system on it. Bytes.
+/// Size of the disk and of the file system on it, in bytes.
 const DISK_BYTES: u64 = 1 << 30;
 /// The domain that the disk is plugged into.
 const DOMAIN: &str = "u0_demo";
-/// The SR, as an administrator writes it.
+/// Size of the SR, in the form that device-config takes.
 const SR_SIZE: &str = "2GiB";
 
 fn main() -> Result<()> {

@@ -7,7 +7,6 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::Path,
     process::{Command, Output, Stdio},
-    time::Duration,
 };
 
 use end_to_end::{Side, Xapi, programs};
@@ -16,7 +15,7 @@ use serde_json::{Value, json};
 /// The names of the programs.
 const PROGRAMS: [&str; 4] = ["volume-plugin", "datapath-plugin", "tapdisk-ram", "tap-ctl-ram"];
 
-/// A process that was killed leaves its statistics, and whoever comes next removes them: also where
+/// A process that was killed leaves its statistics, and the next call removes them: also where
 /// the directory is not the default.
 #[test]
 fn the_directory_of_statistics_is_that_of_both_halves() {
@@ -31,8 +30,7 @@ fn the_directory_of_statistics_is_that_of_both_halves() {
         let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 4096), "5");
         let tapdisk = disk.tapdisk();
         assert_eq!(entries(shm), [format!("td3-{}", tapdisk.pid)]);
-        tapdisk.kill().unwrap();
-        assert!(tapdisk.wait(Duration::from_secs(5)).unwrap());
+        disk.kill_tapdisk();
         disk.unplug();
         assert_eq!(entries(shm), [""; 0]);
     }

@@ -125,7 +125,7 @@ fn every_installed_method_does_what_it_is_for() {
     }
 }
 
-/// What an administrator finds in SMlog: facility local2, and what the call was about.
+/// Messages for SMlog have facility local2 and name the call that they belong to.
 #[test]
 fn every_call_is_logged_with_what_it_was_about() {
     let xapi = Xapi::new();

@@ -11,7 +11,6 @@ use std::{
 };
 
 use end_to_end::{Disk, Side, Xapi, programs, tools};
-use nbd::client::{Client, Wish};
 use serde_json::{Value, json};
 
 use crate::MIB;
@@ -34,7 +33,7 @@ fn a_killed_tapdisk_loses_no_acknowledged_write() {
             tapdisk.kill().unwrap();
             assert!(tapdisk.wait(Duration::from_secs(5)).unwrap());
         });
-        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        let mut client = disk.connect();
         loop {
             sequence += 1;
             let block = sequence * 7919 % acknowledged.len() as u64;
@@ -47,7 +46,7 @@ fn a_killed_tapdisk_loses_no_acknowledged_write() {
         killer.join().unwrap();
         // xapi goes on from where it was: no detach, no second attach.
         disk.step("Datapath.activate").unwrap();
-        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        let mut client = disk.connect();
         for (block, wanted) in acknowledged.iter_mut().enumerate() {
             let got = client.read(block as u64 * BLOCK, 4096).unwrap();
             let got = u64::from_ne_bytes(got[..8].try_into().unwrap());
@@ -133,7 +132,7 @@ fn a_session_whose_calls_are_killed_at_any_moment_leaves_nothing() {
             // The guest starts after all.
             xapi.datapath("Datapath.open", open.clone()).unwrap();
             let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
-            let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+            let mut client = disk.connect();
             assert_eq!(client.read(0, 1).unwrap(), [0], "nothing of an earlier session");
             client.write(0, &[1; 4096]).unwrap();
             drop(client);
@@ -168,12 +167,13 @@ fn a_disk_outlives_the_control_group_of_its_caller() {
     assert_eq!(left, "", "the tapdisk is in nobody's group but its own");
     fs::remove_dir(&group).unwrap();
     let disk = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
-    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut client = disk.connect();
     client.write(0, b"still here").unwrap();
     disk.unplug();
 }
 
-/// The host's own tapdisk does not leave the group by itself: it must not be born in it.
+/// The host's own tapdisk does not leave its control group by itself, so it has to be started outside
+/// the caller's.
 #[test]
 fn the_hosts_own_tapdisk_is_not_started_in_the_control_group_of_the_caller() {
     let Some(group) = new_group() else { return };

@@ -1,15 +1,10 @@
 //! The datapath: several domains, several modes, every step repeatable, every tapdisk replaceable.
 
 use end_to_end::{Disk, Xapi};
-use nbd::client::{Client, Wish};
 use serde_json::json;
 
 use crate::MIB;
 use crate::maintenance::assert_sound;
-
-fn connect(disk: &Disk<'_>) -> Client {
-    Client::connect(&disk.socket, &Wish::default()).unwrap()
-}
 
 #[test]
 fn every_step_may_be_repeated() {
@@ -20,7 +15,7 @@ fn every_step_may_be_repeated() {
     let again = Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
     assert_eq!(disk.backend, again.backend, "what xapi remembers stays true");
     assert_eq!(disk.tapdisk(), again.tapdisk());
-    connect(&disk).write(0, b"once").unwrap();
+    disk.connect().write(0, b"once").unwrap();
     for method in
         ["Datapath.deactivate", "Datapath.deactivate", "Datapath.detach", "Datapath.detach"]
     {
@@ -42,10 +37,10 @@ fn two_domains_share_one_tapdisk() {
     let one = xapi.plug(&sr, &key, "u0_vbd_0_x_xvda");
     let two = xapi.plug(&sr, &key, "u0 any/string \u{e4}");
     assert_eq!(one.tapdisk(), two.tapdisk());
-    connect(&one).write(0, b"shared").unwrap();
+    one.connect().write(0, b"shared").unwrap();
     one.step("Datapath.deactivate").unwrap();
     one.step("Datapath.detach").unwrap();
-    assert_eq!(connect(&two).read(0, 6).unwrap(), b"shared");
+    assert_eq!(two.connect().read(0, 6).unwrap(), b"shared");
     let tapdisk = two.tapdisk();
     two.unplug();
     assert!(!tapdisk.is_same(), "the last detach ends the process");
@@ -91,16 +86,15 @@ fn a_tapdisk_that_dies_between_two_steps_is_replaced() {
     let sr = xapi.create_sr("64MiB");
     let key = xapi.create_vdi(&sr, MIB);
     let disk = xapi.plug(&sr, &key, "5");
-    connect(&disk).write(4096, b"kept").unwrap();
+    disk.connect().write(4096, b"kept").unwrap();
     for step in ["Datapath.attach", "Datapath.activate", "Datapath.deactivate", "Datapath.activate"]
     {
         let tapdisk = disk.tapdisk();
-        tapdisk.kill().unwrap();
-        assert!(tapdisk.wait(std::time::Duration::from_secs(5)).unwrap());
+        disk.kill_tapdisk();
         disk.step(step).unwrap();
         disk.step("Datapath.activate").unwrap();
         assert_ne!(disk.tapdisk(), tapdisk);
-        assert_eq!(connect(&disk).read(4096, 4).unwrap(), b"kept");
+        assert_eq!(disk.connect().read(4096, 4).unwrap(), b"kept");
     }
     disk.tapdisk().kill().unwrap();
     disk.unplug();
@@ -131,7 +125,7 @@ fn a_non_persistent_disk_forgets_at_close_and_not_before() {
     let sr = xapi.create_sr("64MiB");
     let key = xapi.create_vdi(&sr, MIB);
     let disk = xapi.plug(&sr, &key, "0");
-    connect(&disk).write(0, b"original").unwrap();
+    disk.connect().write(0, b"original").unwrap();
     let uri = disk.uri.clone();
     disk.unplug();
 
@@ -141,7 +135,7 @@ fn a_non_persistent_disk_forgets_at_close_and_not_before() {
     let plug = || Disk::attach_and_activate(&xapi, &sr, &key, "5", false).unwrap();
     open(false);
     let disk = plug();
-    connect(&disk).write(0, b"scribble").unwrap();
+    disk.connect().write(0, b"scribble").unwrap();
     let listed = xapi.volume("SR.ls", json!({ "sr": sr })).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 1, "the clone is nobody's volume: {listed}");
     // Suspended, and its tapdisk dies: what the guest wrote is still there.
@@ -149,18 +143,18 @@ fn a_non_persistent_disk_forgets_at_close_and_not_before() {
     disk.step("Datapath.deactivate").unwrap();
     disk.step("Datapath.detach").unwrap();
     let disk = plug();
-    assert_eq!(connect(&disk).read(0, 8).unwrap(), b"scribble");
+    assert_eq!(disk.connect().read(0, 8).unwrap(), b"scribble");
     disk.step("Datapath.deactivate").unwrap();
     disk.step("Datapath.detach").unwrap();
     // The next start begins anew, also where no close came.
     open(false);
     let disk = plug();
-    assert_eq!(connect(&disk).read(0, 8).unwrap(), b"original");
-    connect(&disk).write(0, b"again...").unwrap();
+    assert_eq!(disk.connect().read(0, 8).unwrap(), b"original");
+    disk.connect().write(0, b"again...").unwrap();
     disk.unplug();
     open(true);
     let disk = plug();
-    assert_eq!(connect(&disk).read(0, 8).unwrap(), b"original");
+    assert_eq!(disk.connect().read(0, 8).unwrap(), b"original");
     disk.unplug();
     assert_eq!(xapi.used(&sr), 4096, "nothing of the clones is left");
     assert_sound(&xapi, &sr);
@@ -172,17 +166,17 @@ fn an_active_disk_grows() {
     let sr = xapi.create_sr("64MiB");
     let key = xapi.create_vdi(&sr, MIB);
     let disk = xapi.plug(&sr, &key, "5");
-    let mut before = connect(&disk);
+    let mut before = disk.connect();
     before.write(0, b"x").unwrap();
     let resize = json!({ "sr": sr, "key": key, "new_size": 20 * MIB });
     xapi.volume("Volume.resize", resize).unwrap();
-    let mut after = connect(&disk);
+    let mut after = disk.connect();
     assert_eq!(after.size(), 20 * MIB, "the next client sees the new size");
     after.write(20 * MIB - 4, b"tail").unwrap();
     assert_eq!(before.read(0, 1).unwrap(), b"x");
     disk.unplug();
     let disk = xapi.plug(&sr, &key, "5");
-    assert_eq!(connect(&disk).read(20 * MIB - 4, 4).unwrap(), b"tail");
+    assert_eq!(disk.connect().read(20 * MIB - 4, 4).unwrap(), b"tail");
     disk.unplug();
 }
 
@@ -199,17 +193,17 @@ fn a_uri_of_nothing_is_refused_with_its_text() {
     }
 }
 
-/// Whoever only connects keeps nobody out, however many they are.
+/// Any number of connections that stay silent leaves the disk reachable for other clients.
 #[test]
 fn silent_connections_do_not_lock_a_disk() {
     let xapi = Xapi::new();
     let sr = xapi.create_sr("64MiB");
     let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, MIB), "5");
-    let mut served = connect(&disk);
+    let mut served = disk.connect();
     let silent: Vec<_> =
         (0..400).map(|_| std::os::unix::net::UnixStream::connect(&disk.socket).unwrap()).collect();
-    connect(&disk).write(0, b"let in").unwrap();
-    assert_eq!(served.read(0, 6).unwrap(), b"let in", "nor do they push out who is served");
+    disk.connect().write(0, b"served").unwrap();
+    assert_eq!(served.read(0, 6).unwrap(), b"served", "a served client stays connected");
     drop(silent);
     disk.unplug();
 }

@@ -104,7 +104,7 @@ fn what_is_no_request_gets_an_answer_all_the_same() {
             assert!(answer["backtrace"]["files"].is_array(), "{answer}");
         }
     }
-    // An undrained pipe fails the call of whoever writes: more than a pipe holds.
+    // The caller fails when it writes to a pipe that is not read: this is more than a pipe holds.
     let long = format!("{{\"dbg\":\"{}\"}}", "x".repeat(1 << 20));
     assert!(xapi.raw(Side::Volume, "Plugin.query", long.as_bytes()).status.success());
 }

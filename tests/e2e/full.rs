@@ -1,7 +1,6 @@
 //! No memory left, and clients that do not read.
 
 use end_to_end::{Xapi, tools};
-use nbd::client::{Client, Wish};
 use serde_json::json;
 
 use crate::MIB;
@@ -20,8 +19,7 @@ fn fill(xapi: &Xapi) {
     let sr = xapi.create_sr("16MiB");
     let (first, second) = (xapi.create_vdi(&sr, 64 * MIB), xapi.create_vdi(&sr, 64 * MIB));
     let (one, two) = (xapi.plug(&sr, &first, "1"), xapi.plug(&sr, &second, "2"));
-    let connect = |socket: &str| Client::connect(socket, &Wish::default()).unwrap();
-    let (mut a, mut b) = (connect(&one.socket), connect(&two.socket));
+    let (mut a, mut b) = (one.connect(), two.connect());
     a.write(0, &tools::noise(1, 10 << 20)).unwrap();
     b.write(0, &tools::noise(2, 5 << 20)).unwrap();
     let refused = b.write(8 * MIB, &tools::noise(3, 4 << 20)).unwrap_err();
@@ -56,10 +54,9 @@ fn a_client_that_stops_reading_hinders_nobody_and_sees_nothing_wrong() {
     let xapi = Xapi::new();
     let sr = xapi.create_sr("128MiB");
     let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 64 * MIB), "1");
-    let connect = || Client::connect(&disk.socket, &Wish::default()).unwrap();
-    let mut other = connect();
+    let mut other = disk.connect();
     other.write(0, &vec![0xaa; 32 << 20]).unwrap();
-    let mut slow = connect();
+    let mut slow = disk.connect();
     let cookies: Vec<u64> = (0..64_u64)
         .map(|number| {
             slow.submit(0, nbd::wire::command::READ, number * u64::from(PIECE), PIECE, &[]).unwrap()

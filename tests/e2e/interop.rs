@@ -1,7 +1,6 @@
 //! Programs that others wrote read and write our disks.
 
 use end_to_end::{Xapi, tools};
-use nbd::client::{Client, Wish};
 use serde_json::Value;
 
 use crate::MIB;
@@ -121,7 +120,7 @@ fn a_read_only_disk_refuses_writes() {
     let disk = end_to_end::Disk::plug(&xapi, &sr, &key, "0", true).unwrap();
     let info = tools::run("nbdinfo", &["--json", &disk.nbd()]);
     assert!(info.contains("\"is_read_only\": true"), "{info}");
-    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut client = disk.connect();
     let refused = client.write(0, &[1; 512]);
     assert!(refused.is_err(), "a write to a read-only disk is refused");
     disk.unplug();

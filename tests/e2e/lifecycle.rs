@@ -11,7 +11,7 @@ fn what_is_written_is_read_after_the_sr_was_detached() {
     written_and_read(&Xapi::new());
 }
 
-/// The same where no SR has a tmpfs of its own, as for everybody but root.
+/// The same where SRs are directories, as for ordinary users.
 #[test]
 fn so_it_is_without_mounts() {
     let xapi = Xapi::with(&[("XAPI_RAM_MOUNT", "never")]);
@@ -55,7 +55,7 @@ fn written_and_read(xapi: &Xapi) {
     assert!(!xapi.sr_dir(&sr).exists(), "nothing is left of a destroyed SR");
 }
 
-/// A host that restarts: everything in memory is gone, and nobody was asked.
+/// A restart of the host loses everything in memory without a call to a plugin.
 #[test]
 fn after_a_reboot_the_sr_attaches_empty_and_the_lost_disk_is_named() {
     let xapi = Xapi::new();
@@ -77,7 +77,7 @@ fn after_a_reboot_the_sr_attaches_empty_and_the_lost_disk_is_named() {
     xapi.volume("Volume.destroy", json!({ "sr": sr, "key": key })).unwrap();
 }
 
-/// What xe sr-forget leaves is found by SR.probe, and given back by a command.
+/// SR.probe finds an SR that xe sr-forget has left behind, and a command frees it.
 #[test]
 fn a_forgotten_sr_is_probed_and_reclaimed() {
     let xapi = Xapi::new();

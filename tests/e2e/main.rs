@@ -19,5 +19,5 @@ mod provider;
 mod snapshots;
 mod tapctl;
 
-/// Bytes.
+/// One MiB, in bytes.
 const MIB: u64 = 1 << 20;

@@ -7,7 +7,6 @@ use std::{
 };
 
 use end_to_end::{Disk, Xapi, tools};
-use nbd::client::{Client, Wish};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -30,7 +29,7 @@ fn snapshots_of_a_busy_disk_are_moments_of_it() {
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+            let mut client = disk.connect();
             let mut number = 0_u64;
             while !stop.load(Ordering::Relaxed) {
                 number += 1;
@@ -72,7 +71,7 @@ fn snapshots_of_a_busy_disk_are_moments_of_it() {
 /// Reads a volume through a tapdisk of its own; the largest number in it.
 fn check_moment(xapi: &Xapi, sr: &str, key: &str) -> u64 {
     let disk = Disk::plug(xapi, sr, key, "backup", true).unwrap();
-    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut client = disk.connect();
     let bytes = client.read(0, u32::try_from(BLOCKS * BLOCK).unwrap()).unwrap();
     let numbers: Vec<u64> = bytes
         .chunks(4096)
@@ -99,7 +98,7 @@ fn a_backup_cycle_costs_no_memory_that_stays() {
     let sr = xapi.create_sr("64MiB");
     let key = xapi.create_vdi(&sr, 8 * MIB);
     let disk = xapi.plug(&sr, &key, "5");
-    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut client = disk.connect();
     client.write(0, &vec![1; 8 << 20]).unwrap();
     for round in 2..6_u8 {
         let made = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
@@ -128,7 +127,7 @@ fn clones_reverts_and_changed_blocks() {
         xapi.volume(method, params)
     };
     let disk = xapi.plug(&sr, &key, "5");
-    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut client = disk.connect();
     client.write(0, &[1; 4096]).unwrap();
     at("Volume.enable_cbt", json!({})).unwrap();
     let first = at("Volume.snapshot", json!({})).unwrap()["key"].clone();
@@ -151,7 +150,7 @@ fn clones_reverts_and_changed_blocks() {
     at("Volume.revert", json!({ "snapshot": first })).unwrap();
     let read = |key: &str| {
         let disk = Disk::plug(&xapi, &sr, key, "5", true).unwrap();
-        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        let mut client = disk.connect();
         let got = [client.read(0, 1).unwrap()[0], client.read(200 << 10, 1).unwrap()[0]];
         disk.unplug();
         got
@@ -175,7 +174,7 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     let key = xapi.create_vdi(&sr, MIB);
     let snapshot = || xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key }));
     let disk = xapi.plug(&sr, &key, "5");
-    let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut client = disk.connect();
     client.write(0, &[1; 8192]).unwrap();
     let first = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
     client.write(4096, &[2; 4096]).unwrap();
@@ -198,7 +197,7 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     client.write(0, &[4; 8192]).unwrap();
     let read = |key: &str| {
         let disk = Disk::plug(&xapi, &sr, key, "backup", true).unwrap();
-        let mut client = Client::connect(&disk.socket, &Wish::default()).unwrap();
+        let mut client = disk.connect();
         let got = [client.read(0, 1).unwrap()[0], client.read(4096, 1).unwrap()[0]];
         disk.unplug();
         got
@@ -206,9 +205,7 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     assert_eq!(read(&first), [1, 1]);
     assert_eq!(read(&second), [3, 2], "every acknowledged write, and none that came later");
     // Killed instead of stopped: the volume is as its last writer left it.
-    let tapdisk = disk.tapdisk();
-    tapdisk.kill().unwrap();
-    assert!(tapdisk.wait(std::time::Duration::from_secs(5)).unwrap());
+    disk.kill_tapdisk();
     let third = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
     assert_eq!(read(&third), [4, 4]);
     disk.unplug();

@@ -1,5 +1,5 @@
 //! A tapdisk as dom0's tools see it: our `tap-ctl`, the control protocol byte for byte, the NBD
-//! sockets, the statistics, and what happens when somebody does not behave.
+//! sockets, the statistics, and clients that misbehave.
 
 mod behaviour;
 mod hostile;
@@ -40,7 +40,7 @@ impl Host {
         Self::with(&[])
     }
 
-    /// With more variables in everybody's environment.
+    /// With more variables in the environment of all programs.
     fn with(environment: &[(&str, &str)]) -> Self {
         let xapi = Xapi::with(environment);
         let dir = xapi.control_dir();

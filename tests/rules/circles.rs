@@ -18,7 +18,7 @@ const LEFT: [(&str, &[&str]); 2] = [
     ("datapath/nbd/src/server/", &["connection", "handshake"]),
 ];
 
-/// Who uses whom among modules side by side, each with one path by which it does.
+/// Which module uses which others beside it, each with one path by which it does.
 type Graph = BTreeMap<String, BTreeMap<String, String>>;
 
 #[test]

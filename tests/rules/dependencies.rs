@@ -1,4 +1,4 @@
-//! What this repository takes from others: under which licences, in which versions, and why.
+//! The dependencies of this repository: their licences, their versions, and the reason for each.
 //!
 //! Read from `cargo metadata` and, for what that does not tell, from the manifests themselves.
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{files, root};
 
-/// What may be linked into programs that are given away under the MIT licence.
+/// Licences of code that may be linked into programs under the MIT licence.
 const LICENCES: [&str; 9] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",

@@ -1,4 +1,4 @@
-//! What the documents say of the tree is true: links lead somewhere, paths exist, the picture of the
+//! The documents describe the tree as it is: links lead somewhere, paths exist, the picture of the
 //! crates is what cargo knows.
 
 use std::{

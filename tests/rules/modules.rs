@@ -131,7 +131,7 @@ fn code_of(text: &str) -> String {
     code.collect::<Vec<_>>().join("\n")
 }
 
-/// What lies between `use` and `;`, whoever may see it.
+/// The text between `use` and `;` of all imports, public ones too.
 fn statements(text: &str) -> impl Iterator<Item = &str> {
     text.match_indices("use ").filter_map(|(at, word)| {
         let line = text[..at].rsplit('\n').next().unwrap_or_default().trim();

@@ -60,7 +60,7 @@ fn retired_names_do_not_come_back() {
     assert_eq!(told.collect::<Vec<_>>().join("\n"), "");
 }
 
-/// What a source gives a name to: functions, types, modules, constants, fields and variants are on
+/// The names that a source defines: functions, types, modules, constants, fields and variants are on
 /// lines of their own; locals and parameters are the author's.
 fn names(text: &str) -> Vec<&str> {
     let words = ["fn", "struct", "enum", "trait", "type", "mod", "const", "static"];

@@ -1,8 +1,14 @@
 //! A disk that is plugged as xapi plugs it.
 
+use std::time::Duration;
+
+use nbd::client::{Client, Wish};
 use serde_json::{Value, json};
 
 use crate::{Failure, Xapi};
+
+/// How long a killed process may take to end.
+const TAPDISK_END: Duration = Duration::from_secs(5);
 
 /// A plugged disk; it stays plugged until [`Disk::unplug`].
 #[derive(Clone, Debug)]
@@ -13,7 +19,7 @@ pub struct Disk<'a> {
     domain: String,
     /// The URI of the volume, as the datapath is called with it.
     pub uri: String,
-    /// What Datapath.attach answered.
+    /// The answer of Datapath.attach.
     pub backend: Value,
     /// The NBD socket.
     pub socket: String,
@@ -45,9 +51,7 @@ impl<'a> Disk<'a> {
         domain: &str,
         read_only: bool,
     ) -> Result<Self, Failure> {
-        let volume = xapi.stat(sr, key)?;
-        let uri = volume["uri"][0].as_str().expect("a volume has a URI").to_owned();
-        assert!(uri.starts_with("ram:"), "the scheme names the datapath plugin: {uri}");
+        let uri = uri(xapi, sr, key)?;
         xapi.datapath("Datapath.open", json!({ "uri": uri, "persistent": true }))?;
         Self::attach_and_activate(xapi, sr, key, domain, read_only)
     }
@@ -66,8 +70,7 @@ impl<'a> Disk<'a> {
         domain: &str,
         read_only: bool,
     ) -> Result<Self, Failure> {
-        let volume = xapi.stat(sr, key)?;
-        let uri = volume["uri"][0].as_str().expect("a volume has a URI").to_owned();
+        let uri = uri(xapi, sr, key)?;
         let place = json!({ "uri": uri, "domain": domain });
         let backend = xapi.datapath("Datapath.attach", place.clone())?;
         let socket = nbd_socket(&backend);
@@ -87,7 +90,7 @@ impl<'a> Disk<'a> {
     /// Calls a datapath method for this disk and domain.
     ///
     /// # Errors
-    /// What it answers.
+    /// The error that the method answers.
     pub fn step(&self, method: &str) -> Result<Value, Failure> {
         self.xapi.datapath(method, json!({ "uri": self.uri, "domain": self.domain }))
     }
@@ -104,6 +107,25 @@ impl<'a> Disk<'a> {
         self.xapi.datapath("Datapath.close", json!({ "uri": self.uri })).expect("Datapath.close");
     }
 
+    /// A client of the disk.
+    ///
+    /// # Panics
+    /// Where the disk is not served.
+    #[must_use]
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.socket, &Wish::default()).expect("the disk is served")
+    }
+
+    /// Kills the process that serves the disk, and waits for its end.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn kill_tapdisk(&self) {
+        let tapdisk = self.tapdisk();
+        tapdisk.kill().expect("a live tapdisk");
+        assert!(tapdisk.wait(TAPDISK_END).expect("/proc"), "a killed process ends");
+    }
+
     /// The process that serves the disk.
     ///
     /// # Panics
@@ -116,6 +138,14 @@ impl<'a> Disk<'a> {
         let pid = pid.unwrap_or_else(|| panic!("{name} is not nbd<pid>.<minor>"));
         tapctl::Identity::of(pid).expect("/proc").expect("a live tapdisk")
     }
+}
+
+/// The URI of a volume, as xapi asks for it before each step.
+fn uri(xapi: &Xapi, sr: &str, key: &str) -> Result<String, Failure> {
+    let volume = xapi.stat(sr, key)?;
+    let uri = volume["uri"][0].as_str().expect("a volume has a URI").to_owned();
+    assert!(uri.starts_with("ram:"), "the scheme names the datapath plugin: {uri}");
+    Ok(uri)
 }
 
 /// Reads what dom0 (Nbd) and the guest (XenDisk) are told, as the caller does; the socket.

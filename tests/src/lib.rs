@@ -1,4 +1,4 @@
-//! What the end-to-end tests, the demonstration and the benchmark stand on: a private host with the
+//! The base of the end-to-end tests, the demonstration and the benchmark: a private host with the
 //! plugins installed, called exactly as xapi-storage-script calls them.
 //!
 //! * [`Xapi`]: executes the method files: same argv, same stdin, same reading of stdout; every

@@ -24,7 +24,7 @@ pub fn present(programs: &[&str]) -> bool {
     }
     let text = format!("SKIPPED: {missing:?} not installed (make tools installs them)\n");
     assert!(std::env::var_os("CI").is_none(), "{text}");
-    // A skip that nobody sees is a pass that is none.
+    // A skip has to be visible: otherwise it would look like a pass.
     let _unseen = std::io::stderr().write_all(text.as_bytes());
     false
 }
@@ -54,7 +54,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 #[must_use]
 pub fn attempt(program: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
-    // Administrators' programs are not in everybody's path.
+    // An ordinary user's PATH may lack the directories of administrators' programs.
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command.args(arguments).stdin(Stdio::null()).output().unwrap_or_else(|error| {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{programs, schema, tools};
 
-/// What `make install` runs.
+/// The script that `make install` runs.
 pub const INSTALLER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
 
 /// Which plugin.
@@ -51,7 +51,7 @@ impl Side {
 pub struct Failure {
     /// `SR_BACKEND_FAILURE_<n>` or an error of the interface.
     pub code: String,
-    /// What `xe` shows.
+    /// The params of the error, which `xe` shows.
     pub params: Vec<String>,
 }
 
@@ -190,7 +190,7 @@ impl Xapi {
             .spawn()
             .unwrap_or_else(|error| panic!("executing {method}: {error}"));
         let mut input = child.stdin.take().expect("piped");
-        // A method that does not read all of it would be a failed call: so it is here.
+        // xapi-storage-script fails a call whose method does not read all of its stdin.
         input.write_all(stdin).unwrap_or_else(|error| panic!("{method} reads its stdin: {error}"));
         drop(input);
         child.wait_with_output().expect("a child can be waited for")
@@ -199,7 +199,7 @@ impl Xapi {
     /// Calls a method; `dbg` is added.
     ///
     /// # Errors
-    /// What the method answers with exit status 1.
+    /// The error that the method answers with exit status 1.
     ///
     /// # Panics
     /// Where the answer is none of those that the contract knows.
@@ -247,7 +247,7 @@ impl Xapi {
     /// SR.create with a device-config: what attaches it.
     ///
     /// # Errors
-    /// What the plugin answers.
+    /// The error that the plugin answers.
     ///
     /// # Panics
     /// Where Plugin.query fails.
@@ -295,7 +295,7 @@ impl Xapi {
     /// Volume.stat.
     ///
     /// # Errors
-    /// What the plugin answers.
+    /// The error that the plugin answers.
     pub fn stat(&self, sr: &str, key: &str) -> Result<Value, Failure> {
         self.volume("Volume.stat", json!({ "sr": sr, "key": key }))
     }

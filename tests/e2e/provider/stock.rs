@@ -17,7 +17,7 @@ use crate::maintenance::assert_sound;
 
 /// Names the host's tapdisk, to the plugin and to these tests.
 pub(super) const BLKTAP: &str = "XAPI_RAM_BLKTAP";
-/// What a test sends to the log to find where it stands.
+/// A message that a test sends to the log to mark the end of what it has read.
 const LOOK: &str = "look";
 
 /// A host with a tapdisk of its own.
@@ -63,7 +63,7 @@ impl Stock {
         self.xapi.attach_sr(&self.xapi.configure_sr(wanted).unwrap())
     }
 
-    /// What was logged since the last look.
+    /// The messages that were logged since the last call.
     pub(super) fn logged(&self) -> String {
         // Messages come in order: with this one, all before it are there.
         let socket = self.xapi.root().join("log");
@@ -93,7 +93,7 @@ impl Stock {
     }
 }
 
-/// Takes messages as they come: a log that nobody reads holds up whoever writes to it.
+/// Receives messages at once: a log that is not read blocks the programs that write to it.
 fn listen(path: &Path) -> mpsc::Receiver<String> {
     let (sender, messages) = mpsc::channel();
     let log = UnixDatagram::bind(path).unwrap();

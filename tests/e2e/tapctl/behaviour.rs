@@ -1,4 +1,4 @@
-//! What blktap's tap-ctl and tapdisk were seen to do, replayed: outputs, exit codes, error numbers.
+//! The observed behaviour of blktap's tap-ctl and tapdisk, replayed: outputs, exit codes, error numbers.
 
 use super::{Host, Tapdisk, eventually, texts};
 
@@ -61,7 +61,7 @@ fn create_and_destroy_are_all_of_it() {
     host.prints(&["destroy", "-p", &pid, "-m", "0"], "");
     eventually("gone", || host.dir.tapdisks().unwrap().is_empty());
     host.prints(&["list"], "");
-    // What fails leaves nothing.
+    // A command that fails leaves nothing behind.
     host.fails(&["create", "-a", "ram:/no/such/file"], 2, "No such file or directory");
     host.fails(&["create", "-a", "vhd:/no/such/file"], 2, "No such file or directory");
     host.fails(&["create", "-a", "no-colon"], 22, "Invalid argument");

@@ -1,4 +1,5 @@
-//! Whoever does not behave, and whatever is killed: others are served, and what is left is cleaned.
+//! Clients that misbehave and processes that are killed: other clients are served, and leftovers are
+//! removed.
 
 use std::{
     fs,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use end_to_end::{programs, tools};
-use nbd::{client::Wish, wire::command};
+use nbd::wire::command;
 use rustix::process::Signal;
 use tapctl::{Client, Open, Resume, minors};
 
@@ -113,8 +114,8 @@ fn requests_of_a_paused_disk_are_answered_when_it_is_resumed() {
     let disk = host.xapi.plug(&sr, &key, "0");
     let control = Client::new(&host.dir, disk.tapdisk().pid);
     let minor = u16::try_from(control.list().unwrap()[0].minor).unwrap();
-    let mut client = nbd::client::Client::connect(&disk.socket, &Wish::default()).unwrap();
-    let mut leaver = nbd::client::Client::connect(&disk.socket, &Wish::default()).unwrap();
+    let mut client = disk.connect();
+    let mut leaver = disk.connect();
     client.write(0, b"before").unwrap();
     control.pause(minor).unwrap();
     let write = client.submit(0, command::WRITE, 8192, 6, b"paused").unwrap();
@@ -217,7 +218,7 @@ fn signals_end_it_cleanly_and_minors_stay_reserved() {
         tapdisk.ends();
         assert_eq!(host.names_of(tapdisk.pid), Vec::<String>::new());
         assert!(!host.dir.metrics().process(tapdisk.pid).exists());
-        // As blktap: what was reserved is freed by whoever reserved it.
+        // As in blktap, the program that reserved a minor frees it.
         assert_eq!(host.dir.reserved().unwrap(), [tapdisk.minor]);
         host.prints(&["free", "-m", "0"], "");
     }

@@ -37,7 +37,7 @@ fn an_idle_or_slow_client_costs_no_processor_time() {
     assert!(spent <= Duration::from_millis(100), "{spent:?}");
 }
 
-/// What cannot be understood is not taken for anything, and the disk is served all the same.
+/// A value that cannot be understood counts as not set, and the disk is served all the same.
 #[test]
 fn polling_can_be_switched_off_and_nonsense_does_no_harm() {
     for value in ["0", "50", "all the time"] {

@@ -1,7 +1,7 @@
 //! Directories for tests, the demonstration and the benchmark that end with the process that made
 //! them, however that dies: with everything that was started for them and mounted below them.
 //!
-//! Tapdisks outlive whoever starts them, and so do mounts; a test run that is cut off by Ctrl-C or
+//! Tapdisks and mounts outlive the process that starts them; a test run that is cut off by Ctrl-C or
 //! SIGKILL would leave them and their memory behind. So every directory has a guard, a process that
 //! waits for the end of its owner and then cleans up (`end.sh`). Should the guard be killed as well,
 //! the next process that makes such a directory removes the old one: the owner holds a lock on it,

@@ -15,7 +15,7 @@ use scratch::{Scratch, VARIABLE};
 const OWNER: &str = "SCRATCH_TEST_OWNER";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What an owner has made.
+/// A directory and the processes that belong to it.
 #[derive(Debug)]
 struct Made {
     directory: PathBuf,
@@ -26,7 +26,7 @@ struct Made {
 
 impl Made {
     fn is_there(&self) -> [bool; 2] {
-        // A killed process that nobody has waited for yet has no memory any more.
+        // A killed process that is not reaped yet has no environment any more.
         let runs = fs::read(format!("/proc/{}/environ", self.pid)).is_ok_and(|it| !it.is_empty());
         [self.directory.exists(), runs]
     }
