@@ -12,11 +12,9 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use host::variables::BLKTAP;
+use host::{Provider, variables::BLKTAP};
 use schemas::{Error, Failure};
-use store::{
-    Disk as StoreDisk, Kind, Loan, Name, Open as StoreOpen, Provider, Serving, Sr, Volume,
-};
+use store::{Disk as StoreDisk, Kind, Loan, Name, Open as StoreOpen, Serving, Sr, Volume};
 use tapctl::{ErrorKind, Flags, Open, reply::state};
 
 use crate::{
@@ -43,7 +41,8 @@ impl Disk<'_> {
     pub(crate) fn provider(&self) -> Result<Provider, Error> {
         match &self.state.tapdisk {
             Some(tapdisk) if self.state.mode().is_some() => Ok(tapdisk.provider),
-            _ => Ok(self.sr()?.provider()?),
+            _ => Provider::of_sr(&self.sr()?.provider()?)
+                .map_err(|error| Error::new(Failure::SrUnavailable, error.to_string())),
         }
     }
 
@@ -55,7 +54,7 @@ impl Disk<'_> {
     /// Checks, before there is anything to undo, that the host's tapdisk can serve the volume.
     pub(crate) fn require_fit(&self) -> Result<(), Error> {
         let volume = self.sr()?.volume(self.uri.key.as_str())?;
-        Provider::Blktap.check_size(volume.size)?;
+        require_size(&volume)?;
         self.blktap_program().map(drop)
     }
 
@@ -71,7 +70,7 @@ impl Disk<'_> {
             return Err(Error::new(Failure::VdiInUse, message));
         }
         let volume = self.volume_to_serve(mode)?;
-        Provider::Blktap.check_size(volume.size)?;
+        require_size(&volume)?;
         let lent = self.lend(&volume, mode);
         if lent.is_err() && self.state.mode().is_none() {
             // Nobody would ever stop it. The first error is the one to tell.
@@ -266,6 +265,15 @@ fn params(image: &Image) -> OsString {
     let mut params = OsString::from("ram:");
     params.push(image.path());
     params
+}
+
+/// Checks that the host's tapdisk takes a volume of that size.
+fn require_size(volume: &Volume) -> Result<(), Error> {
+    Provider::Blktap.check_size(volume.size).map_err(|error| {
+        let (key, size) = (&volume.key, volume.size);
+        let message = format!("volume {key} of {size} bytes is too large: {error}");
+        Error::new(Failure::VdiSize, message)
+    })
 }
 
 /// What the host's tapdisk, or the way to it, could not do. It is not killed for that: it may have

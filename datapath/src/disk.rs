@@ -1,11 +1,11 @@
 //! One volume for the length of one call: locked, with what is remembered of it, and what the
 //! methods have in common. The process that serves it is handled in [`crate::tapdisk`].
 
-use std::path::PathBuf;
+use std::{cell::OnceCell, path::PathBuf};
 
-use host::Config;
+use host::{Config, Provider};
 use schemas::{Error, Failure};
-use store::{Host, Inactive, Kind, Layout, Name, Provider, Sr, Volume, VolumeUri};
+use store::{Host, Inactive, Kind, Layout, Name, Sr, Volume, VolumeUri};
 use tapctl::ControlDir;
 
 use crate::{
@@ -23,6 +23,8 @@ pub(crate) struct Disk<'a> {
     pub(crate) state: State,
     pub(crate) layout: Layout,
     host: Host,
+    /// Opened when it is needed first.
+    sr: OnceCell<Sr>,
     record: Record,
 }
 
@@ -33,10 +35,11 @@ impl<'a> Disk<'a> {
         let Config { sr_root, lock_dir, may_mount, control, .. } = ctx.config.clone();
         let host = Host::new(sr_root, lock_dir, may_mount);
         let layout = Layout::new(&host.sr_root, &uri.sr);
-        let record = Record::lock(layout.datapath(&uri.key))?;
+        let record = Record::lock(&host, &uri)?;
         let state = record.read()?;
         let link = Link::new(&control, &uri);
-        let mut disk = Self { ctx, uri, control, link, state, layout, host, record };
+        let mut disk =
+            Self { ctx, uri, control, link, state, layout, host, sr: OnceCell::new(), record };
         disk.recover();
         Ok(disk)
     }
@@ -57,8 +60,13 @@ impl<'a> Disk<'a> {
         Ok(sr)
     }
 
+    /// The same, whether anything can be remembered or not.
     pub(crate) fn open_sr(&self) -> store::Result<Sr> {
-        Sr::open(&self.host, self.uri.sr.as_str())
+        if let Some(sr) = self.sr.get() {
+            return Ok(sr.clone());
+        }
+        let sr = Sr::open(&self.host, self.uri.sr.as_str())?;
+        Ok(self.sr.get_or_init(|| sr).clone())
     }
 
     /// Checks that there is such a volume, in an SR that is attached.
@@ -147,7 +155,7 @@ impl<'a> Disk<'a> {
     }
 
     /// Makes sure of the anonymous clone that takes the writes of a non-persistent disk. Its key is
-    /// written down first: what is not is thrown away by the next collection.
+    /// written down first, or a call that is killed would leave a clone that no other call knows of.
     pub(crate) fn make_clone(&mut self) -> Result<(), Error> {
         let sr = self.sr()?;
         let clone = match &self.state.clone {
@@ -166,11 +174,11 @@ impl<'a> Disk<'a> {
         Ok(sr.lock()?.clone_hidden(self.uri.key.as_str(), &clone, &mut Inactive)?)
     }
 
-    /// Drops clones that no record names: whoever removed a damaged one by hand took the only word
-    /// of the clone with it. What cannot be dropped now is found by the next collection.
-    pub(crate) fn drop_orphans(&self) {
-        let dropped = Sr::open(&self.host, self.uri.sr.as_str())
-            .and_then(|sr| sr.lock()?.drop_orphans(&self.uri.key, &mut Inactive));
+    /// Drops clones of sessions that no record names: one that was damaged and removed by hand has taken
+    /// the clone's key with it. What cannot be dropped now is dropped next time, or with the volume.
+    pub(crate) fn drop_unknown_clones(&self) {
+        let dropped =
+            self.open_sr().and_then(|sr| sr.lock()?.end_sessions(&self.uri.key, &mut Inactive));
         if let Err(error) = dropped {
             self.ctx.log.debug(error.chain());
         }

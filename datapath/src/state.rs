@@ -1,26 +1,16 @@
 //! What is remembered of a volume between calls, and the lock that makes calls for it come one
 //! after the other.
 //!
-//! Both lie with the SR's metadata (`meta/datapath/<key>` and `<key>.lock`) and vanish with it. A
-//! volume of which there is nothing to say has neither file. The record is replaced by a rename, so
-//! it is whole at any moment; only the holder of the lock writes it.
+//! The store keeps both with the SR, and they vanish with it. A volume of which there is nothing to say
+//! has neither.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
+use host::Provider;
 use schemas::{Error, Failure};
 use serde::{Deserialize, Serialize};
-use store::{DATAPATH_LOCK_SUFFIX, Provider};
+use store::{Host, PluginState, VolumeUri};
 use tapctl::{Identity, Minor};
-
-use crate::errors;
 
 /// How long a call waits for its turn: starting and stopping a tapdisk that hangs takes half of it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -145,126 +135,58 @@ impl State {
 
 /// The record of one volume, locked. Dropping it lets go.
 #[derive(Debug)]
-pub(crate) struct Record {
-    path: PathBuf,
-    /// `None` where there is no directory for it: the SR is gone, and with it all that was known.
-    lock: Option<File>,
-}
+pub(crate) struct Record(PluginState);
 
 impl Record {
-    /// Waits for the lock of the record at `path`.
-    pub(crate) fn lock(path: PathBuf) -> Result<Self, Error> {
-        let lock = lock(&lock_path(&path))?;
-        Ok(Self { path, lock })
+    /// Waits for the lock of a volume's record.
+    pub(crate) fn lock(host: &Host, uri: &VolumeUri) -> Result<Self, Error> {
+        Ok(Self(PluginState::lock(host, uri, LOCK_TIMEOUT)?))
     }
 
-    /// Whether there is a directory for it, and so a lock.
+    /// Whether there is an SR that it lies in, and so a lock.
     pub(crate) fn is_locked(&self) -> bool {
-        self.lock.is_some()
+        self.0.is_locked()
     }
 
     /// What it says; the default where there is none.
     pub(crate) fn read(&self) -> Result<State, Error> {
-        let path = self.path.display();
-        match fs::read(&self.path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                let message = format!(
-                    "{path}, which tells who uses the volume, cannot be understood: shut down \
-                     whoever uses it, end its tapdisk (tap-ctl list), remove that file and repeat"
-                );
-                Error::new(Failure::MetadataError, message).caused_by(error)
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(State::default()),
-            Err(error) => Err(errors::io(format!("reading {path}"), error)),
-        }
+        let Some(bytes) = self.0.read()? else { return Ok(State::default()) };
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let message = format!(
+                "{}, which tells who uses the volume, cannot be understood: shut down whoever uses \
+                 it, end its tapdisk (tap-ctl list), remove that file and repeat",
+                self.0.path().display()
+            );
+            Error::new(Failure::MetadataError, message).caused_by(error)
+        })
     }
 
-    /// Replaces it, whole or not at all; there is none where there is nothing to say, or no SR any
-    /// more of which to say it.
+    /// Replaces it, whole or not at all; there is none where there is nothing to say.
     pub(crate) fn write(&self, state: &State) -> Result<(), Error> {
-        if !self.is_locked() {
-            return Ok(());
+        if *state == State::default() {
+            return Ok(self.0.write(None)?);
         }
-        let written = if *state == State::default() { self.remove() } else { self.replace(state) };
-        written.map_err(|error| errors::io(format!("writing {}", self.path.display()), error))
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    fn replace(&self, state: &State) -> io::Result<()> {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        // Only the holder of the lock writes, so one name is enough; the store ignores it.
-        let temporary = self.path.with_file_name(format!(".{name}"));
-        let written = fs::write(&temporary, serde_json::to_vec(state)?)
-            .and_then(|()| fs::rename(&temporary, &self.path));
-        if written.is_err() {
-            let _absent = fs::remove_file(&temporary);
-        }
-        written
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        if self.lock.is_some() && !self.path.exists() {
-            // Still locked: whoever waits for it finds that it has lost its name, and starts anew.
-            let _absent = fs::remove_file(lock_path(&self.path));
-        }
-    }
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(DATAPATH_LOCK_SUFFIX);
-    path.into()
-}
-
-/// Takes an exclusive lock on a file that its last holder may remove; `None` where there is no
-/// directory for it.
-fn lock(path: &Path) -> Result<Option<File>, Error> {
-    let failed = |error| errors::io(format!("locking {}", path.display()), error);
-    let begun = Instant::now();
-    loop {
-        let open = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-        let file = match open {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(failed)?,
-        };
-        let left = LOCK_TIMEOUT.saturating_sub(begun.elapsed());
-        if !tapctl::lock::exclusive(&file, left).map_err(failed)? {
-            return Err(Error::new(
-                Failure::LockErr,
-                format!(
-                    "another call has been working on this volume for {} s ({} is locked; fuser \
-                     names the process): repeat when it has ended",
-                    LOCK_TIMEOUT.as_secs(),
-                    path.display()
-                ),
-            ));
-        }
-        match tapctl::lock::is_named(&file, path) {
-            Ok(true) => return Ok(Some(file)),
-            Ok(false) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
+        let bytes = serde_json::to_vec(state).expect("a record has string keys");
+        Ok(self.0.write(Some(&bytes))?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use store::{Name, testing::Fixture};
+
     use super::*;
+
+    fn uri(fixture: &Fixture) -> VolumeUri {
+        VolumeUri { sr: fixture.sr.uuid().clone(), key: Name::parse("key").unwrap() }
+    }
 
     #[test]
     fn a_record_reads_as_it_was_written_and_leaves_nothing_when_empty() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        let record = Record::lock(path.clone()).unwrap();
+        let fixture = Fixture::new(1 << 20);
+        let directory = store::testing::metadata(&fixture.sr).join("datapath");
+        let files = || std::fs::read_dir(&directory).unwrap().count();
+        let record = Record::lock(&fixture.host, &uri(&fixture)).unwrap();
         assert_eq!(record.read().unwrap(), State::default());
         let mut state = State { persistent: false, clone: Some("c".into()), ..State::default() };
         state.domains.insert("0 / -".into(), Hold::ReadWrite);
@@ -273,46 +195,29 @@ mod tests {
         record.write(&state).unwrap();
         assert_eq!(record.read().unwrap(), state);
         drop(record);
-        assert!(lock_path(&path).exists());
-        let record = Record::lock(path).unwrap();
+        assert_eq!(files(), 2, "the record and its lock");
+        let record = Record::lock(&fixture.host, &uri(&fixture)).unwrap();
         record.write(&State::default()).unwrap();
         drop(record);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(files(), 0);
     }
 
     #[test]
-    fn the_lock_is_held_by_one_at_a_time_though_its_file_comes_and_goes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        let inside = std::sync::atomic::AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..50 {
-                        let _record = Record::lock(path.clone()).unwrap();
-                        assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
-                        std::thread::yield_now();
-                        inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                    }
-                });
-            }
-        });
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn without_a_directory_there_is_nothing_known_and_nothing_to_lock() {
-        let record = Record::lock("/nonexistent/key".into()).unwrap();
+    fn without_an_sr_there_is_nothing_known_and_nothing_to_lock() {
+        let fixture = Fixture::new(1 << 20);
+        let uri = VolumeUri { sr: Name::parse("no-sr").unwrap(), ..uri(&fixture) };
+        let record = Record::lock(&fixture.host, &uri).unwrap();
+        assert!(!record.is_locked());
         assert_eq!(record.read().unwrap(), State::default());
-        record.write(&State::default()).unwrap();
+        record.write(&State { persistent: false, ..State::default() }).unwrap();
     }
 
     #[test]
     fn what_cannot_be_understood_is_not_taken_for_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        fs::write(&path, "{").unwrap();
-        let error = Record::lock(path.clone()).unwrap().read().unwrap_err();
+        let fixture = Fixture::new(1 << 20);
+        let path = store::testing::metadata(&fixture.sr).join("datapath/key");
+        std::fs::write(&path, "{").unwrap();
+        let error = Record::lock(&fixture.host, &uri(&fixture)).unwrap().read().unwrap_err();
         assert!(error.params()[1].contains(path.to_str().unwrap()), "{error}");
     }
 

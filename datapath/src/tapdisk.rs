@@ -12,9 +12,12 @@ use std::{
     time::Duration,
 };
 
-use host::cgroup::{self, Groups};
+use host::{
+    Provider,
+    cgroup::{self, Groups},
+};
 use schemas::{Error, Failure};
-use store::{Name, Provider};
+use store::Name;
 use tapctl::{
     Client, ErrorKind, Flags, Identity, Minor, Open, Spawn, minors, process,
     reply::NAME as OUR_TAPDISK,

@@ -4,9 +4,10 @@
 //! after a reboot that has emptied the memory: it says all that is needed to make the SR anew. Every
 //! problem of a configuration is told at once.
 
+use host::Provider;
 use plugin::size;
 use schemas::{Error, Failure, StringMap, sr::CreateParams};
-use store::{Attachment, BLOCK_BYTES, Host, Name, Provider};
+use store::{Attachment, BLOCK_BYTES, Host, Name};
 
 /// The size of an SR that is created without one: small enough for any host that has room at all.
 pub(crate) const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
@@ -45,13 +46,18 @@ pub(crate) fn keys() -> StringMap {
 
 /// The configuration that attaches an SR.
 pub(crate) fn of(attachment: Attachment) -> StringMap {
+    // What a later version keeps is told as it is.
+    let provider = match Provider::of_sr(&attachment.provider) {
+        Ok(provider) => provider.to_string(),
+        Err(_) => attachment.provider,
+    };
     [
         (SR_UUID, attachment.uuid.to_string()),
         (NAME, attachment.name),
         (DESCRIPTION, attachment.description),
         (SIZE, attachment.size.to_string()),
         (HOST, attachment.host),
-        (TAPDISK, attachment.provider.to_string()),
+        (TAPDISK, provider),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
@@ -79,7 +85,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
             description: params.description.clone(),
             size,
             host: host.uuid.clone(),
-            provider: provider?,
+            provider: provider?.to_sr(),
         })
     })
 }
@@ -99,7 +105,7 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
             description: text(DESCRIPTION),
             size: size?,
             host: host?.to_owned(),
-            provider: provider?,
+            provider: provider?.to_sr(),
         })
     })
 }
@@ -255,12 +261,13 @@ mod tests {
 
     #[test]
     fn the_tapdisk_is_one_of_two_and_comes_back_at_attach() {
-        assert_eq!(create(&[]).unwrap().provider, Provider::Ram);
+        let ram = Provider::Ram.to_sr();
+        assert_eq!(create(&[]).unwrap().provider, ram);
         let made = create(&[("tapdisk", "blktap")]).unwrap();
-        assert_eq!(for_attach(&of(made)).unwrap().provider, Provider::Blktap);
+        assert_eq!(for_attach(&of(made)).unwrap().provider, Provider::Blktap.to_sr());
         let mut old = of(create(&[]).unwrap());
         old.remove("tapdisk");
-        assert_eq!(for_attach(&old).unwrap().provider, Provider::Ram);
+        assert_eq!(for_attach(&old).unwrap().provider, ram);
         for wrong in ["qemu", "", "Blktap"] {
             let error = create(&[("tapdisk", wrong)]).unwrap_err();
             assert_eq!(error.code(), "SR_BACKEND_FAILURE_1");

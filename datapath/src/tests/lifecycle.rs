@@ -269,3 +269,16 @@ fn calls_at_the_same_time_are_served_by_one_tapdisk() {
     it.assert_nothing_left();
     assert_eq!(it.asked().iter().filter(|asked| *asked == "detach").count(), 1);
 }
+
+/// Parsing it takes as long as all other things that a call asks of the store.
+#[test]
+fn a_call_reads_the_record_of_the_sr_once() {
+    let fixture = Fixture::new();
+    for (method, volumes) in [("attach", 1), ("activate", 2), ("deactivate", 0), ("detach", 0)] {
+        store::testing::parsed();
+        fixture.ok(method, "0");
+        let parsed = store::testing::parsed();
+        assert!(parsed.srs <= 1 && parsed.volumes <= volumes, "{method}: {parsed:?}");
+    }
+    fixture.assert_nothing_left();
+}

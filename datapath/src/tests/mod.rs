@@ -57,7 +57,7 @@ impl Fixture {
                 description: "".into(),
                 size: 16 << 20,
                 host: host.uuid.clone(),
-                provider: store::Provider::Ram,
+                provider: String::new(),
             })
             .unwrap();
         let new = NewVolume { name: "disk", description: "", size: 1 << 20, sharable: false };
@@ -107,7 +107,7 @@ impl Fixture {
     }
 
     fn state_path(&self) -> PathBuf {
-        self.sr.layout().datapath(&Name::parse(&self.key).unwrap())
+        self.sr.layout().root().join("meta/datapath").join(&self.key)
     }
 
     fn state(&self) -> State {

@@ -1,7 +1,7 @@
 //! After deaths: of the tapdisk, of a call at the points between its steps, of the volume and the SR.
 
 use super::*;
-use store::Provider;
+use host::Provider;
 
 use crate::state::{Hold, Tapdisk};
 

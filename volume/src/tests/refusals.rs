@@ -52,6 +52,28 @@ fn calls_on_volume(sr: &str, key: &str) -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// blktap's `ram:` driver takes 500 MiB and not a sector more.
+#[test]
+fn an_sr_whose_disks_the_hosts_tapdisk_serves_takes_no_larger_ones() {
+    const LIMIT: u64 = 500 << 20;
+    let plugin = Plugin::with_sr();
+    let large = plugin.create(LIMIT + 1);
+    let other = "0f0e0d0c-0000-4000-8000-000000000002";
+    let configuration = json!({"size": "64MiB", "tapdisk": "blktap"});
+    let params =
+        json!({"uuid": other, "configuration": configuration, "name": "", "description": ""});
+    let configuration = plugin.ok("SR.create", params);
+    plugin.ok("SR.attach", json!({"configuration": configuration}));
+    let create = |size: u64| json!({"sr": other, "name": "", "description": "", "size": size, "sharable": false});
+    let key = plugin.ok("Volume.create", create(LIMIT))["key"].clone();
+    let says = ["tapdisk=blktap", "524288000 bytes (500 MiB)"];
+    plugin.refused("Volume.create", create(LIMIT + 1), 79, &says);
+    let resize = json!({"sr": other, "key": key, "new_size": LIMIT + 1});
+    plugin.refused("Volume.resize", resize, 79, &says);
+    let copy = json!({"sr": SR, "key": large, "dest_sr": other});
+    plugin.refused("Volume.copy", copy, 79, &says);
+}
+
 #[test]
 fn an_sr_that_is_not_attached_or_not_there() {
     let plugin = Plugin::with_sr();

@@ -60,7 +60,7 @@ fn measure(count: usize, between: Between, busy: bool) -> Result<String, Box<dyn
         description: String::new(),
         size: 3 << 30,
         host: host.uuid.clone(),
-        provider: store::Provider::default(),
+        provider: String::new(),
     })?;
     let new =
         NewVolume { name: "", description: "", size: i64::try_from(DISK_BYTES)?, sharable: false };

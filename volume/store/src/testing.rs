@@ -13,8 +13,7 @@ pub use crate::files::{
     steps::failpoints,
 };
 use crate::{
-    Attachment, Disk, Exclusive, Host, Live, Name, NewVolume, Open, Provider, Result, Serving, Sr,
-    Switch,
+    Attachment, Disk, Exclusive, Host, Live, Name, NewVolume, Open, Result, Serving, Sr, Switch,
 };
 
 /// The UUID of the SR of a fixture.
@@ -96,7 +95,7 @@ pub fn attachment(host: &Host, size: u64) -> Attachment {
         description: String::new(),
         size,
         host: host.uuid.clone(),
-        provider: Provider::default(),
+        provider: String::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{Context, disk::Disk};
 pub(crate) fn run(ctx: &Context<'_>, p: UriParams) -> Result<(), Error> {
     let mut disk = Disk::lock(ctx, &p.uri)?;
     if disk.state.persistent && disk.state.clone.is_none() {
-        disk.drop_orphans();
+        disk.drop_unknown_clones();
         return Ok(());
     }
     if !disk.state.persistent {

@@ -30,6 +30,6 @@ pub(crate) fn run(ctx: &Context<'_>, p: OpenParams) -> Result<(), Error> {
     // From here on it is a clone or nothing that is served: never the volume itself by mistake.
     disk.state.persistent = p.persistent;
     disk.save()?;
-    disk.drop_orphans();
+    disk.drop_unknown_clones();
     if p.persistent { Ok(()) } else { disk.make_clone() }
 }

@@ -80,7 +80,7 @@ impl World {
                 description: String::new(),
                 size: SR_BYTES,
                 host: host.uuid.clone(),
-                provider: store::Provider::default(),
+                provider: String::new(),
             })
             .unwrap();
         let create = || {

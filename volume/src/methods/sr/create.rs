@@ -1,8 +1,8 @@
 //! `SR.create`: checks that the SR can be, and returns what attaches it. Memory is taken only by
 //! SR.attach, which follows.
 
+use host::Provider;
 use schemas::{Error, StringMap, sr::CreateParams};
-use store::Provider;
 
 use crate::{Context, device_config, methods};
 
@@ -10,7 +10,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error
     let host = methods::host(ctx);
     let new = device_config::for_create(&p, &host)?;
     host.check_new(&new.uuid, new.size)?;
-    if new.provider == Provider::Blktap {
+    if new.provider == Provider::Blktap.to_sr() {
         ctx.log.warning(
             "device-config:tapdisk=blktap: the disks of this SR are served by the host's own tapdisk \
              from copies, for comparison and demonstration; what was written to a disk since it was \

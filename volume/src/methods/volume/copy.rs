@@ -25,6 +25,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
         }
         opened => opened?,
     };
+    methods::check_size(&dest, sr.volume(&p.key)?.size)?;
     let mut live = Tapdisks::new(&sr, ctx.log);
     let copy = sr.copy(&p.key, &dest, &mut live)?;
     Ok(convert::volume(dest.uuid(), copy))

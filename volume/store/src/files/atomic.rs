@@ -111,14 +111,3 @@ fn replace_once(dirs: &Dirs, entry: Entry<'_>, bytes: &[u8]) -> io::Result<()> {
     }
     written
 }
-
-/// Whether a file contains a text, whatever else it says; one that is not there does not.
-pub(crate) fn mentions(dirs: &Dirs, entry: Entry<'_>, text: &str) -> Result<bool> {
-    let mut file = match dirs.read(entry) {
-        Err(error) if error.is_missing_file() => return Ok(false),
-        file => file?,
-    };
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).doing("reading", || dirs.path(entry))?;
-    Ok(bytes.windows(text.len()).any(|part| part == text.as_bytes()))
-}

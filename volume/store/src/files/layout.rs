@@ -9,8 +9,7 @@
 //!                      /index/<number>     u32 per 4 MiB of a volume: the layer whose map has the page
 //!                      /map/<layer>        u32 per block of a layer's volume, pages sparse
 //!                      /serving/<key>      locked (flock) by the process that serves the volume
-//!                      /datapath/<key>     what the datapath plugin knows of the volume: the key of the
-//!                                          hidden clone in its place stands there in plain text
+//!                      /datapath/<key>     what the datapath plugin remembers of the volume
 //!                      /datapath/<key>.lock  locked (flock) while a call of the datapath works on it
 //!                      /tmp/               files that are about to be renamed into place
 //!                      /used               blocks in use, where no tmpfs of its own counts them
@@ -24,8 +23,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{block::Layer, host::Name};
 
-/// What is added to the name of a datapath's record for its lock.
-pub const DATAPATH_LOCK_SUFFIX: &str = ".lock";
+/// What is added to a key for the name of the lock on what a plugin remembers of the volume.
+pub(crate) const STATE_LOCK_SUFFIX: &str = ".lock";
 
 /// The paths of one SR: for people to read, and for other programs. The store itself opens its files
 /// through `Dirs`.
@@ -74,12 +73,6 @@ impl Layout {
     pub fn volume(&self, key: &Name) -> PathBuf {
         self.directory(Directory::Volumes).join(key.as_str())
     }
-
-    /// Where the datapath plugin keeps what it knows of a volume; it vanishes with the SR.
-    #[must_use]
-    pub fn datapath(&self, key: &Name) -> PathBuf {
-        self.directory(Directory::Datapaths).join(key.as_str())
-    }
 }
 
 /// A directory of an SR.
@@ -91,7 +84,7 @@ pub(crate) enum Directory {
     Indexes,
     Maps,
     Servings,
-    Datapaths,
+    States,
     Temporary,
 }
 
@@ -104,7 +97,7 @@ impl Directory {
         Self::Indexes,
         Self::Maps,
         Self::Servings,
-        Self::Datapaths,
+        Self::States,
         Self::Temporary,
     ];
 
@@ -117,7 +110,7 @@ impl Directory {
             Self::Indexes => (Some(Self::Meta), "index"),
             Self::Maps => (Some(Self::Meta), "map"),
             Self::Servings => (Some(Self::Meta), "serving"),
-            Self::Datapaths => (Some(Self::Meta), "datapath"),
+            Self::States => (Some(Self::Meta), "datapath"),
             Self::Temporary => (Some(Self::Meta), "tmp"),
         }
     }
@@ -137,6 +130,10 @@ pub(crate) enum Entry<'a> {
     /// A volume's record.
     Volume(&'a Name),
     Serving(&'a Name),
+    /// What a plugin remembers of a volume.
+    State(&'a Name),
+    /// Its lock.
+    StateLock(&'a Name),
     /// Whatever lies in a directory under a name.
     Named(Directory, &'a str),
 }
@@ -151,6 +148,7 @@ impl Entry<'_> {
             Self::Index(_) => Directory::Indexes,
             Self::Volume(_) => Directory::Volumes,
             Self::Serving(_) => Directory::Servings,
+            Self::State(_) | Self::StateLock(_) => Directory::States,
             Self::Named(directory, _) => directory,
         }
     }
@@ -170,7 +168,8 @@ impl Entry<'_> {
             Self::Layer(number) | Self::Map(number) | Self::Index(number) => {
                 act(&number_name(number))
             }
-            Self::Volume(key) | Self::Serving(key) => act(key.as_str()),
+            Self::Volume(key) | Self::Serving(key) | Self::State(key) => act(key.as_str()),
+            Self::StateLock(key) => act(&format!("{key}{STATE_LOCK_SUFFIX}")),
             Self::Named(_, name) => act(name),
         }
     }

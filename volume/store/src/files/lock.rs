@@ -120,7 +120,7 @@ fn flags(flags: OFlags) -> i32 {
 }
 
 /// Waits for an exclusive lock; `false` where it was held until the end of `patience`.
-fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
+pub(crate) fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
     let start = Instant::now();
     let mut pause = Duration::from_micros(100);
     loop {

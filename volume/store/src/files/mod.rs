@@ -9,9 +9,9 @@ mod layout;
 pub(crate) mod lock;
 pub(crate) mod steps;
 
-pub use self::layout::{DATAPATH_LOCK_SUFFIX, Layout};
+pub use self::layout::Layout;
 pub(crate) use self::{
-    atomic::{mentions, read_json, replace, replace_json, restore_ballast, with_ballast},
+    atomic::{read_json, replace, replace_json, restore_ballast, with_ballast},
     dirs::{Dirs, allocated, missing, names_in, open_directory},
-    layout::{Directory, Entry, number_name, parse_number},
+    layout::{Directory, Entry, STATE_LOCK_SUFFIX, number_name, parse_number},
 };

@@ -9,7 +9,6 @@ use crate::{
     error::{Context, Error, Kind, Result},
     files::{self, Dirs, Entry},
     host::Name,
-    provider::Provider,
 };
 
 /// The format of everything below an SR's directory.
@@ -28,9 +27,9 @@ pub(crate) struct Record {
     /// Eight hexadecimal digits, new for every memory: keys begin with them, so that a key tells
     /// whether its volume was lost with an earlier memory.
     pub(crate) generation: String,
-    /// Who serves its disks.
-    #[serde(default, skip_serializing_if = "Provider::is_default")]
-    pub(crate) provider: Provider,
+    /// What the plugins keep with it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) provider: String,
 }
 
 impl Record {
@@ -85,8 +84,9 @@ pub struct Attachment {
     pub size: u64,
     /// The host whose memory it is.
     pub host: String,
-    /// Who serves its disks; an SR whose memory is still there goes on with this one.
-    pub provider: Provider,
+    /// What the plugins keep with the SR, and they alone understand: which program serves its disks. An SR
+    /// whose memory is still there goes on with this one.
+    pub provider: String,
 }
 
 /// Takes `count` numbers for layers or indexes; the first of them. Held: the SR's lock.

@@ -42,8 +42,7 @@ pub(crate) struct Record {
     /// Not shown to callers: the clone of a non-persistent disk, or what a copy needs meanwhile.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) hidden: bool,
-    /// The volume in whose place the clone of a non-persistent disk is served. Without it, or once
-    /// the datapath's record of it does not name the clone, nobody will ever ask for the clone.
+    /// The volume in whose place the clone of a non-persistent disk is served. The clone goes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Name>,
     /// Copied into by the process that holds it; without one, nothing that is of use.
@@ -88,13 +87,12 @@ impl Record {
         damaged(dirs, &self.key, &error.chain())
     }
 
-    /// Whether it is the clone of a non-persistent disk that nobody will ever ask for.
-    pub(crate) fn is_orphan(&self, dirs: &Dirs) -> Result<bool> {
-        let Some(owner) = &self.owner else { return Ok(false) };
-        let known = Entry::Named(Directory::Datapaths, owner.as_str());
+    /// Whether it is the clone of a non-persistent disk that no call will ask for any more: its volume is
+    /// destroyed, or no plugin remembers anything of the volume.
+    pub(crate) fn is_orphan(&self, dirs: &Dirs) -> bool {
         let is_known =
-            dirs.exists(Entry::Volume(owner)) && files::mentions(dirs, known, self.key.as_str())?;
-        Ok(!is_known)
+            |owner| dirs.exists(Entry::Volume(owner)) && dirs.exists(Entry::State(owner));
+        self.owner.as_ref().is_some_and(|owner| !is_known(owner))
     }
 
     /// Whether it can be written.

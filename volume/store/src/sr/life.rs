@@ -87,7 +87,7 @@ impl Host {
             Some((dirs, record)) => {
                 let mut record = Record::clone(&record);
                 record.attached = true;
-                record.provider = wanted.provider;
+                record.provider.clone_from(&wanted.provider);
                 record.write(&dirs)?;
             }
             None => self.make(&sr, wanted)?,
@@ -111,7 +111,7 @@ impl Host {
             size: wanted.size,
             attached: true,
             generation: format!("{:08x}", Uuid::new_v4().as_fields().0),
-            provider: wanted.provider,
+            provider: wanted.provider.clone(),
         };
         let made = Dirs::open(&sr.layout)
             .and_then(|dirs| dirs.ok_or_else(|| missing(&sr.layout)))
@@ -195,7 +195,7 @@ impl Host {
             description: record.description.clone(),
             size: record.size,
             host: self.uuid.clone(),
-            provider: record.provider,
+            provider: record.provider.clone(),
         };
         Summary { stat: sr.stat_of(record, used), attachment }
     }

@@ -5,16 +5,16 @@ mod exclusive;
 mod idle;
 mod life;
 mod mount;
+mod plugin_state;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use self::{exclusive::Exclusive, life::Summary};
+pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState};
 use crate::{
     budget::used,
     error::{Error, Kind, Result},
     files::{Dirs, Entry, Layout},
     host::{Host, Name},
-    provider::Provider,
     record::sr::Record,
 };
 
@@ -114,12 +114,12 @@ impl Sr {
         }
     }
 
-    /// Who serves its disks.
+    /// What the plugins keep with it: see [`Attachment`](crate::Attachment).
     ///
     /// # Errors
     /// [`Kind::SrNotAttached`].
-    pub fn provider(&self) -> Result<Provider> {
-        Ok(self.attached()?.1.provider)
+    pub fn provider(&self) -> Result<String> {
+        Ok(self.attached()?.1.provider.clone())
     }
 
     /// Takes the SR's lock, and with it the right to change the SR.

@@ -14,7 +14,7 @@ use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     budget::recount,
     error::{Context, Result},
-    files::{DATAPATH_LOCK_SUFFIX, Directory, Dirs, Entry},
+    files::{Directory, Dirs, Entry, STATE_LOCK_SUFFIX},
     host::Name,
     live::Live,
     record::{Pages, Record, Records, View, for_data},
@@ -46,7 +46,7 @@ impl Exclusive<'_> {
             dirs.remove(Entry::Named(Directory::Temporary, &name))?;
         }
         self.remove_copies()?;
-        self.remove_orphans(None)?;
+        self.remove_session_clones(None)?;
         let found = self.volume_records()?;
         self.remove_strays(&found)?;
         let mut family = Family::new(&dirs, found.all_sound()?);
@@ -147,15 +147,16 @@ impl Exclusive<'_> {
 }
 
 impl Exclusive<'_> {
-    /// Removes the clones of non-persistent disks that nobody will ever ask for, of one volume or of
-    /// all: the volume is gone, or the session, and the call was killed that should have seen to it.
-    /// What they held is garbage from then on. Whether there were any.
-    pub(crate) fn remove_orphans(&mut self, of: Option<&Name>) -> Result<bool> {
+    /// Removes the clones of non-persistent disks that no call will ask for any more, or those of the
+    /// volume `of`. What they held is garbage from then on. Whether there were any.
+    pub(crate) fn remove_session_clones(&mut self, of: Option<&Name>) -> Result<bool> {
         let mut any = false;
         for record in self.volume_records()?.sound {
-            let is_meant = of.is_none_or(|of| record.owner.as_ref() == Some(of));
+            let is_meant = match of {
+                Some(of) => record.owner.as_ref() == Some(of),
+                None => record.is_orphan(&self.dirs),
+            };
             if is_meant
-                && record.is_orphan(&self.dirs)?
                 && record.borrower()?.is_none()
                 && let Ok(_held) = self.hold_now(&record.key)
             {
@@ -166,13 +167,13 @@ impl Exclusive<'_> {
         Ok(any)
     }
 
-    /// Drops the clones that were served in the place of a volume and that its datapath does not
-    /// name any more; never one that is served.
+    /// Ends the non-persistent sessions of a volume: what was written in them is thrown away. A clone that
+    /// is served at this moment stays.
     ///
     /// # Errors
     /// What [`Self::collect`] gives.
-    pub fn drop_orphans(mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
-        if self.remove_orphans(Some(key))? {
+    pub fn end_sessions(mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
+        if self.remove_session_clones(Some(key))? {
             self.collect(live)?;
         }
         Ok(())
@@ -183,10 +184,10 @@ impl Exclusive<'_> {
         let sound = found.sound.iter().map(|record| record.key.as_str());
         let damaged = found.damaged.iter().map(|damaged| damaged.key.as_str());
         let known: HashSet<&str> = sound.chain(damaged).collect();
-        for directory in [Directory::Servings, Directory::Datapaths] {
+        for directory in [Directory::Servings, Directory::States] {
             for name in self.dirs.names(directory)? {
                 let entry = Entry::Named(directory, name.as_str());
-                let Some(key) = name.as_str().strip_suffix(DATAPATH_LOCK_SUFFIX) else {
+                let Some(key) = name.as_str().strip_suffix(STATE_LOCK_SUFFIX) else {
                     if !known.contains(name.as_str()) {
                         self.dirs.remove(entry)?;
                     }

@@ -45,7 +45,6 @@ impl Exclusive<'_> {
         unfinished: bool,
     ) -> Result<Record> {
         let size = check_size(new.size)?;
-        self.record().provider.check_size(size)?;
         let top = self.take_numbers(2)?;
         let index = top + 1;
         let record = Record {

@@ -6,7 +6,7 @@ use super::{family::Family, free::Garbage};
 use crate::{
     block::{BLOCK_BYTES, Layer},
     error::{Error, Kind, Result},
-    files::{Directory, Entry, lock::Lock},
+    files::{Entry, lock::Lock},
     host::Name,
     live::Live,
     record::{Record, Records, View, served_by},
@@ -41,7 +41,7 @@ impl Exclusive<'_> {
         let mut record = match self.volume_record(&key) {
             Err(error) if matches!(error.kind(), Kind::VolumeMissing | Kind::VolumeLost) => {
                 // One that was killed half-way may have left the clone.
-                if self.remove_orphans(Some(&key))? {
+                if self.remove_session_clones(Some(&key))? {
                     self.collect_unless_damaged(live)?;
                 }
                 return Ok(());
@@ -205,7 +205,7 @@ impl Exclusive<'_> {
     fn remove_known(&mut self, key: &Name) -> Result<()> {
         self.remove_volume_record(key)?;
         self.dirs.remove(Entry::Serving(key))?;
-        self.dirs.remove(Entry::Named(Directory::Datapaths, key.as_str()))
+        self.dirs.remove(Entry::State(key))
     }
 
     /// Keeps a volume from being served, for as long as the result lives.

@@ -68,14 +68,10 @@ impl Exclusive<'_> {
         self.branch(key, Over::Clone, live)
     }
 
-    /// Makes a clone that only a datapath knows of: the contents of a non-persistent disk. One that
-    /// is there already is left as it is.
-    ///
-    /// The caller chooses the clone's key and writes it into the file [`Layout::datapath`] of `key`
-    /// first: a collection takes away what that file does not name (any more), and the clone goes
-    /// with the volume.
-    ///
-    /// [`Layout::datapath`]: crate::Layout::datapath
+    /// Makes a clone that only a datapath knows of, under a key that the caller has chosen: the contents
+    /// of a non-persistent disk. One that is there already is left as it is. It is there until
+    /// [`Self::end_sessions`], goes with its volume, and is collected where no plugin remembers anything
+    /// of the volume ([`PluginState`](crate::PluginState)), which has to be written first.
     ///
     /// # Errors
     /// As [`Self::snapshot`].

@@ -16,7 +16,7 @@ use std::{
 
 use store::{
     Attachment, Disk, Host, Kind, Live, Loan, Name, Result, Serving, Sr,
-    testing::{Disks, Fixture, attachment, content, failpoints, host},
+    testing::{self, Disks, Fixture, attachment, content, failpoints, host},
 };
 
 use crate::{
@@ -201,11 +201,11 @@ impl World {
         drop(disk);
     }
 
-    /// Lets the datapath's record of `origin` name a clone, and makes that if it is to be there.
+    /// A session of `origin`, if there is to be one.
     fn session(&self, has_begun: bool) {
         let origin = Name::parse(&Keys::of(&self.fixture.sr).0["origin"]).unwrap();
-        let known = self.fixture.sr.layout().datapath(&origin);
-        std::fs::write(known, format!("{{\"clone\":\"{}\"}}", hidden())).unwrap();
+        let known = testing::metadata(&self.fixture.sr).join("datapath").join(origin.as_str());
+        std::fs::write(known, "a session").unwrap();
         if has_begun {
             let sr = &self.fixture.sr;
             sr.lock()

@@ -1,12 +1,18 @@
-//! The clone of a non-persistent session: it is there for as long as anybody can ask for it, and not
-//! a call longer. What says so is the datapath's record of the volume, of whatever format.
+//! The clone of a non-persistent session: it is there until the session is ended, goes with its volume,
+//! and what a killed call leaves of it is found. And what a plugin remembers of a volume meanwhile.
 
-use std::fs;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
 
-use rustix::fs::{FlockOperation, flock};
-use store::{Inactive, Kind, Name};
-
-use store::testing::{Disks, Fixture, attachment, content};
+use store::{
+    Inactive, Kind, Name, PluginState, VolumeUri,
+    testing::{Disks, Fixture, attachment, content, metadata},
+};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -25,7 +31,7 @@ impl Session {
         fixture.open(&key, false).unwrap().write(0, &[1; 4096]).unwrap();
         let clone = fixture.sr.new_key().unwrap();
         let session = Self { fixture, key, clone };
-        session.remember(&format!("{{\"clone\":\"{}\"}}", session.clone));
+        session.remember(Some(b"a session"));
         session.begin();
         let mut disk = session.fixture.open(session.clone.as_str(), false).unwrap();
         disk.write(BLOCK, &[2; 8192]).unwrap();
@@ -36,9 +42,8 @@ impl Session {
         self.fixture.lock().clone_hidden(&self.key, &self.clone, &mut Inactive).unwrap();
     }
 
-    fn remember(&self, text: &str) {
-        let key = Name::parse(&self.key).unwrap();
-        fs::write(self.fixture.sr.layout().datapath(&key), text).unwrap();
+    fn remember(&self, text: Option<&[u8]>) {
+        state(self, &self.key).write(text).unwrap();
     }
 
     fn used(&self) -> u64 {
@@ -63,17 +68,11 @@ fn the_clone_of_a_suspended_guest_outlives_collections_and_a_detached_sr() {
     session.fixture.lock().detach().unwrap();
     let host = &session.fixture.host;
     host.attach(&attachment(host, 64 * MIB)).unwrap();
-    let key = Name::parse(&session.key).unwrap();
-    session.fixture.lock().drop_orphans(&key, &mut Inactive).unwrap();
     // Begun once more, it is the same.
     session.begin();
     let wanted = [[1; 4096], [2; 4096], [2; 4096], [0; 4096]].concat();
     let mut disk = session.fixture.open(session.clone.as_str(), true).unwrap();
     assert_eq!(content(&mut disk)[..4 * 4096], wanted);
-    // Also when the record of it makes no sense any more, but for the key.
-    session.remember(&format!("\0{}", session.clone));
-    session.collect();
-    assert!(session.lives());
 }
 
 #[test]
@@ -127,37 +126,33 @@ fn a_damaged_volume_is_destroyed_with_its_clone_and_not_while_that_is_served() {
 }
 
 #[test]
-fn a_clone_that_is_served_is_never_dropped_whatever_is_remembered() {
+fn a_clone_that_is_served_is_not_thrown_away_with_its_session() {
     let session = Session::new();
     let disk = session.fixture.open(session.clone.as_str(), false).unwrap();
-    session.remember("{}");
     let mut disks = Disks::default();
     disks.0.insert(session.clone.to_string(), disk);
     session.fixture.lock().collect(&mut disks).unwrap();
     let key = Name::parse(&session.key).unwrap();
-    session.fixture.lock().drop_orphans(&key, &mut disks).unwrap();
+    session.fixture.lock().end_sessions(&key, &mut disks).unwrap();
     assert!(session.lives());
     disks.0.clear();
-    session.fixture.lock().drop_orphans(&key, &mut disks).unwrap();
+    session.fixture.lock().end_sessions(&key, &mut disks).unwrap();
     assert!(!session.lives());
     assert_eq!(session.used(), 1);
+    assert!(session.fixture.sr.volume(&session.key).is_ok());
 }
 
+/// Of several volumes with sessions, one is ended.
 #[test]
-fn a_collection_and_an_attach_drop_a_clone_that_nothing_names() {
-    for attach in [false, true] {
-        let session = Session::new();
-        session.remember("{\"clone\":\"another\"}");
-        if attach {
-            let host = &session.fixture.host;
-            host.attach(&attachment(host, 64 * MIB)).unwrap();
-        } else {
-            session.collect();
-        }
-        assert!(!session.lives());
-        assert_eq!(session.used(), 1);
-        assert!(session.fixture.sr.volume(&session.key).is_ok());
-    }
+fn the_end_of_a_session_is_that_of_no_other() {
+    let session = Session::new();
+    let other = session.fixture.create(1 << 20);
+    let clone = session.fixture.sr.new_key().unwrap();
+    state(&session, &other).write(Some(b"another session")).unwrap();
+    session.fixture.lock().clone_hidden(&other, &clone, &mut Inactive).unwrap();
+    session.fixture.lock().end_sessions(&Name::parse(&other).unwrap(), &mut Inactive).unwrap();
+    assert!(session.lives());
+    assert!(session.fixture.sr.volume(clone.as_str()).is_err());
 }
 
 /// The volume went while its clone was served; a second destroy, or a collection, finishes it.
@@ -177,24 +172,81 @@ fn what_a_killed_destruction_left_of_a_session_is_dropped_later() {
     }
 }
 
-/// Two calls of the datapath on one volume wait for each other by a lock file. Were its name removed
-/// while the first one holds it, the second would make another one, and wait for nobody.
+fn state(session: &Session, key: &str) -> PluginState {
+    let uri = VolumeUri { sr: session.fixture.sr.uuid().clone(), key: Name::parse(key).unwrap() };
+    PluginState::lock(&session.fixture.host, &uri, Duration::from_secs(20)).unwrap()
+}
+
+/// The plugin's record was removed by hand, and the clone's key with it.
 #[test]
-fn a_collection_leaves_the_locks_of_datapath_calls_alone() {
+fn a_collection_and_an_attach_drop_a_clone_of_which_nothing_is_remembered() {
+    for attach in [false, true] {
+        let session = Session::new();
+        session.remember(None);
+        if attach {
+            let host = &session.fixture.host;
+            host.attach(&attachment(host, 64 * MIB)).unwrap();
+        } else {
+            session.collect();
+        }
+        assert!(!session.lives());
+        assert_eq!(session.used(), 1);
+        assert!(session.fixture.sr.volume(&session.key).is_ok());
+    }
+}
+
+#[test]
+fn what_a_plugin_remembers_is_kept_and_goes_with_the_volume() {
     let session = Session::new();
-    let layout = session.fixture.sr.layout();
-    let lock_of = |key: &str| {
-        let path = layout.datapath(&Name::parse(key).unwrap());
-        let mut path = path.into_os_string();
-        path.push(store::DATAPATH_LOCK_SUFFIX);
-        (fs::File::create(&path).unwrap(), std::path::PathBuf::from(path))
-    };
-    let (_free, of_a_volume) = lock_of(&session.key);
-    let (held, of_none) = lock_of("no-volume-yet");
-    flock(&held, FlockOperation::LockExclusive).unwrap();
+    let directory = metadata(&session.fixture.sr).join("datapath");
+    let files = || fs::read_dir(&directory).unwrap().count();
+    session.remember(None);
+    assert_eq!(state(&session, &session.key).read().unwrap(), None);
+    assert_eq!(files(), 0, "nothing to remember, no file");
+    state(&session, &session.key).write(Some(b"\0anything")).unwrap();
     session.collect();
-    assert!(of_a_volume.exists() && of_none.exists());
+    assert_eq!(state(&session, &session.key).read().unwrap().unwrap(), b"\0anything");
+    let mode = fs::metadata(directory.join(&session.key)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    state(&session, &session.key).write(None).unwrap();
+    assert_eq!(files(), 0);
+    state(&session, &session.key).write(Some(b"of a volume")).unwrap();
+    session.fixture.lock().destroy_volume(&session.key, &mut Inactive).unwrap();
+    session.collect();
+    assert_eq!(files(), 0);
+}
+
+#[test]
+fn what_a_plugin_remembers_is_locked_by_one_at_a_time_though_the_lock_comes_and_goes() {
+    let session = Session::new();
+    let inside = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let _state = state(&session, &session.key);
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                }
+            });
+        }
+    });
+}
+
+/// Two calls of a plugin on one volume wait for each other by a lock file. Were its name removed while
+/// the first one holds it, the second would make another one, and wait for nobody.
+#[test]
+fn a_collection_leaves_the_locks_of_plugin_calls_alone() {
+    let session = Session::new();
+    let directory = metadata(&session.fixture.sr).join("datapath");
+    let of = |key: &str| directory.join(format!("{key}.lock"));
+    session.remember(Some(b"something"));
+    let held = state(&session, "no-volume-yet");
+    session.collect();
+    assert!(of(&session.key).exists() && of("no-volume-yet").exists());
     drop(held);
+    fs::write(of("no-volume-yet"), "").unwrap();
     session.collect();
-    assert!(of_a_volume.exists() && !of_none.exists(), "what nobody holds of nothing is garbage");
+    assert!(of(&session.key).exists() && !of("no-volume-yet").exists());
 }
