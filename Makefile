@@ -49,7 +49,7 @@ test:
 # A seed that failed: STORE_SEED=... make test-long
 test-long:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
-		$(CARGO) test --locked -p store --test store tree -- --nocapture
+		$(CARGO) test --locked --workspace --test store tree -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check
