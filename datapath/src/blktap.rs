@@ -14,7 +14,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use host::{Provider, variables::BLKTAP};
 use schemas::{Error, Failure};
-use store::{Disk as StoreDisk, Kind, Loan, Name, Open as StoreOpen, Serving, Sr, Volume};
+use store::{Disk as StoreDisk, ExternalHolder, Name, Open as StoreOpen, Serving, Sr, Volume};
 use tapctl::{ErrorKind, Flags, Open, reply::state};
 
 use crate::{
@@ -93,7 +93,7 @@ impl Disk<'_> {
     fn lend(&mut self, volume: &Volume, mode: Mode) -> Result<(), Error> {
         let sr = self.sr()?;
         let read_only = mode == Mode::ReadOnly;
-        if let Some(loan) = sr.loan(volume.key.as_str())?
+        if let Some(loan) = sr.external_holder(volume.key.as_str())?
             && loan.serving.read_only == read_only
             && let Some(running) = self.borrower(&loan)
             && matches!(self.held(&running)?, Held::All)
@@ -135,8 +135,8 @@ impl Disk<'_> {
         let path = self.layout.volume(&volume.key);
         let mut disk = StoreDisk::open(&path, &StoreOpen { serving: reading })?;
         image.lay_out(&mut disk)?;
-        let loan = Loan { serving, lock: self.control.minor(minor), partial: false };
-        sr.lock()?.lend(key, &loan)?;
+        let loan = ExternalHolder { serving, lock: self.control.minor(minor), partial: false };
+        sr.lock()?.set_external_holder(key, &loan)?;
         drop(disk);
         let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
         let client = running.client.clone().timeout(LOAD_TIMEOUT);
@@ -154,7 +154,7 @@ impl Disk<'_> {
             Err(error) => refused(error),
         };
         // Nobody has written to it.
-        sr.lock()?.end_loan(key)?;
+        sr.lock()?.clear_external_holder(key)?;
         Err(refusal)
     }
 
@@ -167,7 +167,7 @@ impl Disk<'_> {
         let end = |why: Option<String>| {
             if let Some(why) = why.filter(|_| !loan.serving.read_only) {
                 // As it is by now: this very call may have taken back a part.
-                let now = sr.loan(key.as_str()).ok().flatten();
+                let now = sr.external_holder(key.as_str()).ok().flatten();
                 let left = if now.is_some_and(|loan| loan.partial) {
                     "a part of it had come back, as the SR has no room for more at a time: the \
                      volume is a mixture of before and after, to be taken for corrupt"
@@ -178,7 +178,7 @@ impl Disk<'_> {
                     "{why}: what was written to volume {key} since it was activated is lost; {left}"
                 ));
             }
-            Ok(sr.lock()?.end_loan(key.as_str())?)
+            Ok(sr.lock()?.clear_external_holder(key.as_str())?)
         };
         let pid = loan.serving.pid;
         let died = || Some(format!("the host's tapdisk {pid} is dead"));
@@ -204,14 +204,17 @@ impl Disk<'_> {
 
     /// Who has a volume, by the store's word. Where there is no such SR or volume any more, there is
     /// nothing that was lent.
-    fn loan_of(&self, key: &Name) -> Result<Option<(Sr, Loan)>, Error> {
+    fn loan_of(&self, key: &Name) -> Result<Option<(Sr, ExternalHolder)>, Error> {
         let is_gone = |kind| {
             matches!(
                 kind,
-                Kind::SrNotAttached | Kind::SrMissing | Kind::VolumeMissing | Kind::VolumeLost
+                store::ErrorKind::SrNotAttached
+                    | store::ErrorKind::SrMissing
+                    | store::ErrorKind::VolumeMissing
+                    | store::ErrorKind::VolumeLost
             )
         };
-        let found = self.open_sr().and_then(|sr| Ok((sr.loan(key.as_str())?, sr)));
+        let found = self.open_sr().and_then(|sr| Ok((sr.external_holder(key.as_str())?, sr)));
         match found {
             Ok((loan, sr)) => Ok(loan.map(|loan| (sr, loan))),
             Err(error) if is_gone(error.kind()) => Ok(None),
@@ -220,7 +223,7 @@ impl Disk<'_> {
     }
 
     /// The living process that has the volume.
-    fn borrower(&self, loan: &Loan) -> Option<Running> {
+    fn borrower(&self, loan: &ExternalHolder) -> Option<Running> {
         self.running().filter(|running| {
             running.identity.pid == loan.serving.pid
                 && u32::from(running.minor) == loan.serving.minor
@@ -300,7 +303,7 @@ pub(crate) fn refused(error: tapctl::Error) -> Error {
 fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {
     let (pid, minor) = (running.identity.pid, running.minor);
     let advice = match failed {
-        Failed::Store(error) if error.kind() == Kind::NoSpace => {
+        Failed::Store(error) if error.kind() == store::ErrorKind::NoSpace => {
             "free memory in the SR (delete disks or snapshots) and repeat; until then that process must \
              live, or the disk is left a mixture of before and after"
         }
@@ -312,7 +315,7 @@ fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {
     };
     let kind = match failed {
         Failed::Store(error) => error.kind(),
-        Failed::Server(_) => Kind::Unresponsive,
+        Failed::Server(_) => store::ErrorKind::Unresponsive,
     };
     let message = format!(
         "what was written to volume {key} could not be taken back from the host's tapdisk {pid}, \

@@ -5,7 +5,7 @@ use std::{cell::OnceCell, path::PathBuf};
 
 use host::{Config, Provider};
 use schemas::{Error, Failure};
-use store::{Host, Inactive, Kind, Layout, Name, Sr, Volume, VolumeUri};
+use store::{ErrorKind, Host, Inactive, Layout, Name, Sr, Volume, VolumeUri};
 use tapctl::ControlDir;
 
 use crate::{
@@ -192,7 +192,9 @@ impl<'a> Disk<'a> {
             self.open_sr().and_then(|sr| sr.lock()?.destroy_volume(&clone, &mut Inactive));
         match destroyed {
             Ok(()) => self.state.clone = None,
-            Err(error) if matches!(error.kind(), Kind::SrNotAttached | Kind::SrMissing) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::SrNotAttached | ErrorKind::SrMissing) =>
+            {
                 self.ctx.log.warning(format_args!("the clone {clone} is kept: {error}"));
                 return Ok(());
             }

@@ -63,7 +63,7 @@ impl Image {
     fn fill(&self, file: &File, disk: &mut Disk) -> Result<(), Error> {
         let (mut at, mut done, mut buffer) = (0, Ok(()), Vec::new());
         disk.read(0, disk.size(), |piece| match piece {
-            Piece::Zeros(count) => at += count,
+            Piece::Zeroes(count) => at += count,
             Piece::Data(slice) => {
                 buffer.resize(slice.length(), 0);
                 slice.read(0, &mut buffer);

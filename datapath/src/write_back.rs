@@ -9,7 +9,7 @@
 use std::{fmt, os::unix::net::UnixStream, path::Path, time::Duration};
 
 use nbd::client::{Client, Wish};
-use store::{BLOCK_BYTES, Disk, Inactive, Kind, Return, Sr};
+use store::{BLOCK_BYTES, Disk, ErrorKind, Inactive, Sr, WriteBack};
 
 /// How much is read at a time: a half of what the server takes (`NBD_INFO_BLOCK_SIZE`).
 const STEP_BYTES: u32 = 1 << 20;
@@ -64,7 +64,7 @@ enum Change {
 /// nothing, if the SR has room for both. The bytes that had changed.
 pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Failed> {
     let mut server = connect(socket)?;
-    let mut returned = sr.lock()?.begin_return(key)?;
+    let mut returned = sr.lock()?.begin_write_back(key)?;
     let size = returned.disk().size();
     if server.size() != size {
         abandon(returned);
@@ -78,15 +78,15 @@ pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Faile
             Ok(()) => at += u64::from(length),
             // A call that was killed may have left as much as the whole volume. What cannot be
             // collected, check explains.
-            Err(Failed::Store(error)) if error.kind() == Kind::NoSpace && !collected => {
+            Err(Failed::Store(error)) if error.kind() == ErrorKind::NoSpace && !collected => {
                 collected = true;
                 let _freed = sr.lock().and_then(|lock| lock.collect(&mut Inactive));
             }
             // There is room for the volume as it was or as it is to be, and not for both.
-            Err(Failed::Store(error)) if error.kind() == Kind::NoSpace && changed > kept => {
+            Err(Failed::Store(error)) if error.kind() == ErrorKind::NoSpace && changed > kept => {
                 kept = changed;
                 returned.commit_part()?;
-                returned = sr.lock()?.begin_return(key)?;
+                returned = sr.lock()?.begin_write_back(key)?;
             }
             Err(error) => {
                 abandon(returned);
@@ -99,7 +99,7 @@ pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Faile
 }
 
 /// The first error is the one to tell; what is left is collected.
-fn abandon(returned: Return<'_>) {
+fn abandon(returned: WriteBack<'_>) {
     let _garbage = returned.abandon();
 }
 

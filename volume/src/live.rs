@@ -5,7 +5,7 @@
 //! ids are given out again, and what the lock file says may be what a dead process wrote.
 //!
 //! Only the answer of a tapdisk that holds the volume counts as a refusal. Whatever else goes wrong
-//! leaves open who serves the volume and from which record it began: [`Kind::Unresponsive`].
+//! leaves open who serves the volume and from which record it began: [`ErrorKind::Unresponsive`].
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use std::{
 
 use plugin::Log;
 use rustix::io::Errno;
-use store::{Error, Kind, Layout, Live, Name, Result, Serving, Sr, Switch};
-use tapctl::{Client, ControlDir, ErrorKind, Minor};
+use store::{Error, ErrorKind, Layout, Live, Name, Result, Serving, Sr, Switch};
+use tapctl::{Client, ControlDir, Minor};
 
 /// How long a tapdisk may take, from the first question to the last answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ impl<'a> Tapdisks<'a> {
                 tapdisk.resize(minor, size)
             });
             match told {
-                Err(error) if error.kind() == Kind::Unresponsive => {
+                Err(error) if error.kind() == ErrorKind::Unresponsive => {
                     // Whoever came since has opened the volume as it is now, or is to be told.
                     next = self.named(key)?;
                     if next.as_ref() == Some(&serving) {
@@ -93,14 +93,14 @@ impl<'a> Tapdisks<'a> {
         let Serving { pid, control_dir, minor, .. } = serving;
         if *pid == 0 {
             return Err(Error::new(
-                Kind::Unresponsive,
+                ErrorKind::Unresponsive,
                 format!("volume {key} is being activated at this moment; try again"),
             ));
         }
         let deadline = Instant::now() + self.timeout;
         let stranger = |says: &str| {
             Error::new(
-                Kind::Unresponsive,
+                ErrorKind::Unresponsive,
                 format!(
                     "volume {key} is in use, but process {pid}, which should be serving it as \
                      minor {minor} ({control_dir}), {says}; try again, or unplug and plug the disk"
@@ -112,7 +112,7 @@ impl<'a> Tapdisks<'a> {
         let asked = client.clone().timeout(self.timeout).serving(minor);
         let path = match asked {
             Ok(served) => served.path,
-            Err(error) if matches!(error.kind(), ErrorKind::Remote(_)) => {
+            Err(error) if matches!(error.kind(), tapctl::ErrorKind::Remote(_)) => {
                 return Err(stranger(&format!("does not know it ({error})")));
             }
             Err(error) => return Err(failed(key, what, &error)),
@@ -157,14 +157,14 @@ fn is_volume(layout: &Layout, key: &Name, path: &Path) -> bool {
 /// The store's error for one of the control protocol.
 fn failed(key: &Name, what: &str, error: &tapctl::Error) -> Error {
     let answered = match error.kind() {
-        ErrorKind::Remote(errno) => Some(Errno::from_raw_os_error(errno)),
+        tapctl::ErrorKind::Remote(errno) => Some(Errno::from_raw_os_error(errno)),
         _ => None,
     };
     let (kind, advice) = match (answered, error.kind()) {
-        (Some(Errno::NOSPC), _) => (Kind::NoSpace, ""),
-        (Some(errno), _) if !NOT_SERVING.contains(&errno) => (Kind::Io, ""),
-        (None, ErrorKind::Invalid) => (Kind::BadArgument, ""),
-        _ => (Kind::Unresponsive, "; unplug and plug the disk if that does not pass"),
+        (Some(Errno::NOSPC), _) => (ErrorKind::NoSpace, ""),
+        (Some(errno), _) if !NOT_SERVING.contains(&errno) => (ErrorKind::Io, ""),
+        (None, tapctl::ErrorKind::Invalid) => (ErrorKind::BadArgument, ""),
+        _ => (ErrorKind::Unresponsive, "; unplug and plug the disk if that does not pass"),
     };
     let message = format!("the tapdisk of volume {key} was to {what}: {error}{advice}");
     Error::new(kind, message)

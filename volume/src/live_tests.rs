@@ -155,12 +155,12 @@ fn a_snapshot_of_a_disk_that_is_served_keeps_what_was_written_before_it() {
     let mut live = Tapdisks::new(&fixture.sr, log);
     let key = fixture.key.as_str();
     tapdisk.errand(|disk| disk.write(4096, &[2; 4096]).unwrap());
-    let snapshot = fixture.lock().snapshot(key, &mut live).unwrap();
+    let snapshot = fixture.lock().snapshot_volume(key, &mut live).unwrap();
     tapdisk.errand(|disk| disk.write(0, &[3; 8192]).unwrap());
     let clone = fixture.lock().clone_volume(key, &mut live).unwrap();
     tapdisk.errand(|disk| disk.write(0, &[4; 4096]).unwrap());
     fixture.lock().destroy_volume(snapshot.key.as_str(), &mut live).unwrap();
-    let again = fixture.lock().snapshot(key, &mut live).unwrap();
+    let again = fixture.lock().snapshot_volume(key, &mut live).unwrap();
     let bytes = |key: &Name| (fixture.byte(key, 0), fixture.byte(key, 4096));
     assert_eq!((bytes(&clone.key), bytes(&again.key)), ((3, 3), (4, 3)));
     tapdisk.end();
@@ -173,7 +173,7 @@ fn a_disk_that_is_served_grows() {
     let log = &plugin::testing::log();
     let fixture = Fixture::new();
     let tapdisk = Tapdisk::start(&fixture);
-    let size = fixture.lock().resize(fixture.key.as_str(), 2 << 20).unwrap();
+    let size = fixture.lock().resize_volume(fixture.key.as_str(), 2 << 20).unwrap();
     Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
     tapdisk.errand(|disk| disk.write((2 << 20) - 4096, &[5; 4096]).unwrap());
     tapdisk.end();
@@ -195,14 +195,14 @@ fn with_broken(behave: impl FnOnce(UnixListener, PathBuf) + Send + 'static) -> E
     let thread = std::thread::spawn(move || behave(listener, path));
     let mut live = Tapdisks::new(&fixture.sr, log).timeout(Duration::from_millis(200));
     let started = Instant::now();
-    let error = fixture.lock().snapshot(fixture.key.as_str(), &mut live).unwrap_err();
+    let error = fixture.lock().snapshot_volume(fixture.key.as_str(), &mut live).unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     assert_eq!(fixture.sr.volumes().unwrap().len(), 1, "no snapshot was made");
     disk.write(0, &[2; 4096]).unwrap();
     drop(disk);
     assert_eq!(fixture.byte(&fixture.key, 0), 2);
     assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
-    fixture.lock().snapshot(fixture.key.as_str(), &mut live).unwrap();
+    fixture.lock().snapshot_volume(fixture.key.as_str(), &mut live).unwrap();
     assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
     thread.join().unwrap();
     error
@@ -230,14 +230,14 @@ fn what_a_tapdisk_refuses_leaves_the_volume_as_it_was() {
             Reply::Error(tapctl::Failure::new(rustix::io::Errno::NOSPC, "no room for the index"))
         });
     });
-    assert_eq!(error.kind(), Kind::NoSpace);
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert!(error.to_string().contains("no room for the index"), "{error}");
 }
 
 #[test]
 fn a_stranger_is_not_told_to_switch() {
     let error = with_broken(|listener, _| respond(&listener, |_| serving("/another".into())));
-    assert_eq!(error.kind(), Kind::Unresponsive);
+    assert_eq!(error.kind(), ErrorKind::Unresponsive);
     assert!(error.to_string().contains("serves something else"), "{error}");
 }
 
@@ -247,7 +247,7 @@ fn a_tapdisk_that_was_paused_meanwhile_is_no_refusal() {
         respond(&listener, |_| serving(path));
         respond(&listener, |_| Reply::Error(rustix::io::Errno::AGAIN.into()));
     });
-    assert_eq!(error.kind(), Kind::Unresponsive, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Unresponsive, "{error}");
 }
 
 #[test]
@@ -258,6 +258,6 @@ fn a_process_that_is_gone_or_hung_is_no_refusal() {
         std::thread::sleep(Duration::from_millis(400));
     });
     for error in [gone, hung] {
-        assert_eq!(error.kind(), Kind::Unresponsive, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unresponsive, "{error}");
     }
 }

@@ -21,7 +21,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use store::{Disk, Kind, Open};
+use store::{Disk, Open};
 use tapctl::{
     Call, ControlDir, Conversation, ErrorKind, Failure, Flags, Identification, Image, Interest,
     Listener, Minor, MinorLock, Progress, Reply, Request, Serving,
@@ -158,7 +158,7 @@ impl Vbd {
             Ok(disk) => disk,
             Err(error) => {
                 let errno = match error.kind() {
-                    Kind::VolumeInUse => Errno::BUSY,
+                    store::ErrorKind::VolumeInUse => Errno::BUSY,
                     _ => error.errno(),
                 };
                 return Failure::new(errno, error.to_string()).into();

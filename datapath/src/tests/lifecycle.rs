@@ -124,7 +124,7 @@ fn a_snapshot_is_read_and_not_written() {
 fn a_volume_without_data_is_not_activated() {
     let mut it = Fixture::new();
     it.key = it.snapshot();
-    it.sr.lock().unwrap().data_destroy(&it.key, &mut Inactive).unwrap();
+    it.sr.lock().unwrap().destroy_volume_data(&it.key, &mut Inactive).unwrap();
     refused(it.run("activate_readonly", "1"), 66, &[&it.key, "destroyed"]);
     it.assert_nothing_left();
 }

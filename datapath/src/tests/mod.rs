@@ -144,7 +144,7 @@ impl Fixture {
     }
 
     fn snapshot(&self) -> String {
-        self.sr.lock().unwrap().snapshot(&self.key, &mut Inactive).unwrap().key.to_string()
+        self.sr.lock().unwrap().snapshot_volume(&self.key, &mut Inactive).unwrap().key.to_string()
     }
 
     fn link(&self) -> PathBuf {

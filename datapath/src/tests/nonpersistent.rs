@@ -187,7 +187,7 @@ fn a_volume_that_is_destroyed_in_its_session_takes_the_clone_with_it() {
     it.open(false).unwrap();
     it.ok("activate", "1");
     let destroyed = it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap_err();
-    assert_eq!(destroyed.kind(), store::Kind::VolumeInUse, "it is active");
+    assert_eq!(destroyed.kind(), store::ErrorKind::VolumeInUse, "it is active");
     assert!(it.serving().is_some());
     it.ok("deactivate", "1");
     it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap();

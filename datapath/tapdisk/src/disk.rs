@@ -33,7 +33,7 @@ impl Export for Served<'_> {
         let read = self.disk.read(offset, length.into(), |piece| {
             into.push(match piece {
                 Piece::Data(slice) => Extent::Data(slice),
-                Piece::Zeros(count) => {
+                Piece::Zeroes(count) => {
                     Extent::Zeroes(u32::try_from(count).expect("a part of the request"))
                 }
             });

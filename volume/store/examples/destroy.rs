@@ -80,7 +80,7 @@ fn measure(count: usize, between: Between, busy: bool) -> Result<String, Box<dyn
         for _ in 0..count {
             live.ask(Ask::Write(between, chance))?;
             chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            snapshots.push(sr.lock().unwrap().snapshot(key.as_str(), &mut live)?.key);
+            snapshots.push(sr.lock().unwrap().snapshot_volume(key.as_str(), &mut live)?.key);
         }
         writing.store(busy, Ordering::Relaxed);
         let (mut times, mut windows) = (Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a caller may want to tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ErrorKind {
     /// The SR is known to nobody, or is not attached on this host.
     SrNotAttached,
     /// There is no such SR on this host.
@@ -59,7 +59,7 @@ pub struct Error(Box<Parts>);
 
 #[derive(Debug)]
 struct Parts {
-    kind: Kind,
+    kind: ErrorKind,
     /// What was being done: "reading". Empty where something was refused before it began.
     doing: &'static str,
     /// To what: a path. Of a refusal the whole sentence, which says what was wrong, with which
@@ -70,16 +70,18 @@ struct Parts {
 
 impl Error {
     /// A refusal: a sentence that says what was wrong, with which value, and what to do.
-    pub fn new(kind: Kind, sentence: impl Into<String>) -> Self {
+    pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
         Self(Box::new(Parts { kind, doing: "", subject: sentence.into(), source: None }))
     }
 
     /// An error of the operating system while `doing` something to `subject`.
     pub fn os(doing: &'static str, subject: impl Into<Subject>, source: io::Error) -> Self {
         let kind = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
-            _ if source.get_ref().is_some_and(|inner| inner.is::<Misplaced>()) => Kind::Corrupt,
-            _ => Kind::Io,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            _ if source.get_ref().is_some_and(|inner| inner.is::<Misplaced>()) => {
+                ErrorKind::Corrupt
+            }
+            _ => ErrorKind::Io,
         };
         let Subject(subject) = subject.into();
         Self(Box::new(Parts { kind, doing, subject, source: Some(source.into()) }))
@@ -94,7 +96,7 @@ impl Error {
 
     /// What sort of error it is.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
@@ -104,7 +106,7 @@ impl Error {
         let lacks = |source: &io::Error| {
             matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
         };
-        self.kind() == Kind::Corrupt || self.io_source().is_some_and(lacks)
+        self.kind() == ErrorKind::Corrupt || self.io_source().is_some_and(lacks)
     }
 
     /// Whether what was to be opened is not there.
@@ -139,13 +141,17 @@ impl Error {
     pub fn errno(&self) -> rustix::io::Errno {
         use rustix::io::Errno;
         match (self.kind(), self.io_source()) {
-            (Kind::NoSpace, _) => Errno::NOSPC,
-            (Kind::ReadOnly, _) => Errno::PERM,
-            (Kind::BadSize | Kind::BadArgument, _) => Errno::INVAL,
-            (Kind::VolumeInUse, _) => Errno::BUSY,
-            (Kind::VolumeMissing | Kind::VolumeLost | Kind::NoData | Kind::SrMissing, _) => {
-                Errno::NOENT
-            }
+            (ErrorKind::NoSpace, _) => Errno::NOSPC,
+            (ErrorKind::ReadOnly, _) => Errno::PERM,
+            (ErrorKind::BadSize | ErrorKind::BadArgument, _) => Errno::INVAL,
+            (ErrorKind::VolumeInUse, _) => Errno::BUSY,
+            (
+                ErrorKind::VolumeMissing
+                | ErrorKind::VolumeLost
+                | ErrorKind::NoData
+                | ErrorKind::SrMissing,
+                _,
+            ) => Errno::NOENT,
             (_, Some(source)) => Errno::from_io_error(source).unwrap_or(Errno::IO),
             (_, None) => Errno::IO,
         }

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// XenServer's and XCP-ng's record of the host; `INSTALLATION_UUID` is the host's UUID in xapi.
 const INVENTORY: &str = "/etc/xensource-inventory";
@@ -23,14 +23,14 @@ impl Name {
     /// starting with a dot.
     ///
     /// # Errors
-    /// [`Kind::BadArgument`], with the name.
+    /// [`ErrorKind::BadArgument`], with the name.
     pub fn parse(text: &str) -> Result<Self> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if (1..=64).contains(&text.len()) && text.bytes().all(good) && !text.starts_with('.') {
             return Ok(Self(text.to_owned()));
         }
         Err(Error::new(
-            Kind::BadArgument,
+            ErrorKind::BadArgument,
             format!(
                 "{text:?} cannot name an SR or a volume: 1 to 64 letters, digits, '-', '_' or '.' \
                  are allowed, and no dot at the start"
@@ -118,7 +118,7 @@ mod tests {
         }
         for bad in ["", ".", "..", ".hidden", "a/b", "a b", "a:b", "ä", &"x".repeat(65)] {
             let error = Name::parse(bad).unwrap_err();
-            assert_eq!(error.kind(), Kind::BadArgument, "{bad:?}");
+            assert_eq!(error.kind(), ErrorKind::BadArgument, "{bad:?}");
         }
     }
 

@@ -29,12 +29,12 @@ mod wire;
 
 pub use block::{BLOCK_BYTES, CHUNK_BYTES, VOLUME_BYTES_MAX};
 pub use disk::{Disk, Open, Piece, Status};
-pub use error::{Error, Kind, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use files::Layout;
 pub use host::{Host, Name};
 pub use live::{Inactive, Live, Switch};
 pub use memory::{Memory, human};
-pub use record::{Attachment, Damaged, Loan, Serving};
+pub use record::{Attachment, Damaged, ExternalHolder, Serving};
 pub use sr::{Exclusive, PluginState, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
-pub use volume::{ChangedBlocks, GRANULE_BYTES, NewVolume, Return, Volume};
+pub use volume::{ChangedBlocks, GRANULE_BYTES, NewVolume, Volume, WriteBack};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     block::Layer,
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     host::Name,
     record::Serving,
 };
@@ -23,7 +23,7 @@ pub struct Switch {
 /// How a store reaches the processes that serve its volumes. Each call has a deadline, and has
 /// either taken effect when it returns `Ok`, or may take effect later.
 pub trait Live {
-    /// Has the volume switched. An error of [`Kind::Unresponsive`] leaves open whether it will be
+    /// Has the volume switched. An error of [`ErrorKind::Unresponsive`] leaves open whether it will be
     /// obeyed yet; any other says that it was refused.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ pub struct Inactive;
 impl Live for Inactive {
     fn switch(&mut self, key: &Name, serving: &Serving, _: &Switch) -> Result<()> {
         Err(Error::new(
-            Kind::VolumeInUse,
+            ErrorKind::VolumeInUse,
             format!("volume {key} is active (served by process {})", serving.pid),
         ))
     }

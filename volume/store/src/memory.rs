@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
 /// A share of the host's memory that is never promised to SRs: one part in this many...
 const RESERVE_PART: u64 = 20;
@@ -33,7 +33,7 @@ impl Memory {
     pub fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/meminfo").doing("reading", || "/proc/meminfo")?;
         Self::parse(&text).ok_or_else(|| {
-            Error::new(Kind::Corrupt, "/proc/meminfo has no MemTotal or no MemAvailable")
+            Error::new(ErrorKind::Corrupt, "/proc/meminfo has no MemTotal or no MemAvailable")
         })
     }
 
@@ -69,7 +69,7 @@ impl Memory {
         }
         let largest = free - free / (OVERHEAD_PART + 1);
         Err(Error::new(
-            Kind::NoSpace,
+            ErrorKind::NoSpace,
             format!(
                 "a ram SR of {} does not fit into this host's memory: of {} in all, {} are \
                  available, {} are promised to other ram SRs and {} are kept for the host; at \
@@ -129,7 +129,7 @@ mod tests {
         memory.check_promise(6 * GIB, 0, 0).unwrap_err();
         memory.check_promise(6 * GIB, 2 * GIB, 0).unwrap();
         let error = memory.check_promise(u64::MAX, 0, 0).unwrap_err();
-        assert_eq!(error.kind(), Kind::NoSpace);
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
     }
 
     #[test]

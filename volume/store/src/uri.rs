@@ -5,7 +5,7 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     host::Name,
 };
 
@@ -36,7 +36,7 @@ impl FromStr for VolumeUri {
             .and_then(|rest| rest.split_once('/'));
         let wrong = |why: String| {
             Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!("{text:?} is not the URI of a volume, {SCHEME}://<sr uuid>/<key>{why}"),
             )
         };

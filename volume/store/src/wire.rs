@@ -6,7 +6,7 @@
 
 use schemas::{Failure, Interface};
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 
 impl From<Error> for schemas::Error {
     fn from(error: Error) -> Self {
@@ -23,27 +23,27 @@ impl From<Error> for schemas::Error {
 }
 
 /// The number of a kind, and the interface's own name for it where it has one.
-fn code(kind: Kind) -> (Failure, Option<Interface>) {
+fn code(kind: ErrorKind) -> (Failure, Option<Interface>) {
     match kind {
-        Kind::SrNotAttached => (Failure::SrUnavailable, Some(Interface::SrNotAttached)),
-        Kind::SrMissing => (Failure::SrUnavailable, Some(Interface::SrDoesNotExist)),
-        Kind::SrExists => (Failure::SrExists, None),
-        Kind::SrInUse => (Failure::SrInUse, None),
+        ErrorKind::SrNotAttached => (Failure::SrUnavailable, Some(Interface::SrNotAttached)),
+        ErrorKind::SrMissing => (Failure::SrUnavailable, Some(Interface::SrDoesNotExist)),
+        ErrorKind::SrExists => (Failure::SrExists, None),
+        ErrorKind::SrInUse => (Failure::SrInUse, None),
         // Not Activated_on_another_host: the caller would send the same call there.
-        Kind::OtherHost => (Failure::SrUnavailable, None),
-        Kind::VolumeMissing | Kind::VolumeLost => {
+        ErrorKind::OtherHost => (Failure::SrUnavailable, None),
+        ErrorKind::VolumeMissing | ErrorKind::VolumeLost => {
             (Failure::VdiMissing, Some(Interface::VolumeDoesNotExist))
         }
         // To xapi, what is left is a VDI of type cbt_metadata.
-        Kind::NoData | Kind::ReadOnly => (Failure::VdiType, None),
-        Kind::VolumeInUse => (Failure::VdiInUse, None),
-        Kind::NoSpace => (Failure::SrNoSpace, None),
-        Kind::BadSize => (Failure::VdiSize, None),
-        Kind::BadArgument => (Failure::InvalidArg, None),
-        Kind::Corrupt => (Failure::MetadataError, None),
-        Kind::Busy => (Failure::LockErr, None),
-        Kind::Unresponsive => (Failure::TapdiskFailed, None),
-        Kind::Io => (Failure::Eio, None),
+        ErrorKind::NoData | ErrorKind::ReadOnly => (Failure::VdiType, None),
+        ErrorKind::VolumeInUse => (Failure::VdiInUse, None),
+        ErrorKind::NoSpace => (Failure::SrNoSpace, None),
+        ErrorKind::BadSize => (Failure::VdiSize, None),
+        ErrorKind::BadArgument => (Failure::InvalidArg, None),
+        ErrorKind::Corrupt => (Failure::MetadataError, None),
+        ErrorKind::Busy => (Failure::LockErr, None),
+        ErrorKind::Unresponsive => (Failure::TapdiskFailed, None),
+        ErrorKind::Io => (Failure::Eio, None),
     }
 }
 
@@ -54,23 +54,23 @@ mod tests {
     #[test]
     fn each_kind_has_its_code_and_keeps_the_sentence() {
         for (kind, number, prefix) in [
-            (Kind::SrNotAttached, 47, "Sr_not_attached: "),
-            (Kind::SrMissing, 47, "SR_does_not_exist: "),
-            (Kind::SrExists, 42, ""),
-            (Kind::SrInUse, 16, ""),
-            (Kind::OtherHost, 47, ""),
-            (Kind::VolumeMissing, 144, "Volume_does_not_exist: "),
-            (Kind::VolumeLost, 144, "Volume_does_not_exist: "),
-            (Kind::NoData, 66, ""),
-            (Kind::VolumeInUse, 24, ""),
-            (Kind::ReadOnly, 66, ""),
-            (Kind::NoSpace, 44, ""),
-            (Kind::BadSize, 79, ""),
-            (Kind::BadArgument, 1, ""),
-            (Kind::Corrupt, 181, ""),
-            (Kind::Busy, 37, ""),
-            (Kind::Unresponsive, 453, ""),
-            (Kind::Io, 200, ""),
+            (ErrorKind::SrNotAttached, 47, "Sr_not_attached: "),
+            (ErrorKind::SrMissing, 47, "SR_does_not_exist: "),
+            (ErrorKind::SrExists, 42, ""),
+            (ErrorKind::SrInUse, 16, ""),
+            (ErrorKind::OtherHost, 47, ""),
+            (ErrorKind::VolumeMissing, 144, "Volume_does_not_exist: "),
+            (ErrorKind::VolumeLost, 144, "Volume_does_not_exist: "),
+            (ErrorKind::NoData, 66, ""),
+            (ErrorKind::VolumeInUse, 24, ""),
+            (ErrorKind::ReadOnly, 66, ""),
+            (ErrorKind::NoSpace, 44, ""),
+            (ErrorKind::BadSize, 79, ""),
+            (ErrorKind::BadArgument, 1, ""),
+            (ErrorKind::Corrupt, 181, ""),
+            (ErrorKind::Busy, 37, ""),
+            (ErrorKind::Unresponsive, 453, ""),
+            (ErrorKind::Io, 200, ""),
         ] {
             let error = schemas::Error::from(Error::new(kind, "what is wrong; what to do"));
             assert_eq!(error.code(), format!("SR_BACKEND_FAILURE_{number}"), "{kind:?}");

@@ -10,7 +10,7 @@ use std::{fs, path::PathBuf, time::Instant};
 
 use nbd::client::{Client as Nbd, Wish};
 use store::{
-    Attachment, Disk, Error, Host, Kind, Live, Name, NewVolume, Result, Serving, Sr, Switch,
+    Attachment, Disk, Error, ErrorKind, Host, Live, Name, NewVolume, Result, Serving, Sr, Switch,
 };
 use tapctl::{Client, Minor, Open};
 
@@ -50,16 +50,16 @@ struct Tapdisk {
 impl Live for Tapdisk {
     fn switch(&mut self, _: &Name, _: &Serving, switch: &Switch) -> Result<()> {
         if !self.is_reached {
-            return Err(Error::new(Kind::Unresponsive, "no answer"));
+            return Err(Error::new(ErrorKind::Unresponsive, "no answer"));
         }
         let message = tapctl::Switch { new_top: switch.top, index: switch.index.clone() };
         let done = self.client.switch(self.minor, message);
-        done.map_err(|error| Error::new(Kind::Io, error.to_string()))
+        done.map_err(|error| Error::new(ErrorKind::Io, error.to_string()))
     }
 
     fn sole(&mut self, _: &Name, serving: &Serving) -> Result<()> {
         let minor = Minor::try_from(serving.minor).unwrap();
-        self.client.sole(minor).map_err(|error| Error::new(Kind::Io, error.to_string()))
+        self.client.sole(minor).map_err(|error| Error::new(ErrorKind::Io, error.to_string()))
     }
 }
 
@@ -211,7 +211,7 @@ impl World {
                     .sr
                     .lock()
                     .unwrap()
-                    .snapshot(&self.keys[place], &mut self.tapdisk(minor, true));
+                    .snapshot_volume(&self.keys[place], &mut self.tapdisk(minor, true));
                 let key = made.unwrap().key.to_string();
                 self.snapshots.push((key, self.models[place].clone()));
             }
@@ -221,13 +221,13 @@ impl World {
                     .sr
                     .lock()
                     .unwrap()
-                    .snapshot(&self.keys[place], &mut self.tapdisk(minor, false));
-                assert_eq!(made.unwrap_err().kind(), Kind::Unresponsive);
+                    .snapshot_volume(&self.keys[place], &mut self.tapdisk(minor, false));
+                assert_eq!(made.unwrap_err().kind(), ErrorKind::Unresponsive);
             }
             2 if self.models[place].len() < BLOCKS_MAX && place < 2 => {
                 let blocks = self.models[place].len() + 1 + random.below(100);
                 let size = i64::try_from(blocks * BLOCK).unwrap();
-                let size = self.sr.lock().unwrap().resize(&self.keys[place], size).unwrap();
+                let size = self.sr.lock().unwrap().resize_volume(&self.keys[place], size).unwrap();
                 self.target.client().resize(minor, size).unwrap();
                 self.models[place].resize(blocks, 0);
                 // Clients are told a size once.

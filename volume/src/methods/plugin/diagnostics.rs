@@ -96,7 +96,7 @@ fn describe_volume(sr: &Sr, volume: &Volume) -> String {
 /// The process that serves a volume: one that holds it, or the host's tapdisk with a copy of it.
 fn served_by(sr: &Sr, volume: &Volume) -> store::Result<Option<Serving>> {
     match sr.serving(&volume.key)? {
-        None => sr.borrower(&volume.key),
+        None => sr.living_holder(&volume.key),
         serving => Ok(serving),
     }
 }

@@ -8,7 +8,7 @@ use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CompareParams) -> Result<Blocklist, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let ranges = sr.lock()?.compare(&p.key, &p.key2)?;
+    let ranges = sr.lock()?.compare_volumes(&p.key, &p.key2)?;
     let blocks = |(start, length): (u64, u64)| {
         let end = (start + length).div_ceil(BLOCK_BYTES);
         (start / BLOCK_BYTES, end - start / BLOCK_BYTES)

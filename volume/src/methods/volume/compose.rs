@@ -7,5 +7,5 @@ use crate::{Context, live::Tapdisks, methods};
 pub(crate) fn run(ctx: &Context<'_>, p: ComposeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
     let (child, parent) = (&p.key, &p.key2);
-    Ok(sr.lock()?.compose(child, parent, &mut Tapdisks::new(&sr, ctx.log))?)
+    Ok(sr.lock()?.compose_volumes(child, parent, &mut Tapdisks::new(&sr, ctx.log))?)
 }

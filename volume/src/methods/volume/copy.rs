@@ -5,14 +5,14 @@ use schemas::{
     Error, Failure, Interface,
     volume::{CopyParams, Volume},
 };
-use store::{Kind, Sr};
+use store::{ErrorKind, Sr};
 
 use crate::{Context, convert, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;
     let dest = match Sr::open(&methods::host(ctx), &p.dest_sr) {
-        Err(error) if matches!(error.kind(), Kind::SrNotAttached | Kind::BadArgument) => {
+        Err(error) if matches!(error.kind(), ErrorKind::SrNotAttached | ErrorKind::BadArgument) => {
             return Err(Error::named(
                 Failure::Unimplemented,
                 Interface::Unimplemented,
@@ -27,6 +27,6 @@ pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
     };
     methods::check_size(&dest, sr.volume(&p.key)?.size)?;
     let mut live = Tapdisks::new(&sr, ctx.log);
-    let copy = sr.copy(&p.key, &dest, &mut live)?;
+    let copy = sr.copy_volume(&p.key, &dest, &mut live)?;
     Ok(convert::volume(dest.uuid(), copy))
 }

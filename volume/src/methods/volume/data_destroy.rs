@@ -7,5 +7,5 @@ use crate::{Context, live::Tapdisks, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    Ok(sr.lock()?.data_destroy(&p.key, &mut Tapdisks::new(&sr, ctx.log))?)
+    Ok(sr.lock()?.destroy_volume_data(&p.key, &mut Tapdisks::new(&sr, ctx.log))?)
 }

@@ -5,5 +5,5 @@ use schemas::{Error, volume::VolumeParams};
 use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
-    Ok(methods::open(ctx, &p.sr)?.lock()?.set_cbt_enabled(&p.key, true)?)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.set_volume_cbt(&p.key, true)?)
 }

@@ -10,6 +10,6 @@ pub(crate) fn run(ctx: &Context<'_>, p: ResizeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
     methods::check_size(&sr, p.new_size.try_into().unwrap_or_default())?;
     let key = Name::parse(&p.key)?;
-    let size = sr.lock()?.resize(key.as_str(), p.new_size)?;
+    let size = sr.lock()?.resize_volume(key.as_str(), p.new_size)?;
     Ok(Tapdisks::new(&sr, ctx.log).resize(&key, size)?)
 }

@@ -15,5 +15,5 @@ pub(crate) fn run(ctx: &Context<'_>, p: SetParams) -> Result<(), Error> {
             format!("key {} of volume {} has to be true or false, not {:?}", p.k, p.key, p.v),
         ));
     }
-    Ok(methods::open(ctx, &p.sr)?.lock()?.set_key(&p.key, &p.k, &p.v)?)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.set_volume_key(&p.key, &p.k, &p.v)?)
 }

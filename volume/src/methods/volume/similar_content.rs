@@ -5,6 +5,6 @@ use schemas::{Error, volume::VolumeParams};
 use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<Vec<String>, Error> {
-    let keys = methods::open(ctx, &p.sr)?.lock()?.similar(&p.key)?;
+    let keys = methods::open(ctx, &p.sr)?.lock()?.similar_volumes(&p.key)?;
     Ok(keys.iter().map(ToString::to_string).collect())
 }

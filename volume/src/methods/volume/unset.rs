@@ -5,5 +5,5 @@ use schemas::{Error, volume::UnsetParams};
 use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: UnsetParams) -> Result<(), Error> {
-    Ok(methods::open(ctx, &p.sr)?.lock()?.unset_key(&p.key, &p.k)?)
+    Ok(methods::open(ctx, &p.sr)?.lock()?.unset_volume_key(&p.key, &p.k)?)
 }

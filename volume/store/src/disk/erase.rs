@@ -5,11 +5,11 @@ use std::ops::Range;
 use super::Disk;
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, is_data, zeroed},
-    error::{Kind, Result},
+    error::{ErrorKind, Result},
 };
 
 /// Where zeros have to take memory, they are written so many bytes at a time.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A run of blocks that one layer held: layer, first block, count.
 type Run = (Layer, u64, u64);
@@ -19,14 +19,14 @@ impl Disk {
     /// range stays what it is.
     ///
     /// # Errors
-    /// [`Kind::ReadOnly`], [`Kind::BadArgument`] for a range outside the disk.
+    /// [`ErrorKind::ReadOnly`], [`ErrorKind::BadArgument`] for a range outside the disk.
     pub fn discard(&mut self, offset: u64, length: u64) -> Result<()> {
         self.writable()?;
         let end = self.end(offset, length)?;
         let (first, last) = self.whole_blocks(offset, end);
         match self.erase(first, last) {
             // A discard is advice: without room for a page of the map it is not taken.
-            Err(error) if error.kind() == Kind::NoSpace => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
             done => done,
         }
     }
@@ -35,7 +35,7 @@ impl Disk {
     /// need none.
     ///
     /// # Errors
-    /// [`Kind::ReadOnly`], [`Kind::BadArgument`] for a range outside the disk, [`Kind::NoSpace`].
+    /// [`ErrorKind::ReadOnly`], [`ErrorKind::BadArgument`] for a range outside the disk, [`ErrorKind::NoSpace`].
     pub fn write_zeroes(&mut self, offset: u64, length: u64, keep: bool) -> Result<()> {
         self.writable()?;
         let end = self.end(offset, length)?;
@@ -77,8 +77,8 @@ impl Disk {
 
     fn write_zero_bytes(&mut self, mut at: u64, end: u64) -> Result<()> {
         while at < end {
-            let count = usize::try_from(end - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
-            self.write(at, &ZEROS[..count])?;
+            let count = usize::try_from(end - at).unwrap_or(ZEROES.len()).min(ZEROES.len());
+            self.write(at, &ZEROES[..count])?;
             at += count as u64;
         }
         Ok(())

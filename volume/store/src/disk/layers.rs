@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     block::{BLOCK_BYTES, Layer, map_bytes},
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{Dirs, Entry, steps},
 };
 
@@ -197,7 +197,7 @@ impl Layers {
 }
 
 fn read_only() -> Error {
-    Error::new(Kind::ReadOnly, "the disk is read-only")
+    Error::new(ErrorKind::ReadOnly, "the disk is read-only")
 }
 
 /// Keeps what is mapped within bounds when one more map of `bytes` comes.
@@ -218,7 +218,7 @@ fn make_room_for_windows(windows: &mut FxHashMap<(Layer, usize), ReadMap>, count
 fn place(dirs: Option<&Dirs>, layer: Layer) -> Result<&Dirs> {
     dirs.ok_or_else(|| {
         let message = format!("the map of a loaded file names layer {layer:08x}");
-        Error::new(Kind::Corrupt, message)
+        Error::new(ErrorKind::Corrupt, message)
     })
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     block::{BLOCK_BYTES, LAYER_FIRST, NEVER, chunks},
     budget::Budget,
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
 };
 
 /// The unit of a disk's size, and of a loaded file's. Bytes.
@@ -38,7 +38,7 @@ impl Disk {
         }
         if !kind.is_file() && !kind.is_block_device() {
             return Err(Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!("{} is neither a plain file nor a block device", path.display()),
             ));
         }
@@ -46,7 +46,7 @@ impl Disk {
         let size = length / SECTOR_BYTES * SECTOR_BYTES;
         if size == 0 {
             return Err(Error::new(
-                Kind::BadSize,
+                ErrorKind::BadSize,
                 format!(
                     "{} has {length} bytes, less than one sector of {SECTOR_BYTES}",
                     path.display()

@@ -24,7 +24,7 @@ use self::{layers::Layers, map::BlockMap};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
     budget::Budget,
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::lock::Lock,
     host::Name,
 };
@@ -103,7 +103,7 @@ impl Disk {
     /// What each part of a range holds, in order: length in bytes, and state. Neighbours differ.
     ///
     /// # Errors
-    /// [`Kind::BadArgument`] for a range outside the disk.
+    /// [`ErrorKind::BadArgument`] for a range outside the disk.
     pub fn status(
         &mut self,
         offset: u64,
@@ -134,7 +134,7 @@ impl Disk {
     fn end(&self, offset: u64, length: u64) -> Result<u64> {
         offset.checked_add(length).filter(|&end| end <= self.size).ok_or_else(|| {
             Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!("{length} bytes at {offset} are beyond the end of a disk of {}", self.size),
             )
         })
@@ -147,7 +147,7 @@ impl Disk {
 
     fn writable(&self) -> Result<()> {
         if self.top == 0 {
-            return Err(Error::new(Kind::ReadOnly, "the disk is read-only"));
+            return Err(Error::new(ErrorKind::ReadOnly, "the disk is read-only"));
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     block::{Layer, chunks},
     budget::Budget,
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{self, Directory, Dirs, Entry, Layout, lock::Lock, parse_number, steps},
     host::Name,
     live::Switch,
@@ -34,9 +34,9 @@ impl Disk {
     /// memory and never written back.
     ///
     /// # Errors
-    /// [`Kind::VolumeInUse`] where another process serves the volume; [`Kind::ReadOnly`] for a
-    /// snapshot that is to be written; [`Kind::VolumeMissing`]; for a plain file what reading it
-    /// gives, and [`Kind::NoSpace`] where it does not fit into memory.
+    /// [`ErrorKind::VolumeInUse`] where another process serves the volume; [`ErrorKind::ReadOnly`] for a
+    /// snapshot that is to be written; [`ErrorKind::VolumeMissing`]; for a plain file what reading it
+    /// gives, and [`ErrorKind::NoSpace`] where it does not fit into memory.
     pub fn open(path: &Path, open: &Open) -> Result<Self> {
         let Some((layout, key)) = Layout::of_volume(path) else {
             return Self::load(path, open.serving.read_only);
@@ -51,7 +51,7 @@ impl Disk {
         }
         let Some(lock) = Lock::volume(dirs, key, PATIENCE)? else {
             return Err(Error::new(
-                Kind::VolumeInUse,
+                ErrorKind::VolumeInUse,
                 format!(
                     "volume {key} is served by another process ({} is locked)",
                     dirs.path(Entry::Serving(key)).display()
@@ -63,16 +63,16 @@ impl Disk {
         steps::set_len(lock.file(), 0).doing("clearing", lock_path)?;
         // Only now is it sure that nobody destroys or reverts it.
         let record = Record::read(dirs, key)?.ok_or_else(|| missing(key))?;
-        record.require_home("served by another process")?;
+        record.require_no_external_holder("served by another process")?;
         if !record.has_data {
             return Err(Error::new(
-                Kind::VolumeMissing,
+                ErrorKind::VolumeMissing,
                 format!("the data of volume {key} was destroyed; only what changed can be told"),
             ));
         }
         if !open.serving.read_only && !record.read_write() {
             return Err(Error::new(
-                Kind::ReadOnly,
+                ErrorKind::ReadOnly,
                 format!(
                     "volume {key} is a snapshot and cannot be written: clone it, or activate it read-only"
                 ),
@@ -99,17 +99,17 @@ impl Disk {
     /// Takes over the size that the volume's record says by now, or one on the way there.
     ///
     /// # Errors
-    /// [`Kind::BadSize`] where the disk would shrink, or become larger than its volume.
+    /// [`ErrorKind::BadSize`] where the disk would shrink, or become larger than its volume.
     pub fn resize(&mut self, size: u64) -> Result<()> {
         if size < self.size {
             return Err(Error::new(
-                Kind::BadSize,
+                ErrorKind::BadSize,
                 format!("a disk of {} bytes cannot shrink to {size}", self.size),
             ));
         }
         if let Some(record) = self.record()?.filter(|record| size > record.size) {
             return Err(Error::new(
-                Kind::BadSize,
+                ErrorKind::BadSize,
                 format!("volume {} has {} bytes and not {size}", record.key, record.size),
             ));
         }
@@ -126,12 +126,12 @@ impl Disk {
     pub fn switch(&mut self, switch: &Switch) -> Result<()> {
         self.writable()?;
         let Some(dirs) = self.layers.dirs().cloned() else {
-            return Err(Error::new(Kind::BadArgument, "a loaded file has no snapshots"));
+            return Err(Error::new(ErrorKind::BadArgument, "a loaded file has no snapshots"));
         };
         if switch.top <= self.top {
             // Numbers only grow: a later switch has been obeyed already.
             return Err(Error::new(
-                Kind::Busy,
+                ErrorKind::Busy,
                 format!("a switch to layer {:08x} comes too late", switch.top),
             ));
         }
@@ -141,7 +141,7 @@ impl Disk {
         let index = empty_index(&dirs, &switch.index).filter(|_| is_recorded);
         let Some(index) = index else {
             return Err(Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!(
                     "a switch to layer {:08x} with the index {} is none that the volume's record \
                      knows of",
@@ -182,7 +182,7 @@ impl Disk {
 }
 
 fn missing(key: &Name) -> Error {
-    Error::new(Kind::VolumeMissing, format!("there is no volume {key} to be served"))
+    Error::new(ErrorKind::VolumeMissing, format!("there is no volume {key} to be served"))
 }
 
 /// The empty index of this SR that a path names, however it is written.

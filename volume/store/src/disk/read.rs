@@ -12,7 +12,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Piece {
     /// So many bytes that read as zeros.
-    Zeros(u64),
+    Zeroes(u64),
     /// Bytes of a layer, where they lie. They stay what they are until this disk lets go of them:
     /// see [`Disk::write_releases`] and [`Disk::erase_releases`].
     Data(Slice),
@@ -22,7 +22,7 @@ impl Disk {
     /// Hands out, in order, the pieces that a range consists of; neighbours may be of one sort.
     ///
     /// # Errors
-    /// [`Kind::BadArgument`](crate::Kind) for a range outside the disk; what mapping a layer gives.
+    /// [`ErrorKind::BadArgument`](crate::ErrorKind) for a range outside the disk; what mapping a layer gives.
     pub fn read(&mut self, offset: u64, length: u64, mut piece: impl FnMut(Piece)) -> Result<()> {
         let end = self.end(offset, length)?;
         let mut at = offset;
@@ -30,7 +30,7 @@ impl Disk {
             let (layer, stop) = self.run(at / BLOCK_BYTES, end.div_ceil(BLOCK_BYTES))?;
             let stop = (stop * BLOCK_BYTES).min(end);
             if !is_data(layer) {
-                piece(Piece::Zeros(stop - at));
+                piece(Piece::Zeroes(stop - at));
                 at = stop;
             }
             while at < stop {
@@ -51,7 +51,7 @@ impl Disk {
     pub fn read_into(&mut self, offset: u64, into: &mut [u8]) -> Result<()> {
         let mut at = 0;
         self.read(offset, into.len() as u64, |piece| match piece {
-            Piece::Zeros(count) => {
+            Piece::Zeroes(count) => {
                 let count = usize::try_from(count).expect("inside `into`");
                 into[at..at + count].fill(0);
                 at += count;

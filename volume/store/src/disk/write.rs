@@ -15,8 +15,8 @@ impl Disk {
     /// Writes bytes at an offset, both of any alignment.
     ///
     /// # Errors
-    /// [`Kind::ReadOnly`](crate::Kind), [`Kind::BadArgument`](crate::Kind) for a range outside the
-    /// disk, [`Kind::NoSpace`](crate::Kind): then a part of the bytes may have been written.
+    /// [`ErrorKind::ReadOnly`](crate::ErrorKind), [`ErrorKind::BadArgument`](crate::ErrorKind) for a range outside the
+    /// disk, [`ErrorKind::NoSpace`](crate::ErrorKind): then a part of the bytes may have been written.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.writable()?;
         let end = self.end(offset, bytes.len() as u64)?;

@@ -3,14 +3,14 @@
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, Read},
+    io::{self, Read},
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Directory, Dirs, Entry, steps};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Enough for the records of any one operation. Bytes.
 const BALLAST_BYTES: u64 = 1 << 20;
@@ -41,7 +41,7 @@ fn read<'a>(
 ) -> io::Result<&'a [u8]> {
     let count = loop {
         match file.read(small) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             count => break count?,
         }
     };
@@ -66,7 +66,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(dirs: &Dirs, entry: Entry<'_>) -> R
     let bytes = read(file, &mut small, &mut large).doing("reading", || dirs.path(entry))?;
     serde_json::from_slice(bytes).map(Some).map_err(|error| {
         let path = dirs.path(entry);
-        Error::new(Kind::Corrupt, format!("{} is damaged ({error})", path.display()))
+        Error::new(ErrorKind::Corrupt, format!("{} is damaged ({error})", path.display()))
     })
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn with_ballast<T>(
     mut act: impl FnMut() -> io::Result<T>,
 ) -> io::Result<T> {
     match act() {
-        Err(error) if error.kind() == ErrorKind::StorageFull => {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
             // Where it was given up before, the SR is full, and that is the error to tell.
             dirs.unlink(Entry::Ballast).map_err(|_absent| error)?;
             act()

@@ -9,7 +9,7 @@
 
 use std::{
     fs::File,
-    io::{self, ErrorKind},
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -24,7 +24,7 @@ use rustix::{
 
 use super::{Directory, Entry, Layout, parse_number, steps};
 use crate::{
-    error::{Context, Error, Kind, Misplaced, Result},
+    error::{Context, Error, ErrorKind, Misplaced, Result},
     host::Name,
 };
 
@@ -46,10 +46,10 @@ impl Dirs {
     /// Opens the directory of an SR; `None` where there is none.
     pub(crate) fn open(layout: &Layout) -> Result<Option<Self>> {
         let root = match open_directory(CWD, layout.root()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let sentence = format!("{} is not a ram SR", layout.root().display());
-                return Err(Error::new(Kind::SrMissing, sentence).caused_by(error));
+                return Err(Error::new(ErrorKind::SrMissing, sentence).caused_by(error));
             }
             root => root.doing("opening", || layout.root())?,
         };
@@ -133,7 +133,7 @@ impl Dirs {
     /// Removes a file that may be gone already, and whatever else has its name but a directory.
     pub(crate) fn remove(&self, entry: Entry<'_>) -> Result<()> {
         match self.unlink(entry) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).doing("removing", || self.path(entry))
             }
             _ => Ok(()),
@@ -167,7 +167,7 @@ impl Dirs {
     pub(crate) fn list(&self, directory: Directory) -> Result<Vec<String>> {
         let list = || -> io::Result<Vec<String>> { names_in(self.directory(directory)?) };
         match list() {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             listed => listed.doing("reading", || self.0.layout.directory(directory)),
         }
     }
@@ -243,5 +243,5 @@ fn identity(found: &Stat) -> (u64, u64) {
 
 /// The error for an SR that has no directory.
 pub(crate) fn missing(layout: &Layout) -> Error {
-    Error::new(Kind::SrMissing, format!("{} is not an SR", layout.root().display()))
+    Error::new(ErrorKind::SrMissing, format!("{} is not an SR", layout.root().display()))
 }

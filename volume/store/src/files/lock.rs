@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 
 use super::{Dirs, Entry, steps};
 use crate::{
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     host::{Host, Name},
 };
 
@@ -84,7 +84,7 @@ impl Lock {
             return Ok(Self { file, rank: Some(rank) });
         }
         Err(Error::new(
-            Kind::Busy,
+            ErrorKind::Busy,
             format!(
                 "{what} has been locked by another operation for {} s ({} is held; fuser names the \
                  process): repeat when it has ended",
@@ -98,7 +98,7 @@ impl Lock {
     pub(crate) fn volume(dirs: &Dirs, key: &Name, patience: Duration) -> Result<Option<Self>> {
         let entry = Entry::Serving(key);
         let file = match dirs.edit_or_create(entry) {
-            Err(error) if error.kind() == Kind::Corrupt => {
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
                 // Something that is not a file cannot be locked, and so protects nothing.
                 dirs.remove(entry)?;
                 dirs.edit_or_create(entry)?

@@ -27,7 +27,7 @@ pub(crate) type Page = [Layer; ENTRIES];
 const ENTRIES: usize = CHUNK_BLOCKS as usize;
 
 /// Bytes of an index that are passed over at once where they are these.
-static ZEROS: [u8; 64] = [0; 64];
+static ZEROES: [u8; 64] = [0; 64];
 
 /// What an index says other than that chunks were never written: chunk and entry, ascending.
 #[derive(Clone, Debug, Default)]
@@ -53,10 +53,10 @@ impl Index {
     }
 
     fn parse(&mut self, first: usize, bytes: &[u8]) {
-        for (at, run) in bytes.chunks(ZEROS.len()).enumerate() {
+        for (at, run) in bytes.chunks(ZEROES.len()).enumerate() {
             // Huge disks are mostly empty, and so are their indexes.
-            if *run != ZEROS[..run.len()] {
-                let chunks = first + at * ZEROS.len() / 4..;
+            if *run != ZEROES[..run.len()] {
+                let chunks = first + at * ZEROES.len() / 4..;
                 self.entries.extend(chunks.zip(words(run)).filter(|&(_, layer)| layer != NEVER));
             }
         }
@@ -129,7 +129,7 @@ impl View {
     /// What a volume reads, and what it started from.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`](crate::Kind) where an index is missing. So for those that follow.
+    /// [`ErrorKind::Corrupt`](crate::ErrorKind) where an index is missing. So for those that follow.
     pub(crate) fn all_of(dirs: &Dirs, record: &Record) -> Result<Vec<Self>> {
         let mut views = vec![Self::of(dirs, record)?];
         if let Some(base) = record.base {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{LAYER_END, LAYER_FIRST},
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{self, Dirs, Entry},
     host::Name,
 };
@@ -37,11 +37,11 @@ impl Record {
     pub(crate) fn read(dirs: &Dirs) -> Result<Option<Self>> {
         let layout = dirs.layout();
         let record: Option<Self> = files::read_json(dirs, Entry::Sr).map_err(|error| {
-            if error.kind() != Kind::Corrupt {
+            if error.kind() != ErrorKind::Corrupt {
                 return error;
             }
             Error::new(
-                Kind::Corrupt,
+                ErrorKind::Corrupt,
                 format!(
                     "{}: without it the SR cannot be attached, and its contents are lost; \
                      give its memory back (volume-plugin reclaim --sr {uuid} --force) and let \
@@ -55,7 +55,7 @@ impl Record {
             && format != FORMAT
         {
             return Err(Error::new(
-                Kind::Corrupt,
+                ErrorKind::Corrupt,
                 format!(
                     "the SR in {} has format {format}, this program knows {FORMAT}: detach it with \
                      the version that made it",
@@ -94,7 +94,7 @@ pub(crate) fn take_numbers(dirs: &Dirs, count: u32) -> Result<u32> {
     let first = next_number(dirs)?;
     let next = first.checked_add(count).filter(|&next| next <= LAYER_END).ok_or_else(|| {
         Error::new(
-            Kind::NoSpace,
+            ErrorKind::NoSpace,
             "this SR has used up its layer numbers, which are never used twice: copy its disks \
              into a new SR",
         )
@@ -115,7 +115,7 @@ pub(crate) fn next_number(dirs: &Dirs) -> Result<u32> {
     dirs.read(Entry::Numbers)?.read_to_string(&mut text).doing("reading", path)?;
     text.trim().parse().map_err(|_| {
         Error::new(
-            Kind::Corrupt,
+            ErrorKind::Corrupt,
             format!(
                 "{} says {text:?}, not the next number of a layer: nothing new can be made in this \
                  SR; copy its disks block by block into another one (xe vdi-copy)",

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Loan, Serving};
+use super::{ExternalHolder, Serving};
 use crate::{
     block::{BLOCK_BYTES, Layer, NEVER, VOLUME_BYTES_MAX},
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::{self, Directory, Dirs, Entry},
     host::Name,
 };
@@ -24,15 +24,16 @@ pub(crate) struct Record {
     /// The layer that the volume owns and writes to; 0: none, it is a snapshot.
     pub(crate) top: Layer,
     /// Layers that it owned before, while its tapdisk may not have let go of them yet.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) leaving: Vec<Layer>,
+    #[serde(default, rename = "leaving", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) previous_tops: Vec<Layer>,
     /// The number of its index.
     pub(crate) index: u32,
     /// The index that it started from, which compose compares with; `None`: it started empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) base: Option<u32>,
     /// Volumes without a common family share nothing. One that was composed has two.
-    pub(crate) families: Vec<u32>,
+    #[serde(rename = "families")]
+    pub(crate) sharing_groups: Vec<u32>,
     /// Frozen layers that no other volume's data needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sole: Vec<Layer>,
@@ -49,8 +50,8 @@ pub(crate) struct Record {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unfinished: bool,
     /// The foreign process that serves it from a copy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) loan: Option<Loan>,
+    #[serde(default, rename = "loan", skip_serializing_if = "Option::is_none")]
+    pub(crate) external_holder: Option<ExternalHolder>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) keys: BTreeMap<String, String>,
 }
@@ -60,7 +61,11 @@ impl Record {
     pub(crate) fn read(dirs: &Dirs, key: &Name) -> Result<Option<Self>> {
         let entry = Entry::Volume(key);
         let record: Option<Self> = files::read_json(dirs, entry).map_err(|error| {
-            if error.kind() == Kind::Corrupt { damaged(dirs, key, &error.chain()) } else { error }
+            if error.kind() == ErrorKind::Corrupt {
+                damaged(dirs, key, &error.chain())
+            } else {
+                error
+            }
         })?;
         let wrong = record.as_ref().and_then(|record| record.contradiction(key));
         match wrong {
@@ -101,25 +106,25 @@ impl Record {
     }
 
     /// Whether the two may share layers.
-    pub(crate) fn is_related(&self, other: &Self) -> bool {
-        shares(&self.families, &other.families)
+    pub(crate) fn may_share(&self, other: &Self) -> bool {
+        shares(&self.sharing_groups, &other.sharing_groups)
     }
 
     /// Those of `records` that may share layers with this one, or with one that does, and so on:
     /// all that has to be looked at to say what one of them alone needs.
-    pub(crate) fn relatives(&self, records: Vec<Self>) -> Vec<Self> {
-        let mut families = self.families.clone();
+    pub(crate) fn sharing_with(&self, records: Vec<Self>) -> Vec<Self> {
+        let mut sharing_groups = self.sharing_groups.clone();
         loop {
-            let before = families.len();
+            let before = sharing_groups.len();
             for record in &records {
-                if shares(&record.families, &families) {
-                    families.extend(&record.families);
+                if shares(&record.sharing_groups, &sharing_groups) {
+                    sharing_groups.extend(&record.sharing_groups);
                 }
             }
-            families.sort_unstable();
-            families.dedup();
-            if families.len() == before {
-                let related = |record: &Self| shares(&record.families, &families);
+            sharing_groups.sort_unstable();
+            sharing_groups.dedup();
+            if sharing_groups.len() == before {
+                let related = |record: &Self| shares(&record.sharing_groups, &sharing_groups);
                 return records.into_iter().filter(related).collect();
             }
         }
@@ -127,14 +132,14 @@ impl Record {
 
     /// Belongs from now on to the families of `other` too.
     pub(crate) fn join(&mut self, other: &Self) {
-        self.families.extend(&other.families);
-        self.families.sort_unstable();
-        self.families.dedup();
+        self.sharing_groups.extend(&other.sharing_groups);
+        self.sharing_groups.sort_unstable();
+        self.sharing_groups.dedup();
     }
 
     /// The layers that only it may write to.
     pub(crate) fn owned(&self) -> impl Iterator<Item = Layer> {
-        self.own_top().into_iter().chain(self.leaving.iter().copied())
+        self.own_top().into_iter().chain(self.previous_tops.iter().copied())
     }
 
     /// The layer that it writes to.
@@ -150,18 +155,18 @@ impl Record {
 
 impl Record {
     /// The living process that it is lent to.
-    pub(crate) fn borrower(&self) -> Result<Option<Serving>> {
-        match &self.loan {
-            Some(loan) if loan.lives()? => Ok(Some(loan.serving.clone())),
+    pub(crate) fn living_holder(&self) -> Result<Option<Serving>> {
+        match &self.external_holder {
+            Some(holder) if holder.lives()? => Ok(Some(holder.serving.clone())),
             _ => Ok(None),
         }
     }
 
     /// Refuses what cannot be done to a volume that a foreign process has.
-    pub(crate) fn require_home(&self, act: &str) -> Result<()> {
-        let Some(Serving { pid, minor, .. }) = self.borrower()? else { return Ok(()) };
+    pub(crate) fn require_no_external_holder(&self, act: &str) -> Result<()> {
+        let Some(Serving { pid, minor, .. }) = self.living_holder()? else { return Ok(()) };
         Err(Error::new(
-            Kind::VolumeInUse,
+            ErrorKind::VolumeInUse,
             format!(
                 "volume {} is active in the host's own tapdisk (process {pid}, minor {minor}; \
                  device-config:tapdisk=blktap) and cannot be {act} meanwhile: unplug it first \
@@ -175,7 +180,7 @@ impl Record {
 fn damaged(dirs: &Dirs, key: &Name, what: &dyn fmt::Display) -> Error {
     let sr = dirs.layout().uuid();
     Error::new(
-        Kind::Corrupt,
+        ErrorKind::Corrupt,
         format!(
             "volume {key} is damaged: {what}; it cannot be used, and nothing that it may share with \
              other volumes is freed as long as it is there; destroy it (volume-plugin \
@@ -185,7 +190,7 @@ fn damaged(dirs: &Dirs, key: &Name, what: &dyn fmt::Display) -> Error {
 }
 
 fn shares(some: &[u32], others: &[u32]) -> bool {
-    some.iter().any(|family| others.contains(family))
+    some.iter().any(|group| others.contains(group))
 }
 
 /// A volume whose record cannot be understood: what it reads, and which layers it shares with

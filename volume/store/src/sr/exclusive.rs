@@ -75,7 +75,7 @@ impl<'a> Exclusive<'a> {
     /// Detaches the SR; its memory stays.
     ///
     /// # Errors
-    /// [`Kind::SrInUse`](crate::Kind) where a disk is active.
+    /// [`ErrorKind::SrInUse`](crate::ErrorKind) where a disk is active.
     pub fn detach(mut self) -> Result<()> {
         check_idle(&self.dirs, "detached")?;
         self.update(|record| record.attached = false)

@@ -2,7 +2,7 @@
 
 use super::Sr;
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::{Directory, Dirs},
     host::Name,
     record::{Record, Serving, served_by},
@@ -12,7 +12,7 @@ impl Sr {
     /// Who serves the volume now, if anybody does.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`], or where the lock file cannot be read.
+    /// [`ErrorKind::SrNotAttached`], or where the lock file cannot be read.
     pub fn serving(&self, key: &Name) -> Result<Option<Serving>> {
         served_by(&self.attached()?.0, key)
     }
@@ -22,7 +22,7 @@ impl Sr {
 pub(super) fn check_idle(dirs: &Dirs, act: &str) -> Result<()> {
     let by = |key: &Name| match served_by(dirs, key) {
         Ok(Some(serving)) => Some(serving.pid),
-        _ => Some(Record::read(dirs, key).ok()??.borrower().ok()??.pid),
+        _ => Some(Record::read(dirs, key).ok()??.living_holder().ok()??.pid),
     };
     let mut keys = dirs.names(Directory::Servings)?;
     keys.extend(dirs.names(Directory::Volumes)?);
@@ -36,7 +36,7 @@ pub(super) fn check_idle(dirs: &Dirs, act: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(
-        Kind::SrInUse,
+        ErrorKind::SrInUse,
         format!(
             "SR {} cannot be {act}: its disks {} are active; unplug them (xe vbd-unplug) first",
             dirs.layout().uuid(),

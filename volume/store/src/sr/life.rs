@@ -8,7 +8,7 @@ use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
     block::BLOCK_BYTES,
     budget::{Budget, used},
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{self, Dirs, Entry, Layout, lock::Lock, missing},
     host::{Host, Name},
     live::Inactive,
@@ -32,11 +32,11 @@ impl Host {
     /// Checks that an SR of `size` bytes could be made here: SR.create.
     ///
     /// # Errors
-    /// [`Kind::SrExists`], [`Kind::BadSize`], [`Kind::NoSpace`].
+    /// [`ErrorKind::SrExists`], [`ErrorKind::BadSize`], [`ErrorKind::NoSpace`].
     pub fn check_new(&self, uuid: &Name, size: u64) -> Result<()> {
         if Sr::named(self, uuid).found()?.is_some() {
             return Err(Error::new(
-                Kind::SrExists,
+                ErrorKind::SrExists,
                 format!(
                     "SR {uuid} exists on this host already: attach it (xe sr-introduce, xe pbd-create) or destroy it (volume-plugin reclaim --sr {uuid})"
                 ),
@@ -48,7 +48,7 @@ impl Host {
     fn check_size(&self, uuid: &Name, size: u64) -> Result<()> {
         if size < BLOCK_BYTES {
             return Err(Error::new(
-                Kind::BadSize,
+                ErrorKind::BadSize,
                 format!(
                     "a ram SR has at least {BLOCK_BYTES} bytes, device-config:size asks for {size}"
                 ),
@@ -66,11 +66,11 @@ impl Host {
     /// Attaches an SR: finds its memory, or makes it anew where a reboot has emptied it.
     ///
     /// # Errors
-    /// [`Kind::OtherHost`], [`Kind::NoSpace`], or what mounting gives; nothing is left behind then.
+    /// [`ErrorKind::OtherHost`], [`ErrorKind::NoSpace`], or what mounting gives; nothing is left behind then.
     pub fn attach(&self, wanted: &Attachment) -> Result<Sr> {
         if wanted.host != self.uuid {
             return Err(Error::new(
-                Kind::OtherHost,
+                ErrorKind::OtherHost,
                 format!(
                     "SR {} lies in the memory of host {}, and this is host {}: a ram SR belongs \
                      to one host (create it with shared=false and plug only that host's PBD)",
@@ -131,13 +131,13 @@ impl Host {
     /// Destroys an SR and all that is in it, attached or not.
     ///
     /// # Errors
-    /// [`Kind::SrMissing`]; [`Kind::SrInUse`] where a disk is active.
+    /// [`ErrorKind::SrMissing`]; [`ErrorKind::SrInUse`] where a disk is active.
     pub fn destroy(&self, uuid: &Name) -> Result<()> {
         let layout = Layout::new(&self.sr_root, uuid);
         let _lock = Lock::sr(self, uuid)?;
         if layout.root().symlink_metadata().is_err() {
             return Err(Error::new(
-                Kind::SrMissing,
+                ErrorKind::SrMissing,
                 format!("there is no ram SR {uuid} on this host"),
             ));
         }

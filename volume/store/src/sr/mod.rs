@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState};
 use crate::{
     budget::used,
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::{Dirs, Entry, Layout},
     host::{Host, Name},
     record::sr::Record,
@@ -69,7 +69,7 @@ impl Sr {
     /// Opens an attached SR by its handle.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`] where it is not attached on this host.
+    /// [`ErrorKind::SrNotAttached`] where it is not attached on this host.
     pub fn open(host: &Host, handle: &str) -> Result<Self> {
         let sr = Self::named(host, &Name::parse(handle)?);
         sr.attached()?;
@@ -97,7 +97,7 @@ impl Sr {
     /// What the SR says of itself.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`], or what reading its memory gives.
+    /// [`ErrorKind::SrNotAttached`], or what reading its memory gives.
     pub fn stat(&self) -> Result<SrStat> {
         let (dirs, record) = self.attached()?;
         Ok(self.stat_of(&record, used(&dirs)?))
@@ -117,7 +117,7 @@ impl Sr {
     /// What the plugins keep with it: see [`Attachment`](crate::Attachment).
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`].
+    /// [`ErrorKind::SrNotAttached`].
     pub fn provider(&self) -> Result<String> {
         Ok(self.attached()?.1.provider.clone())
     }
@@ -125,7 +125,7 @@ impl Sr {
     /// Takes the SR's lock, and with it the right to change the SR.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`]; [`Kind::Busy`] where another process has the lock for a minute.
+    /// [`ErrorKind::SrNotAttached`]; [`ErrorKind::Busy`] where another process has the lock for a minute.
     pub fn lock(&self) -> Result<Exclusive<'_>> {
         Exclusive::take(self)
     }
@@ -135,7 +135,7 @@ impl Sr {
         match self.found()? {
             Some((dirs, record)) if record.attached => Ok((dirs, record)),
             _ => Err(Error::new(
-                Kind::SrNotAttached,
+                ErrorKind::SrNotAttached,
                 format!(
                     "SR {} is not attached on this host: plug its PBD (xe pbd-plug)",
                     self.uuid

@@ -3,7 +3,6 @@
 use std::{
     ffi::CString,
     fs, io,
-    io::ErrorKind,
     os::fd::{AsFd, BorrowedFd},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -16,7 +15,7 @@ use rustix::{
 };
 
 use crate::{
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{Directory, Dirs, Entry, Layout, names_in, open_directory, parse_number, steps},
 };
 
@@ -69,7 +68,9 @@ pub(crate) fn remove(layout: &Layout) -> Result<()> {
         .try_for_each(|place| remove_tree(CWD, &layout.directory(*place)))
         .and_then(|()| steps::remove_dir(root));
     match removed {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).doing("removing", || root),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).doing("removing", || root)
+        }
         _ => Ok(()),
     }
 }
@@ -105,7 +106,7 @@ pub(crate) fn check_ours(layout: &Layout) -> Result<()> {
     match foreign(layout) {
         Ok(None) => Ok(()),
         Ok(Some(path)) => Err(not_ours(layout, &path)),
-        Err(error) if error.kind() == Kind::Corrupt => {
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
             Err(not_ours(layout, layout.root()).caused_by(error))
         }
         Err(error) => Err(error),
@@ -116,7 +117,7 @@ fn not_ours(layout: &Layout, what: &Path) -> Error {
     let root = layout.root().display();
     let sentence =
         format!("{root} is not a ram SR (it holds {}) and is left alone", what.display());
-    Error::new(Kind::SrMissing, sentence)
+    Error::new(ErrorKind::SrMissing, sentence)
 }
 
 /// Something in an SR's directories that is none of its own.
@@ -180,7 +181,7 @@ fn require_tmpfs(directory: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(
-        Kind::BadArgument,
+        ErrorKind::BadArgument,
         format!(
             "{} is not on a tmpfs, and only root can mount one: set XAPI_RAM_SR_ROOT to a \
              directory below /dev/shm or $XDG_RUNTIME_DIR",

@@ -10,7 +10,7 @@ use std::{
 use rustix::fs::fstat;
 
 use crate::{
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{self, Dirs, Entry, Layout, lock::lock_within},
     host::Host,
     uri::VolumeUri,
@@ -32,7 +32,7 @@ impl PluginState {
     /// Waits for the lock. The volume need not exist, nor the SR be attached.
     ///
     /// # Errors
-    /// [`Kind::Busy`] where another call has it for all of `patience`.
+    /// [`ErrorKind::Busy`] where another call has it for all of `patience`.
     pub fn lock(host: &Host, uri: &VolumeUri, patience: Duration) -> Result<Self> {
         let locked = match Dirs::open(&Layout::new(&host.sr_root, &uri.sr))? {
             Some(dirs) => take(&dirs, uri, patience)?.map(|file| (dirs, file)),
@@ -110,7 +110,7 @@ fn take(dirs: &Dirs, uri: &VolumeUri, patience: Duration) -> Result<Option<File>
         let left = patience.saturating_sub(begun.elapsed());
         if !lock_within(&file, left).doing("locking", path)? {
             return Err(Error::new(
-                Kind::Busy,
+                ErrorKind::Busy,
                 format!(
                     "another call has been working on volume {} for {} s ({} is locked; fuser names \
                      the process): repeat when it has ended",

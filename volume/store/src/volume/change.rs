@@ -3,7 +3,7 @@
 use super::create::check_size;
 use crate::{
     block,
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{self, Entry, steps},
     host::Name,
     memory::human,
@@ -32,7 +32,7 @@ impl Exclusive<'_> {
     ///
     /// # Errors
     /// As [`Self::set_volume_name`].
-    pub fn set_key(&mut self, key: &str, name: &str, value: &str) -> Result<()> {
+    pub fn set_volume_key(&mut self, key: &str, name: &str, value: &str) -> Result<()> {
         self.update_volume(key, |record| {
             record.keys.insert(name.to_owned(), value.to_owned());
         })
@@ -42,7 +42,7 @@ impl Exclusive<'_> {
     ///
     /// # Errors
     /// As [`Self::set_volume_name`].
-    pub fn unset_key(&mut self, key: &str, name: &str) -> Result<()> {
+    pub fn unset_volume_key(&mut self, key: &str, name: &str) -> Result<()> {
         self.update_volume(key, |record| {
             record.keys.remove(name);
         })
@@ -52,7 +52,7 @@ impl Exclusive<'_> {
     ///
     /// # Errors
     /// As [`Self::set_volume_name`].
-    pub fn set_cbt_enabled(&mut self, key: &str, enabled: bool) -> Result<()> {
+    pub fn set_volume_cbt(&mut self, key: &str, enabled: bool) -> Result<()> {
         self.update_volume(key, |record| record.cbt_enabled = enabled)
     }
 
@@ -67,15 +67,15 @@ impl Exclusive<'_> {
     /// be told by the caller.
     ///
     /// # Errors
-    /// As [`Self::set_volume_name`]; [`Kind::BadSize`] where it would become smaller, or too large.
-    pub fn resize(&mut self, key: &str, new_size: i64) -> Result<u64> {
+    /// As [`Self::set_volume_name`]; [`ErrorKind::BadSize`] where it would become smaller, or too large.
+    pub fn resize_volume(&mut self, key: &str, new_size: i64) -> Result<u64> {
         let size = check_size(new_size)?;
         let key = Name::parse(key)?;
         let mut record = self.volume_record(&key)?;
-        record.require_home("resized")?;
+        record.require_no_external_holder("resized")?;
         if size < record.size {
             return Err(Error::new(
-                Kind::BadSize,
+                ErrorKind::BadSize,
                 format!(
                     "volume {key} has {} bytes ({}) and cannot shrink to {new_size}: what lies \
                      beyond would be lost; copy it into a smaller one instead",
@@ -86,7 +86,7 @@ impl Exclusive<'_> {
         }
         if !record.read_write() {
             return Err(Error::new(
-                Kind::ReadOnly,
+                ErrorKind::ReadOnly,
                 format!(
                     "volume {key} is a snapshot: its size does not change; resize a clone of it"
                 ),

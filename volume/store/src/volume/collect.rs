@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    family::Family,
     free::{Garbage, Pace, Ranges, punch},
+    sharing::SharingVolumes,
 };
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
@@ -48,17 +48,17 @@ impl Exclusive<'_> {
         self.remove_copies()?;
         self.remove_session_clones(None)?;
         let found = self.volume_records()?;
-        self.remove_strays(&found)?;
-        let mut family = Family::new(&dirs, found.all_sound()?);
-        self.share_out(&mut family, live)?;
-        let mut records = family.records;
+        self.remove_leftovers(&found)?;
+        let mut sharing = SharingVolumes::new(&dirs, found.all_sound()?);
+        self.share_out(&mut sharing, live)?;
+        let mut records = sharing.records;
         let mut idle = Vec::new();
         for record in &mut records {
             // What nobody serves is held here, so that its top can be looked at too.
             if let Ok(held) = self.hold_now(&record.key) {
                 idle.push((record.top, held));
-                if !record.leaving.is_empty() {
-                    record.leaving.clear();
+                if !record.previous_tops.is_empty() {
+                    record.previous_tops.clear();
                     self.write(record)?;
                 }
             }
@@ -157,7 +157,7 @@ impl Exclusive<'_> {
                 None => record.is_orphan(&self.dirs),
             };
             if is_meant
-                && record.borrower()?.is_none()
+                && record.living_holder()?.is_none()
                 && let Ok(_held) = self.hold_now(&record.key)
             {
                 self.remove_record(&record)?;
@@ -180,7 +180,7 @@ impl Exclusive<'_> {
     }
 
     /// Removes what is known of volumes that are gone: what a destruction left that was killed.
-    fn remove_strays(&self, found: &Records) -> Result<()> {
+    fn remove_leftovers(&self, found: &Records) -> Result<()> {
         let sound = found.sound.iter().map(|record| record.key.as_str());
         let damaged = found.damaged.iter().map(|damaged| damaged.key.as_str());
         let known: HashSet<&str> = sound.chain(damaged).collect();

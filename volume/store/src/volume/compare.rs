@@ -4,7 +4,7 @@
 
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, chunks},
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     host::Name,
     record::{Index, Pages, Record, View},
     sr::Exclusive,
@@ -28,14 +28,16 @@ impl Exclusive<'_> {
     ///
     /// # Errors
     /// Those of [`Sr::volume`](crate::Sr::volume) for `key`.
-    pub fn compare(&self, key: &str, key2: &str) -> Result<Vec<(u64, u64)>> {
+    pub fn compare_volumes(&self, key: &str, key2: &str) -> Result<Vec<(u64, u64)>> {
         let record = self.volume_record(&Name::parse(key)?)?;
         let nothing = View { index: Index::default(), has_data: false, number: 0 };
         let other = match Name::parse(key2).and_then(|key2| self.volume_record(&key2)) {
-            Ok(other) if other.is_related(&record) => View::of(&self.dirs, &other)?,
+            Ok(other) if other.may_share(&record) => View::of(&self.dirs, &other)?,
             Ok(_) => nothing,
             Err(error) => match error.kind() {
-                Kind::VolumeMissing | Kind::VolumeLost | Kind::BadArgument => nothing,
+                ErrorKind::VolumeMissing | ErrorKind::VolumeLost | ErrorKind::BadArgument => {
+                    nothing
+                }
                 _ => return Err(error),
             },
         };
@@ -58,7 +60,7 @@ impl Exclusive<'_> {
     /// What changed from volume `key` to `key2`, in `length` bytes (-1: all) from `offset` on.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`Kind::BadArgument`] for a range outside `key2`.
+    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`ErrorKind::BadArgument`] for a range outside `key2`.
     pub fn changed_blocks(
         &self,
         key: &str,
@@ -71,7 +73,7 @@ impl Exclusive<'_> {
         let size = new.size;
         let outside = || {
             Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!(
                     "changed blocks of {length} bytes at {offset} were asked for, but volume {key2} \
                      has {size} bytes; offset counts from 0, and length -1 means all"
@@ -109,11 +111,11 @@ impl Exclusive<'_> {
     ///
     /// # Errors
     /// Those of [`Sr::volume`](crate::Sr::volume).
-    pub fn similar(&self, key: &str) -> Result<Vec<Name>> {
+    pub fn similar_volumes(&self, key: &str) -> Result<Vec<Name>> {
         let record = self.volume_record(&Name::parse(key)?)?;
         let view = View::of(&self.dirs, &record)?;
         let mut found: Vec<(u64, Record)> = Vec::new();
-        for other in self.family(&record)?.into_iter().filter(|other| !other.hidden) {
+        for other in self.sharing(&record)?.into_iter().filter(|other| !other.hidden) {
             let theirs = match View::of(&self.dirs, &other) {
                 Err(error) if error.tells_damage() => continue,
                 theirs => theirs?,

@@ -4,10 +4,10 @@
 //! into place, which commits; the parent is removed. Where a kill has spared the parent, composing
 //! once more changes nothing that is read, and removes it.
 
-use super::destroy::Gone;
+use super::destroy::Destroyed;
 use crate::{
     block::{CHUNK_BLOCKS, Layer, PAGE_BYTES, chunks, is_data},
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{Entry, steps},
     host::Name,
     live::Live,
@@ -21,13 +21,13 @@ impl Exclusive<'_> {
     /// started from.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`Kind::VolumeInUse`] where one of them is served;
-    /// [`Kind::ReadOnly`] where the child is a snapshot.
-    pub fn compose(mut self, child: &str, parent: &str, live: &mut dyn Live) -> Result<()> {
+    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`ErrorKind::VolumeInUse`] where one of them is served;
+    /// [`ErrorKind::ReadOnly`] where the child is a snapshot.
+    pub fn compose_volumes(mut self, child: &str, parent: &str, live: &mut dyn Live) -> Result<()> {
         let (child, parent) = (Name::parse(child)?, Name::parse(parent)?);
         if child == parent {
             return Err(Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!("volume {child} cannot be composed with itself"),
             ));
         }
@@ -37,7 +37,7 @@ impl Exclusive<'_> {
         below.require_data()?;
         if !record.read_write() {
             return Err(Error::new(
-                Kind::ReadOnly,
+                ErrorKind::ReadOnly,
                 format!("volume {child} is a snapshot: nothing can be composed into it"),
             ));
         }
@@ -52,26 +52,29 @@ impl Exclusive<'_> {
             self.make_layer(parent_top, below.size)?;
             below.top = parent_top;
         }
-        below.leaving.clear();
+        below.previous_tops.clear();
         below.sole.clear();
         record.join(&below);
         self.write(&below)?;
-        let mut gone = View::all_of(&self.dirs, &record)?;
-        gone.extend(View::all_of(&self.dirs, &below)?);
+        let mut destroyed = View::all_of(&self.dirs, &record)?;
+        destroyed.extend(View::all_of(&self.dirs, &below)?);
         let old_index = record.index;
         record.size = size;
         record.top = top;
         record.index = index;
-        record.leaving.clear();
+        record.previous_tops.clear();
         record.sole.clear();
         self.write(&record)?;
         self.dirs.remove(Entry::Index(old_index))?;
         self.remove_record(&below)?;
         drop(held);
         let records = self.volume_records()?;
-        let gone =
-            Gone { views: gone, owned: below.own_top().into_iter().collect(), was_written: true };
-        self.release(&record, records, gone, live)
+        let destroyed = Destroyed {
+            views: destroyed,
+            owned: below.own_top().into_iter().collect(),
+            was_written: true,
+        };
+        self.release(&record, records, destroyed, live)
     }
 
     fn write_composed(

@@ -22,9 +22,9 @@ impl Sr {
     /// Copies a volume as it is now into `dest`; within an SR that is a clone.
     ///
     /// # Errors
-    /// Those of [`Exclusive::snapshot`] here and of [`Exclusive::create_volume`] there; nothing is
+    /// Those of [`Exclusive::snapshot_volume`] here and of [`Exclusive::create_volume`] there; nothing is
     /// left behind.
-    pub fn copy(&self, key: &str, dest: &Self, live: &mut dyn Live) -> Result<Volume> {
+    pub fn copy_volume(&self, key: &str, dest: &Self, live: &mut dyn Live) -> Result<Volume> {
         if dest.uuid() == self.uuid() {
             return self.lock()?.clone_volume(key, live);
         }
@@ -89,7 +89,7 @@ fn copy_blocks(from: &mut Disk, to: &mut Disk) -> Result<()> {
         let mut data = Vec::new();
         let mut offset = at;
         from.read(at, length, |piece| match piece {
-            Piece::Zeros(count) => offset += count,
+            Piece::Zeroes(count) => offset += count,
             Piece::Data(slice) => {
                 let count = slice.length() as u64;
                 data.push((offset, slice));

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Volume;
 use crate::{
     block::{self, Layer, VOLUME_BYTES_MAX},
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{self, Entry, steps},
     host::Name,
     memory::human,
@@ -30,7 +30,7 @@ impl Exclusive<'_> {
     /// Makes an empty volume.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`], [`Kind::BadSize`], [`Kind::NoSpace`] where there is not even room
+    /// [`ErrorKind::SrNotAttached`], [`ErrorKind::BadSize`], [`ErrorKind::NoSpace`] where there is not even room
     /// for its record.
     pub fn create_volume(&mut self, new: &NewVolume<'_>) -> Result<Volume> {
         let record = self.create_record(new, false)?;
@@ -54,17 +54,17 @@ impl Exclusive<'_> {
             size,
             sharable: new.sharable,
             top,
-            leaving: Vec::new(),
+            previous_tops: Vec::new(),
             index,
             base: None,
-            families: vec![top],
+            sharing_groups: vec![top],
             sole: Vec::new(),
             has_data: true,
             cbt_enabled: false,
             hidden: unfinished,
             owner: None,
             unfinished,
-            loan: None,
+            external_holder: None,
             keys: [].into(),
         };
         self.make_layer(top, size)?;
@@ -93,7 +93,7 @@ impl Sr {
     /// A key for [`Exclusive::clone_hidden`], which no volume has.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`].
+    /// [`ErrorKind::SrNotAttached`].
     pub fn new_key(&self) -> Result<Name> {
         Ok(new_key(&self.attached()?.1.generation))
     }
@@ -104,7 +104,7 @@ pub(crate) fn check_size(asked: i64) -> Result<u64> {
     let size = u64::try_from(asked).ok().and_then(block::round_up);
     size.filter(|&size| size <= VOLUME_BYTES_MAX).ok_or_else(|| {
         Error::new(
-            Kind::BadSize,
+            ErrorKind::BadSize,
             format!(
                 "a volume of {asked} bytes cannot be: from 0 (rounded up to one block of {} bytes) \
                  to {VOLUME_BYTES_MAX} ({}) are possible",

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{family::Family, free::Garbage};
+use super::{free::Garbage, sharing::SharingVolumes};
 use crate::{
     block::{BLOCK_BYTES, Layer},
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::{Entry, lock::Lock},
     host::Name,
     live::Live,
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What nobody reads any more.
 #[derive(Debug)]
-pub(crate) struct Gone {
+pub(crate) struct Destroyed {
     /// What was read.
     pub(crate) views: Vec<View>,
     /// Layers that only it can have named.
@@ -35,11 +35,13 @@ impl Exclusive<'_> {
     /// non-persistent session goes with its volume.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`]; [`Kind::VolumeInUse`] while it is served, or such a clone of it.
+    /// [`ErrorKind::SrNotAttached`]; [`ErrorKind::VolumeInUse`] while it is served, or such a clone of it.
     pub fn destroy_volume(mut self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
         let mut record = match self.volume_record(&key) {
-            Err(error) if matches!(error.kind(), Kind::VolumeMissing | Kind::VolumeLost) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::VolumeMissing | ErrorKind::VolumeLost) =>
+            {
                 // One that was killed half-way may have left the clone.
                 if self.remove_session_clones(Some(&key))? {
                     self.collect_unless_damaged(live)?;
@@ -74,7 +76,7 @@ impl Exclusive<'_> {
             self.remove_record(clone)?;
         }
         drop((served, held));
-        self.release(&record, records, Gone { views, owned, was_written }, live)
+        self.release(&record, records, Destroyed { views, owned, was_written }, live)
     }
 
     /// Takes those that are served in the place of a volume out of `records`, and holds them.
@@ -83,8 +85,8 @@ impl Exclusive<'_> {
         let clones: Vec<Record> = records.sound.extract_if(.., is_clone).collect();
         let hold = |clone: &Record| {
             self.hold(&clone.key, "destroyed").map_err(|error| match error.kind() {
-                Kind::VolumeInUse => Error::new(
-                    Kind::VolumeInUse,
+                ErrorKind::VolumeInUse => Error::new(
+                    ErrorKind::VolumeInUse,
                     format!("volume {key} is active, as a disk whose writes are not kept: {error}"),
                 ),
                 _ => error,
@@ -113,9 +115,9 @@ impl Exclusive<'_> {
     /// Destroys the data of a snapshot and keeps its map, by which changed blocks can still be told.
     ///
     /// # Errors
-    /// As [`Self::destroy_volume`], and where there is no such volume; [`Kind::BadArgument`] where it
+    /// As [`Self::destroy_volume`], and where there is no such volume; [`ErrorKind::BadArgument`] where it
     /// is no snapshot.
-    pub fn data_destroy(mut self, key: &str, live: &mut dyn Live) -> Result<()> {
+    pub fn destroy_volume_data(mut self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
         let mut record = self.volume_record(&key)?;
         if !record.has_data {
@@ -123,7 +125,7 @@ impl Exclusive<'_> {
         }
         if record.read_write() {
             return Err(Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!(
                     "volume {key} is not a snapshot: its data cannot be destroyed while its map is \
                      kept; destroy the volume itself (xe vdi-destroy), or the data of a snapshot \
@@ -138,8 +140,8 @@ impl Exclusive<'_> {
         self.write(&record)?;
         drop(served);
         let records = self.volume_records()?;
-        let gone = Gone { views, owned: Vec::new(), was_written: false };
-        self.release(&record, records, gone, live)
+        let destroyed = Destroyed { views, owned: Vec::new(), was_written: false };
+        self.release(&record, records, destroyed, live)
     }
 
     /// Frees what `gone` named and nobody else does, after the record of `record` was removed or
@@ -148,12 +150,12 @@ impl Exclusive<'_> {
         mut self,
         record: &Record,
         records: Records,
-        gone: Gone,
+        destroyed: Destroyed,
         live: &mut dyn Live,
     ) -> Result<()> {
-        let (garbage, tops) = match self.garbage(record, records, &gone, live) {
+        let (garbage, tops) = match self.garbage(record, records, &destroyed, live) {
             // The map of a damaged volume may name anything but what another one still owned.
-            Err(error) if error.tells_damage() => (Garbage::whole(gone.owned), Vec::new()),
+            Err(error) if error.tells_damage() => (Garbage::whole(destroyed.owned), Vec::new()),
             found => found?,
         };
         self.unlock_and_free(garbage, &tops).map(drop)
@@ -178,17 +180,17 @@ impl Exclusive<'_> {
         &mut self,
         record: &Record,
         records: Records,
-        gone: &Gone,
+        destroyed: &Destroyed,
         live: &mut dyn Live,
     ) -> Result<(Garbage, Vec<Layer>)> {
         let dirs = self.dirs.clone();
-        let mut family = Family::new(&dirs, record.relatives(records.all_sound()?));
+        let mut sharing = SharingVolumes::new(&dirs, record.sharing_with(records.all_sound()?));
         // First they free by themselves what they let go of; only then may their maps be read, or
         // a block could be missed by both.
-        self.share_out_without(&mut family, gone, live)?;
-        family.refresh();
-        let garbage = Garbage::of(&dirs, &gone.views, gone.owned.clone(), &family)?;
-        Ok((garbage, family.owned()))
+        self.share_out_without(&mut sharing, destroyed, live)?;
+        sharing.refresh();
+        let garbage = Garbage::of(&dirs, &destroyed.views, destroyed.owned.clone(), &sharing)?;
+        Ok((garbage, sharing.owned()))
     }
 
     /// Removes a volume's record, which commits, and what only it can have named.
@@ -212,7 +214,7 @@ impl Exclusive<'_> {
     pub(crate) fn hold(&self, key: &Name, act: &str) -> Result<Lock> {
         // A damaged record does not say to whom it is lent, and takes nothing back.
         if let Ok(record) = self.volume_record(key) {
-            record.require_home(act)?;
+            record.require_no_external_holder(act)?;
         }
         let held = Lock::volume(&self.dirs, key, PATIENCE)?;
         held.ok_or_else(|| {
@@ -221,7 +223,7 @@ impl Exclusive<'_> {
                 _ => String::new(),
             };
             Error::new(
-                Kind::VolumeInUse,
+                ErrorKind::VolumeInUse,
                 format!("volume {key} is active{by}, and cannot be {act}: unplug it first (xe vbd-unplug)"),
             )
         })
@@ -230,13 +232,13 @@ impl Exclusive<'_> {
     /// Keeps a volume from being served, if nobody serves it at this moment.
     pub(crate) fn hold_now(&self, key: &Name) -> Result<Lock> {
         Lock::volume(&self.dirs, key, Duration::ZERO)?
-            .ok_or_else(|| Error::new(Kind::VolumeInUse, format!("volume {key} is active")))
+            .ok_or_else(|| Error::new(ErrorKind::VolumeInUse, format!("volume {key} is active")))
     }
 
     /// The other volumes that may share something with this one.
-    pub(crate) fn family(&self, record: &Record) -> Result<Vec<Record>> {
+    pub(crate) fn sharing(&self, record: &Record) -> Result<Vec<Record>> {
         let mut records = self.volume_records()?.sound;
-        records.retain(|other| other.is_related(record) && other.key != record.key);
+        records.retain(|other| other.may_share(record) && other.key != record.key);
         Ok(records)
     }
 }

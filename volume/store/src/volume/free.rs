@@ -13,10 +13,10 @@ use std::{
 
 use rustix::fs::fstat;
 
-use super::family::Family;
+use super::sharing::SharingVolumes;
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
-    error::{Context, Kind, Result},
+    error::{Context, ErrorKind, Result},
     files::{Dirs, Entry, allocated, steps},
     record::{Pages, View},
 };
@@ -78,13 +78,13 @@ impl Garbage {
     /// have named the layers `whole`.
     pub(crate) fn of(
         dirs: &Dirs,
-        gone: &[View],
+        destroyed: &[View],
         whole: Vec<Layer>,
-        survivors: &Family<'_>,
+        survivors: &SharingVolumes<'_>,
     ) -> Result<Self> {
         let mut garbage = Self::whole(whole);
         let mut pages = Pages::new(dirs);
-        for view in gone {
+        for view in destroyed {
             for (chunk, named) in view.pages() {
                 let is_needed = survivors.user(view.number, chunk, named)?.is_some();
                 if view.has_data && !is_needed {
@@ -107,17 +107,17 @@ impl Garbage {
     fn chunk(
         &mut self,
         pages: &mut Pages<'_>,
-        gone: &View,
+        destroyed: &View,
         chunk: usize,
-        survivors: &Family<'_>,
+        survivors: &SharingVolumes<'_>,
     ) -> Result<()> {
-        let named = gone.at(chunk);
+        let named = destroyed.at(chunk);
         let page = pages.get(named, chunk)?;
         let is_shared = |entry: &Layer| is_data(*entry) && !self.layers.contains(entry);
         let mut free: Vec<usize> =
             (0..page.len()).filter(|&position| is_shared(&page[position])).collect();
         // Most of it is still named by the next one before or after.
-        survivors.for_pages(gone.number, chunk, |layer| {
+        survivors.for_pages(destroyed.number, chunk, |layer| {
             if !free.is_empty() {
                 let other = pages.get(layer, chunk)?;
                 free.retain(|&position| other[position] != page[position]);
@@ -220,7 +220,7 @@ fn remove_stepwise(dirs: &Dirs, entry: Entry<'_>, pace: &mut Pace) -> Result<u64
     let file = match dirs.edit(entry) {
         Err(error) if error.is_missing_file() => return Ok(0),
         // A link, say: it holds nothing itself.
-        Err(error) if error.kind() == Kind::Corrupt => return dirs.remove(entry).map(|()| 0),
+        Err(error) if error.kind() == ErrorKind::Corrupt => return dirs.remove(entry).map(|()| 0),
         file => file?,
     };
     let found = fstat(&file).doing(DOING, path)?;

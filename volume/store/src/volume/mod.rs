@@ -8,22 +8,22 @@ mod compose;
 mod copy;
 mod create;
 mod destroy;
-mod family;
 mod free;
-mod lend;
 mod revert;
+mod sharing;
 mod snapshot;
 mod sole;
+mod write_back;
 
 use std::collections::BTreeMap;
 
 pub use self::{
     compare::{ChangedBlocks, GRANULE_BYTES},
     create::NewVolume,
-    lend::Return,
+    write_back::WriteBack,
 };
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::{Dirs, Entry},
     host::Name,
     record::{self, Damaged, Record, Records},
@@ -59,7 +59,7 @@ impl Sr {
     /// One volume.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`]; [`Kind::VolumeMissing`] or [`Kind::VolumeLost`].
+    /// [`ErrorKind::SrNotAttached`]; [`ErrorKind::VolumeMissing`] or [`ErrorKind::VolumeLost`].
     pub fn volume(&self, key: &str) -> Result<Volume> {
         let (dirs, sr) = self.attached()?;
         let key = Name::parse(key)?;
@@ -72,7 +72,7 @@ impl Sr {
     /// All volumes but those that only a datapath knows of.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`], or what reading its memory gives.
+    /// [`ErrorKind::SrNotAttached`], or what reading its memory gives.
     ///
     /// Those of which something is missing or makes no sense are left out: see [`Sr::list`].
     pub fn volumes(&self) -> Result<Vec<Volume>> {
@@ -94,7 +94,7 @@ impl Sr {
     /// freed before they are destroyed, which [`Exclusive::destroy_volume`](crate::Exclusive) does.
     ///
     /// # Errors
-    /// [`Kind::SrNotAttached`], or what reading the SR's memory gives.
+    /// [`ErrorKind::SrNotAttached`], or what reading the SR's memory gives.
     pub fn damaged(&self) -> Result<Vec<Damaged>> {
         let (dirs, _) = self.attached()?;
         Ok(Records::read(&dirs, |key| Record::read(&dirs, key))?.damaged)
@@ -106,7 +106,7 @@ impl Sr {
         let uuid = self.uuid();
         if is_uuid && !key.as_str().starts_with(&sr.generation) {
             return Error::new(
-                Kind::VolumeLost,
+                ErrorKind::VolumeLost,
                 format!(
                     "volume {key} does not exist any more: the contents of this RAM disk were lost \
                      when the host restarted; run xe sr-scan uuid={uuid}"
@@ -114,7 +114,7 @@ impl Sr {
             );
         }
         Error::new(
-            Kind::VolumeMissing,
+            ErrorKind::VolumeMissing,
             format!(
                 "there is no volume {key} in SR {uuid}; if xapi still lists it, run xe sr-scan uuid={uuid}"
             ),

@@ -1,8 +1,8 @@
 //! Reverting: a volume reads again what a snapshot kept, under its own identity.
 
-use super::destroy::Gone;
+use super::destroy::Destroyed;
 use crate::{
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::Entry,
     host::Name,
     live::Live,
@@ -14,16 +14,16 @@ impl Exclusive<'_> {
     /// Lets volume `key` read what `snapshot` reads.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`Kind::VolumeInUse`] where the volume is served;
-    /// [`Kind::BadArgument`] where `snapshot` is no snapshot; [`Kind::ReadOnly`] where `key` is one.
-    pub fn revert(mut self, snapshot: &str, key: &str, live: &mut dyn Live) -> Result<()> {
+    /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`ErrorKind::VolumeInUse`] where the volume is served;
+    /// [`ErrorKind::BadArgument`] where `snapshot` is no snapshot; [`ErrorKind::ReadOnly`] where `key` is one.
+    pub fn revert_volume(mut self, snapshot: &str, key: &str, live: &mut dyn Live) -> Result<()> {
         let (snapshot, key) = (Name::parse(snapshot)?, Name::parse(key)?);
         let mut from = self.volume_record(&snapshot)?;
         let mut record = self.volume_record(&key)?;
         from.require_data()?;
         if from.read_write() || snapshot == key {
             return Err(Error::new(
-                Kind::BadArgument,
+                ErrorKind::BadArgument,
                 format!(
                     "volume {snapshot} is not a snapshot: volume {key} cannot be reverted to it"
                 ),
@@ -31,12 +31,12 @@ impl Exclusive<'_> {
         }
         if !record.read_write() {
             return Err(Error::new(
-                Kind::ReadOnly,
+                ErrorKind::ReadOnly,
                 format!("volume {key} is a snapshot itself and cannot be reverted; clone it first"),
             ));
         }
         let held = self.hold(&key, "reverted")?;
-        let gone = View::all_of(&self.dirs, &record)?;
+        let destroyed = View::all_of(&self.dirs, &record)?;
         let (old_index, old_top) = (record.index, record.own_top());
         let top = self.take_numbers(2)?;
         let index = top + 1;
@@ -47,7 +47,7 @@ impl Exclusive<'_> {
         self.write(&from)?;
         record.size = from.size;
         record.top = top;
-        record.leaving.clear();
+        record.previous_tops.clear();
         record.index = index;
         record.sole.clear();
         record.join(&from);
@@ -55,7 +55,8 @@ impl Exclusive<'_> {
         self.dirs.remove(Entry::Index(old_index))?;
         drop(held);
         let records = self.volume_records()?;
-        let gone = Gone { views: gone, owned: old_top.into_iter().collect(), was_written: true };
-        self.release(&record, records, gone, live)
+        let destroyed =
+            Destroyed { views: destroyed, owned: old_top.into_iter().collect(), was_written: true };
+        self.release(&record, records, destroyed, live)
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use super::Volume;
 use crate::{
     block::{Layer, NEVER},
-    error::{Context, Error, Kind, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{Entry, allocated, lock::Lock},
     host::Name,
     live::{Inactive, Live, Switch},
@@ -33,7 +33,7 @@ enum Over<'a> {
     /// Writable, under a key that only a datapath knows.
     HiddenClone(&'a Name),
     /// A clone that is of no use before it is finished: what comes back of a lent volume.
-    Return,
+    WriteBack,
 }
 
 /// Who may write to a volume while its structure changes.
@@ -49,9 +49,9 @@ impl Exclusive<'_> {
     /// Makes a read-only volume that keeps what the volume reads now.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`](crate::Sr::volume); [`Kind::NoSpace`] without room for the map;
-    /// [`Kind::Unresponsive`] where the process that serves the volume does not answer.
-    pub fn snapshot(&mut self, key: &str, live: &mut dyn Live) -> Result<Volume> {
+    /// Those of [`Sr::volume`](crate::Sr::volume); [`ErrorKind::NoSpace`] without room for the map;
+    /// [`ErrorKind::Unresponsive`] where the process that serves the volume does not answer.
+    pub fn snapshot_volume(&mut self, key: &str, live: &mut dyn Live) -> Result<Volume> {
         self.branch(key, Over::Snapshot { hidden: false }, live)
     }
 
@@ -63,7 +63,7 @@ impl Exclusive<'_> {
     /// Makes a writable volume that reads what the volume reads now.
     ///
     /// # Errors
-    /// As [`Self::snapshot`].
+    /// As [`Self::snapshot_volume`].
     pub fn clone_volume(&mut self, key: &str, live: &mut dyn Live) -> Result<Volume> {
         self.branch(key, Over::Clone, live)
     }
@@ -74,7 +74,7 @@ impl Exclusive<'_> {
     /// of the volume ([`PluginState`](crate::PluginState)), which has to be written first.
     ///
     /// # Errors
-    /// As [`Self::snapshot`].
+    /// As [`Self::snapshot_volume`].
     pub fn clone_hidden(&mut self, key: &str, clone: &Name, live: &mut dyn Live) -> Result<()> {
         match self.find_volume(clone)? {
             Some(_) => Ok(()),
@@ -84,7 +84,7 @@ impl Exclusive<'_> {
 
     /// A clone of a lent volume, into which its contents come back.
     pub(crate) fn clone_unfinished(&mut self, key: &Name) -> Result<Name> {
-        self.branch(key.as_str(), Over::Return, &mut Inactive).map(|made| made.key)
+        self.branch(key.as_str(), Over::WriteBack, &mut Inactive).map(|made| made.key)
     }
 
     /// Held: the SR's lock.
@@ -93,7 +93,9 @@ impl Exclusive<'_> {
         match self.branch_once(&key, over, live) {
             // It died over the question. Whether it had obeyed or not: by now nobody serves the
             // volume, and what was written lies in one of the tops that the record names.
-            Err(error) if error.kind() == Kind::Unresponsive && self.hold(&key, "").is_ok() => {
+            Err(error)
+                if error.kind() == ErrorKind::Unresponsive && self.hold(&key, "").is_ok() =>
+            {
                 self.branch_once(&key, over, live)
             }
             done => done,
@@ -104,14 +106,14 @@ impl Exclusive<'_> {
         let mut origin = self.volume_record(key)?;
         origin.require_data()?;
         let held = match over {
-            Over::Return => Held::Idle { _lock: Some(self.hold_now(key)?) },
+            Over::WriteBack => Held::Idle { _lock: Some(self.hold_now(key)?) },
             _ => self.hold_or_served(key)?,
         };
         let (is_clone, hidden, own_key) = match over {
             Over::Snapshot { hidden } => (false, hidden, self.new_key()),
             Over::Clone => (true, false, self.new_key()),
             Over::HiddenClone(clone) => (true, true, clone.clone()),
-            Over::Return => (true, true, self.new_key()),
+            Over::WriteBack => (true, true, self.new_key()),
         };
         let first = self.take_numbers(4)?;
         let (index, base, own_top, new_top) = (first, first + 1, first + 2, first + 3);
@@ -119,14 +121,14 @@ impl Exclusive<'_> {
             key: own_key,
             owner: matches!(over, Over::HiddenClone(_)).then(|| key.clone()),
             top: if is_clone { own_top } else { NEVER },
-            leaving: Vec::new(),
+            previous_tops: Vec::new(),
             index,
             base: is_clone.then_some(base),
             sole: Vec::new(),
             cbt_enabled: origin.cbt_enabled && !is_clone,
             hidden,
-            unfinished: over == Over::Return,
-            loan: None,
+            unfinished: over == Over::WriteBack,
+            external_holder: None,
             keys: [].into(),
             ..origin.clone()
         };
@@ -151,8 +153,8 @@ impl Exclusive<'_> {
             made.into_iter().try_for_each(|entry| self.dirs.remove(entry))?;
             return Err(error);
         }
-        if !origin.leaving.is_empty() {
-            origin.leaving.clear();
+        if !origin.previous_tops.is_empty() {
+            origin.previous_tops.clear();
             // The branch is there, whatever comes of this; the next operation brings it to rest.
             let _kept = self.write(&origin);
         }
@@ -178,9 +180,9 @@ impl Exclusive<'_> {
         }
         self.make_layer(new_top, origin.size)?;
         if matches!(held, Held::Idle { .. }) {
-            origin.leaving.clear();
+            origin.previous_tops.clear();
         }
-        origin.leaving.push(origin.top);
+        origin.previous_tops.push(origin.top);
         origin.top = new_top;
         origin.sole.clear();
         self.write(origin)?;
@@ -198,7 +200,7 @@ impl Exclusive<'_> {
         // An error leaves the record as it is: whether the volume is written to in its old top or
         // in the new one, both are kept, and the next operation on it brings it to rest.
         done?;
-        for layer in &origin.leaving {
+        for layer in &origin.previous_tops {
             self.remove_empty_layer(*layer)?;
         }
         Ok(origin.size)
@@ -221,8 +223,8 @@ impl Exclusive<'_> {
     /// Sees to it that nobody writes to the volume, or knows who does.
     fn hold_or_served(&self, key: &Name) -> Result<Held> {
         let record = self.volume_record(key)?;
-        if !record.borrower()?.is_some_and(|borrower| borrower.read_only) {
-            record.require_home("copied")?;
+        if !record.living_holder()?.is_some_and(|holder| holder.read_only) {
+            record.require_no_external_holder("copied")?;
         }
         let start = Instant::now();
         loop {
@@ -247,7 +249,7 @@ impl Record {
             return Ok(());
         }
         Err(Error::new(
-            Kind::NoData,
+            ErrorKind::NoData,
             format!("the data of volume {} was destroyed; only what changed can be told", self.key),
         ))
     }

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use super::{
-    destroy::Gone,
-    family::{Family, User, Users, for_layers},
+    destroy::Destroyed,
+    sharing::{SharingVolumes, User, Users, for_layers},
 };
 use crate::{
     block::{CHUNK_BYTES, Layer},
@@ -23,12 +23,16 @@ const LOOKS_FEW: usize = 64;
 /// Who needs which of those layers that may have become sole when `gone` went. That is what it named;
 /// and where it was written to, what it let go of earlier, which nobody has noticed yet. Others have
 /// the users that they had.
-fn users_without(dirs: &Dirs, family: &Family<'_>, gone: &Gone) -> Result<Users> {
+fn users_without(
+    dirs: &Dirs,
+    sharing: &SharingVolumes<'_>,
+    destroyed: &Destroyed,
+) -> Result<Users> {
     let mut pages = Pages::new(dirs);
     let mut users = Users::default();
     let mut add = |view: &View| -> Result<()> {
         for (chunk, layer) in view.pages() {
-            let user = family.user(view.number, chunk, layer)?;
+            let user = sharing.user(view.number, chunk, layer)?;
             if user == Some(User::Several) {
                 continue;
             }
@@ -42,21 +46,21 @@ fn users_without(dirs: &Dirs, family: &Family<'_>, gone: &Gone) -> Result<Users>
         }
         Ok(())
     };
-    gone.views.iter().try_for_each(&mut add)?;
-    if gone.was_written {
-        let writers = family.records.iter().filter(|it| it.has_data && it.read_write());
+    destroyed.views.iter().try_for_each(&mut add)?;
+    if destroyed.was_written {
+        let writers = sharing.records.iter().filter(|it| it.has_data && it.read_write());
         writers.map(|record| View::of(dirs, record)).try_for_each(|view| add(&view?))?;
     }
-    for layer in family.owned().iter().chain(family.records.iter().flat_map(|it| &it.sole)) {
+    for layer in sharing.owned().iter().chain(sharing.records.iter().flat_map(|it| &it.sole)) {
         users.remove(layer);
     }
-    let open = users.values().filter(|user| !family.is_settled(**user)).count();
-    if open > LOOKS_FEW && open * LOOK_PAGES > family.count_pages()? {
-        return family.all_users();
+    let open = users.values().filter(|user| !sharing.is_decided(**user)).count();
+    if open > LOOKS_FEW && open * LOOK_PAGES > sharing.count_pages()? {
+        return sharing.all_users();
     }
     for (&layer, user) in &mut users {
-        if !family.is_settled(*user) {
-            look_up(dirs, family, &mut pages, layer, user)?;
+        if !sharing.is_decided(*user) {
+            look_up(dirs, sharing, &mut pages, layer, user)?;
         }
     }
     Ok(users)
@@ -65,7 +69,7 @@ fn users_without(dirs: &Dirs, family: &Family<'_>, gone: &Gone) -> Result<Users>
 /// Finds out whose data needs a layer, as far as it matters.
 fn look_up(
     dirs: &Dirs,
-    family: &Family<'_>,
+    sharing: &SharingVolumes<'_>,
     pages: &mut Pages<'_>,
     layer: Layer,
     user: &mut Option<User>,
@@ -79,9 +83,9 @@ fn look_up(
             let first = usize::try_from(start / CHUNK_BYTES).expect("64-bit host").max(next);
             next = usize::try_from(end.div_ceil(CHUNK_BYTES)).expect("64-bit host");
             for chunk in first..next {
-                family.find_users(pages, chunk, layer, user)?;
+                sharing.find_users(pages, chunk, layer, user)?;
                 pages.forget();
-                if family.is_settled(*user) {
+                if sharing.is_decided(*user) {
                     return Ok(ControlFlow::Break(()));
                 }
             }
@@ -93,33 +97,37 @@ fn look_up(
 impl Exclusive<'_> {
     /// Works out the sole sets of a whole family, keeps them, and tells those that are served. Only
     /// for when nothing becomes shared that was not: sets that grow may be told afterwards.
-    pub(crate) fn share_out(&mut self, family: &mut Family<'_>, live: &mut dyn Live) -> Result<()> {
-        let users = family.all_users()?;
-        let nothing = vec![Vec::new(); family.records.len()];
-        self.hand_out(family, &users, nothing, live)
+    pub(crate) fn share_out(
+        &mut self,
+        sharing: &mut SharingVolumes<'_>,
+        live: &mut dyn Live,
+    ) -> Result<()> {
+        let users = sharing.all_users()?;
+        let nothing = vec![Vec::new(); sharing.records.len()];
+        self.hand_out(sharing, &users, nothing, live)
     }
 
     /// The same for a family that `gone` was a part of until now.
     pub(crate) fn share_out_without(
         &mut self,
-        family: &mut Family<'_>,
-        gone: &Gone,
+        sharing: &mut SharingVolumes<'_>,
+        destroyed: &Destroyed,
         live: &mut dyn Live,
     ) -> Result<()> {
-        let users = users_without(&self.dirs, family, gone)?;
-        let before = family.records.iter().map(|record| record.sole.clone()).collect();
-        self.hand_out(family, &users, before, live)
+        let users = users_without(&self.dirs, sharing, destroyed)?;
+        let before = sharing.records.iter().map(|record| record.sole.clone()).collect();
+        self.hand_out(sharing, &users, before, live)
     }
 
     /// Adds to the sole sets `soles` what only one volume needs.
     fn hand_out(
         &mut self,
-        family: &mut Family<'_>,
+        sharing: &mut SharingVolumes<'_>,
         users: &Users,
         mut soles: Vec<Vec<Layer>>,
         live: &mut dyn Live,
     ) -> Result<()> {
-        let owned = family.owned();
+        let owned = sharing.owned();
         for (&layer, user) in users {
             if let Some(User::One(record)) = user
                 && !owned.contains(&layer)
@@ -127,7 +135,7 @@ impl Exclusive<'_> {
                 soles[*record].push(layer);
             }
         }
-        for (record, mut sole) in family.records.iter_mut().zip(soles) {
+        for (record, mut sole) in sharing.records.iter_mut().zip(soles) {
             sole.sort_unstable();
             sole.dedup();
             if !record.has_data {
@@ -139,7 +147,7 @@ impl Exclusive<'_> {
             record.sole = sole;
             self.write(record)?;
             let served = served_by(&self.dirs, &record.key)?;
-            if let Some(serving) = served.filter(|_| record.leaving.is_empty()) {
+            if let Some(serving) = served.filter(|_| record.previous_tops.is_empty()) {
                 // Not reached, it frees less than it could; a collection frees the rest.
                 let _untold = live.sole(&record.key, &serving);
             }

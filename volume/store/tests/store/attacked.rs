@@ -15,7 +15,7 @@ use std::{
 };
 
 use store::{
-    Attachment, Inactive, Kind, Name, Sr,
+    Attachment, ErrorKind, Inactive, Name, Sr,
     testing::{self, Disks, Fixture, attachment, content, metadata},
 };
 
@@ -112,8 +112,12 @@ fn a_link_in_the_place_of_a_directory_of_an_sr_is_refused_and_what_it_leads_to_i
             fs::create_dir(&sr).unwrap();
             symlink(&outside, sr.join(planted)).unwrap();
         }
-        assert_eq!(host.attach(&wanted).unwrap_err().kind(), Kind::SrMissing, "{planted:?}");
-        assert_eq!(host.destroy(&wanted.uuid).unwrap_err().kind(), Kind::SrMissing, "{planted:?}");
+        assert_eq!(host.attach(&wanted).unwrap_err().kind(), ErrorKind::SrMissing, "{planted:?}");
+        assert_eq!(
+            host.destroy(&wanted.uuid).unwrap_err().kind(),
+            ErrorKind::SrMissing,
+            "{planted:?}"
+        );
         assert!(host.srs().unwrap().is_empty());
         assert_precious(&outside);
     }
@@ -143,7 +147,7 @@ fn links_and_fifos_among_the_files_of_an_sr_lead_nowhere_and_make_nothing_wait()
         assert!(!sr.lock().unwrap().check().unwrap().is_empty());
         host.attach(&attachment(&host, 64 * MIB)).unwrap();
         for damaged in ["link", "zero", "fifo"] {
-            assert_eq!(sr.volume(damaged).unwrap_err().kind(), Kind::Corrupt, "{damaged}");
+            assert_eq!(sr.volume(damaged).unwrap_err().kind(), ErrorKind::Corrupt, "{damaged}");
             sr.lock().unwrap().destroy_volume(damaged, &mut Inactive).unwrap();
         }
         sr.lock().unwrap().collect(&mut Inactive).unwrap();
@@ -160,7 +164,7 @@ fn an_operation_reads_each_record_once() {
     let key = fixture.create(8 << 20);
     let sr = Sr::open(&fixture.host, fixture.sr.uuid().as_str()).unwrap();
     let other = fixture.create(8 << 20);
-    let snapshot = fixture.lock().snapshot(&key, &mut Disks::default()).unwrap().key;
+    let snapshot = fixture.lock().snapshot_volume(&key, &mut Disks::default()).unwrap().key;
     let parsed = |what: &str, srs: usize, volumes: usize| {
         assert_eq!(testing::parsed(), testing::Parsed { srs, volumes }, "{what}");
     };
@@ -171,9 +175,9 @@ fn an_operation_reads_each_record_once() {
     parsed("looking", 0, 1);
     sr.lock().unwrap().destroy_volume(snapshot.as_str(), &mut Inactive).unwrap();
     parsed("destroying one of three", 0, 3);
-    sr.lock().unwrap().snapshot(&key, &mut Inactive).unwrap();
+    sr.lock().unwrap().snapshot_volume(&key, &mut Inactive).unwrap();
     parsed("a snapshot", 0, 1);
-    sr.lock().unwrap().compose(&other, &key, &mut Inactive).unwrap();
+    sr.lock().unwrap().compose_volumes(&other, &key, &mut Inactive).unwrap();
     parsed("composing two of three", 0, 3);
     sr.lock().unwrap().set_name("renamed").unwrap();
     assert_eq!(sr.stat().unwrap().name, "renamed");

@@ -15,7 +15,7 @@ use std::{
 };
 
 use store::{
-    Attachment, Disk, Host, Kind, Live, Loan, Name, Result, Serving, Sr,
+    Attachment, Disk, ErrorKind, ExternalHolder, Host, Live, Name, Result, Serving, Sr,
     testing::{self, Disks, Fixture, attachment, content, failpoints, host},
 };
 
@@ -79,21 +79,21 @@ fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result
             })
             .map(drop),
         "rename" => sr.lock().unwrap().set_volume_name(key("origin"), "renamed"),
-        "resize" => sr.lock().unwrap().resize(key("origin"), SIZE * 3).map(drop),
-        "snapshot" => sr.lock().unwrap().snapshot(key("origin"), live).map(drop),
-        "snapshot of a snapshot" => sr.lock().unwrap().snapshot(key("old"), live).map(drop),
+        "resize" => sr.lock().unwrap().resize_volume(key("origin"), SIZE * 3).map(drop),
+        "snapshot" => sr.lock().unwrap().snapshot_volume(key("origin"), live).map(drop),
+        "snapshot of a snapshot" => sr.lock().unwrap().snapshot_volume(key("old"), live).map(drop),
         "clone" => sr.lock().unwrap().clone_volume(key("origin"), live).map(drop),
         "clone of a snapshot" => sr.lock().unwrap().clone_volume(key("new"), live).map(drop),
-        "revert" => sr.lock().unwrap().revert(key("old"), key("origin"), live),
-        "compose" => sr.lock().unwrap().compose(key("child"), key("origin"), live),
-        "data_destroy" => sr.lock().unwrap().data_destroy(key("new"), live),
+        "revert" => sr.lock().unwrap().revert_volume(key("old"), key("origin"), live),
+        "compose" => sr.lock().unwrap().compose_volumes(key("child"), key("origin"), live),
+        "data_destroy" => sr.lock().unwrap().destroy_volume_data(key("new"), live),
         "destroy a snapshot" => sr.lock().unwrap().destroy_volume(key("old"), live),
         "destroy the origin" => sr.lock().unwrap().destroy_volume(key("origin"), live),
         "collect" => sr.lock().unwrap().collect(live).map(drop),
         "begin a session" => sr.lock().unwrap().clone_hidden(key("origin"), &hidden(), live),
         "destroy what is in a session" => sr.lock().unwrap().destroy_volume(key("origin"), live),
         "return" => give_back(sr, key("origin")),
-        "copy" => sr.copy(key("origin"), &other_sr(&sr_host(sr)), live).map(drop),
+        "copy" => sr.copy_volume(key("origin"), &other_sr(&sr_host(sr)), live).map(drop),
         _ => panic!("no operation {operation:?}"),
     }
 }
@@ -107,10 +107,11 @@ fn hidden() -> Name {
 fn give_back(sr: &Sr, key: &str) -> Result<()> {
     let serving =
         Serving { pid: 1, control_dir: "/nonexistent".into(), minor: 0, read_only: false };
-    sr.lock()
-        .unwrap()
-        .lend(key, &Loan { serving, lock: "/nonexistent/lock".into(), partial: false })?;
-    let mut returned = sr.lock().unwrap().begin_return(key)?;
+    sr.lock().unwrap().set_external_holder(
+        key,
+        &ExternalHolder { serving, lock: "/nonexistent/lock".into(), partial: false },
+    )?;
+    let mut returned = sr.lock().unwrap().begin_write_back(key)?;
     returned.disk().write(0, &[9; 4096])?;
     returned.disk().write(200 * BLOCK, &[9; 8192])?;
     returned.disk().write_zeroes(1020 * BLOCK, BLOCK, false)?;
@@ -157,7 +158,7 @@ impl World {
             let key = sr
                 .lock()
                 .unwrap()
-                .snapshot(&origin, &mut Disks::default())
+                .snapshot_volume(&origin, &mut Disks::default())
                 .unwrap()
                 .key
                 .to_string();
@@ -180,7 +181,7 @@ impl World {
         rename(&child, "child");
         write(&child, 1, 1, 7);
         write(&child, 100, 1, 8);
-        sr.lock().unwrap().data_destroy(&past, &mut Disks::default()).unwrap();
+        sr.lock().unwrap().destroy_volume_data(&past, &mut Disks::default()).unwrap();
         let mut world = Self { fixture, served: Disks::default() };
         if served != Served::Not {
             let disk = world.fixture.open(&origin, false).unwrap();
@@ -414,16 +415,16 @@ fn a_killed_destruction_of_the_sr() {
     let before = World::new(Served::Not).state();
     killed_at_every_step("destroy the SR", |mut world, done| {
         let Fixture { host, sr, .. } = &world.fixture;
-        let gone = host.srs().unwrap().is_empty();
-        assert!(gone || !done);
-        if gone {
-            assert_eq!(sr.stat().unwrap_err().kind(), Kind::SrNotAttached);
+        let destroyed = host.srs().unwrap().is_empty();
+        assert!(destroyed || !done);
+        if destroyed {
+            assert_eq!(sr.stat().unwrap_err().kind(), ErrorKind::SrNotAttached);
         } else {
             assert_eq!(world.state(), before);
         }
         let Fixture { host, sr, .. } = &world.fixture;
         match host.destroy(sr.uuid()) {
-            Err(error) => assert!(error.kind() == Kind::SrMissing && gone, "{error}"),
+            Err(error) => assert!(error.kind() == ErrorKind::SrMissing && destroyed, "{error}"),
             Ok(()) => assert!(!done),
         }
         assert!(!sr.layout().root().exists());

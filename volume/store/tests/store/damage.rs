@@ -4,7 +4,7 @@
 
 use std::{fs, path::PathBuf};
 
-use store::{Inactive, Kind, Name, Sr};
+use store::{ErrorKind, Inactive, Name, Sr};
 
 use store::testing::{Disks, Fixture, attachment, content};
 
@@ -25,10 +25,22 @@ impl World {
         let origin = world.fixture.create(SIZE);
         world.name(&origin, "origin");
         world.write("origin", 0, 1500, 1);
-        let old = world.fixture.lock().snapshot(&origin, &mut world.disks).unwrap().key.to_string();
+        let old = world
+            .fixture
+            .lock()
+            .snapshot_volume(&origin, &mut world.disks)
+            .unwrap()
+            .key
+            .to_string();
         world.name(&old, "old");
         world.write("origin", 10, 20, 2);
-        let new = world.fixture.lock().snapshot(&origin, &mut world.disks).unwrap().key.to_string();
+        let new = world
+            .fixture
+            .lock()
+            .snapshot_volume(&origin, &mut world.disks)
+            .unwrap()
+            .key
+            .to_string();
         world.name(&new, "new");
         world.write("origin", 20, 20, 3);
         let clone =
@@ -97,7 +109,7 @@ fn use_everything_else(world: &mut World, damaged: &str) {
         world.serve("origin");
         world.write("origin", 0, 100, 9);
         let (key, sr) = (world.key("origin"), world.fixture.sr.clone());
-        let copy = sr.lock().unwrap().snapshot(&key, &mut world.disks).unwrap().key;
+        let copy = sr.lock().unwrap().snapshot_volume(&key, &mut world.disks).unwrap().key;
         sr.lock().unwrap().destroy_volume(copy.as_str(), &mut world.disks).unwrap();
     }
     for name in names.into_iter().filter(|name| sound(name) && *name != "origin") {
@@ -105,10 +117,11 @@ fn use_everything_else(world: &mut World, damaged: &str) {
         let sr = world.fixture.sr.clone();
         if sr.volume(&key).unwrap().read_write {
             world.write(name, 0, 50, 8);
-            let copy = sr.lock().unwrap().snapshot(&key, &mut world.disks).unwrap().key.to_string();
+            let copy =
+                sr.lock().unwrap().snapshot_volume(&key, &mut world.disks).unwrap().key.to_string();
             world.name(&copy, "copy");
             world.write(name, 0, 50, 7);
-            sr.lock().unwrap().revert(&copy, &key, &mut world.disks).unwrap();
+            sr.lock().unwrap().revert_volume(&copy, &key, &mut world.disks).unwrap();
             sr.lock().unwrap().destroy_volume(&copy, &mut world.disks).unwrap();
         } else {
             let branch =
@@ -116,10 +129,10 @@ fn use_everything_else(world: &mut World, damaged: &str) {
             world.name(&branch, "branch");
             world.write("branch", 0, 1500, 6);
             sr.lock().unwrap().destroy_volume(&branch, &mut world.disks).unwrap();
-            sr.lock().unwrap().data_destroy(&key, &mut world.disks).unwrap();
+            sr.lock().unwrap().destroy_volume_data(&key, &mut world.disks).unwrap();
         }
-        sr.lock().unwrap().set_key(&key, "k", "v").unwrap();
-        sr.lock().unwrap().similar(&key).unwrap();
+        sr.lock().unwrap().set_volume_key(&key, "k", "v").unwrap();
+        sr.lock().unwrap().similar_volumes(&key).unwrap();
         sr.lock().unwrap().destroy_volume(&key, &mut world.disks).unwrap();
     }
     if sound("origin") {
@@ -127,7 +140,7 @@ fn use_everything_else(world: &mut World, damaged: &str) {
     }
     world.fixture.create(SIZE);
     let error = world.fixture.lock().collect(&mut world.disks).unwrap_err();
-    assert_eq!(error.kind(), Kind::Corrupt);
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
     world.disks.0.clear();
     world.sr().lock().unwrap().detach().unwrap();
     let host = &world.fixture.host;
@@ -230,7 +243,7 @@ fn a_damaged_volume_that_is_served_is_not_destroyed() {
     let key = world.key("origin");
     fs::write(world.record(&key), "{").unwrap();
     let error = world.sr().lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap_err();
-    assert_eq!(error.kind(), Kind::VolumeInUse);
+    assert_eq!(error.kind(), ErrorKind::VolumeInUse);
     world.disks.0.clear();
     world.sr().lock().unwrap().destroy_volume(&key, &mut Inactive).unwrap();
 }
@@ -263,10 +276,10 @@ fn an_error_about_a_damaged_volume_names_the_file_and_what_to_do() {
     fs::write(world.record(&key), "{\"key\":").unwrap();
     for error in [
         world.sr().volume(&key).unwrap_err(),
-        world.sr().lock().unwrap().snapshot(&key, &mut Inactive).unwrap_err(),
+        world.sr().lock().unwrap().snapshot_volume(&key, &mut Inactive).unwrap_err(),
         world.fixture.open(&key, true).unwrap_err(),
     ] {
-        assert_eq!(error.kind(), Kind::Corrupt);
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
         let sr = world.sr().uuid();
         let command = format!("volume-plugin Volume.destroy --sr {sr} --key {key}");
         for part in [world.record(&key).to_str().unwrap(), "EOF", command.as_str()] {

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{ErrorKind, Read, Write},
+    io::{self, Read, Write},
     os::unix::{
         net::{UnixListener, UnixStream},
         process::ExitStatusExt,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use store::{
-    Error, Kind, Live, Name, Result, Serving, Switch,
+    Error, ErrorKind, Live, Name, Result, Serving, Switch,
     testing::{Disks, failpoints},
 };
 
@@ -49,7 +49,7 @@ fn serve_until_exit(served: &mut Disks, listener: &UnixListener, child: &mut Chi
     loop {
         match listener.accept() {
             Ok((stream, _)) => answer(served, stream),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if let Some(status) = child.try_wait().unwrap() {
                     return status;
                 }
@@ -90,7 +90,8 @@ impl Remote {
     }
 
     fn ask(&self, text: &str) -> Result<()> {
-        let refused = |error: std::io::Error| Error::new(Kind::Unresponsive, error.to_string());
+        let refused =
+            |error: std::io::Error| Error::new(ErrorKind::Unresponsive, error.to_string());
         // Whatever is done over there may be done although this process is not told.
         failpoints::step();
         let mut stream = UnixStream::connect(&self.0).map_err(refused)?;

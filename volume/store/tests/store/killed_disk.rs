@@ -171,7 +171,7 @@ fn act(sr: &Sr, key: &str, disks: &mut Disks, id: u8, act: Act) -> Result<()> {
         Act::Write(at, length) => disk(&|disk| disk.write(at, &bytes(id, at, length))),
         Act::Discard(at, length) => disk(&|disk| disk.discard(at, length)),
         Act::Zero { at, length, keep } => disk(&|disk| disk.write_zeroes(at, length, keep)),
-        Act::Snapshot => sr.lock().unwrap().snapshot(key, disks).map(drop),
+        Act::Snapshot => sr.lock().unwrap().snapshot_volume(key, disks).map(drop),
     }
 }
 
@@ -220,13 +220,13 @@ impl World {
         };
         write(101, 0, 24, &mut disks, &mut model);
         write(102, 1016, 1032, &mut disks, &mut model);
-        let old = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+        let old = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
         let old = (old, model.clone());
         write(103, 8, 16, &mut disks, &mut model);
         write(104, 1020, 1024, &mut disks, &mut model);
-        let gone = fixture.lock().snapshot(&key, &mut disks).unwrap().key;
+        let destroyed = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key;
         write(105, 14, 18, &mut disks, &mut model);
-        fixture.lock().destroy_volume(gone.as_str(), &mut disks).unwrap();
+        fixture.lock().destroy_volume(destroyed.as_str(), &mut disks).unwrap();
         drop(disks);
         Self { fixture, key, model, old }
     }

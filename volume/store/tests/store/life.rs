@@ -1,7 +1,7 @@
 //! The life of an SR and of its volumes, as a plugin leads it.
 
 use store::testing::{Fixture, attachment, content, host};
-use store::{Host, Inactive, Kind, Name, NewVolume};
+use store::{ErrorKind, Host, Inactive, Name, NewVolume};
 
 const MIB: u64 = 1 << 20;
 
@@ -11,8 +11,8 @@ fn a_detached_sr_keeps_its_memory_and_answers_nothing() {
     let key = fixture.create(8 << 20);
     fixture.open(&key, false).unwrap().write(5000, b"kept").unwrap();
     fixture.lock().detach().unwrap();
-    assert_eq!(fixture.sr.stat().unwrap_err().kind(), Kind::SrNotAttached);
-    assert_eq!(fixture.sr.volume(&key).unwrap_err().kind(), Kind::SrNotAttached);
+    assert_eq!(fixture.sr.stat().unwrap_err().kind(), ErrorKind::SrNotAttached);
+    assert_eq!(fixture.sr.volume(&key).unwrap_err().kind(), ErrorKind::SrNotAttached);
     assert!(!fixture.host.srs().unwrap()[0].stat.attached);
 
     fixture.host.attach(&attachment(&fixture.host, 64 * MIB)).unwrap();
@@ -32,12 +32,12 @@ fn a_volume_lost_in_a_reboot_is_told_from_one_that_never_was() {
     assert_eq!(sr.uuid(), &uuid);
     assert!(sr.volumes().unwrap().is_empty());
     let error = sr.volume(&lost).unwrap_err();
-    assert_eq!(error.kind(), Kind::VolumeLost);
+    assert_eq!(error.kind(), ErrorKind::VolumeLost);
     assert!(error.to_string().contains("xe sr-scan"), "{error}");
 
     let deleted = fixture.create(4096);
     sr.lock().unwrap().destroy_volume(&deleted, &mut Inactive).unwrap();
-    assert_eq!(sr.volume(&deleted).unwrap_err().kind(), Kind::VolumeMissing);
+    assert_eq!(sr.volume(&deleted).unwrap_err().kind(), ErrorKind::VolumeMissing);
     sr.lock().unwrap().destroy_volume(&deleted, &mut Inactive).unwrap();
 }
 
@@ -46,7 +46,7 @@ fn another_hosts_memory_is_refused_by_name() {
     let fixture = Fixture::new(64 * MIB);
     let elsewhere = Host { uuid: "host-b".into(), ..fixture.host.clone() };
     let error = elsewhere.attach(&attachment(&fixture.host, MIB)).unwrap_err();
-    assert_eq!(error.kind(), Kind::OtherHost);
+    assert_eq!(error.kind(), ErrorKind::OtherHost);
     assert!(error.to_string().contains("host-b"), "{error}");
 }
 
@@ -57,17 +57,17 @@ fn an_active_disk_keeps_its_volume_and_its_sr() {
     let disk = fixture.open(&key, false).unwrap();
     assert_eq!(
         fixture.lock().destroy_volume(&key, &mut Inactive).unwrap_err().kind(),
-        Kind::VolumeInUse
+        ErrorKind::VolumeInUse
     );
-    assert_eq!(fixture.lock().detach().unwrap_err().kind(), Kind::SrInUse);
-    assert_eq!(fixture.host.destroy(fixture.sr.uuid()).unwrap_err().kind(), Kind::SrInUse);
+    assert_eq!(fixture.lock().detach().unwrap_err().kind(), ErrorKind::SrInUse);
+    assert_eq!(fixture.host.destroy(fixture.sr.uuid()).unwrap_err().kind(), ErrorKind::SrInUse);
     let serving = fixture.sr.serving(&Name::parse(&key).unwrap()).unwrap().unwrap();
     assert_eq!(serving.pid, std::process::id());
     drop(disk);
     assert_eq!(fixture.sr.serving(&Name::parse(&key).unwrap()).unwrap(), None);
     fixture.host.destroy(fixture.sr.uuid()).unwrap();
     assert!(!fixture.sr.layout().root().exists());
-    assert_eq!(fixture.host.destroy(fixture.sr.uuid()).unwrap_err().kind(), Kind::SrMissing);
+    assert_eq!(fixture.host.destroy(fixture.sr.uuid()).unwrap_err().kind(), ErrorKind::SrMissing);
 }
 
 #[test]
@@ -78,11 +78,11 @@ fn sizes_are_rounded_up_and_never_shrink() {
         assert_eq!(fixture.sr.volume(&key).unwrap().size, got);
     }
     let key = fixture.create(8 << 20);
-    assert_eq!(fixture.lock().resize(&key, (8 << 20) + 1).unwrap(), (8 << 20) + 4096);
-    assert_eq!(fixture.lock().resize(&key, 8 << 20).unwrap_err().kind(), Kind::BadSize);
+    assert_eq!(fixture.lock().resize_volume(&key, (8 << 20) + 1).unwrap(), (8 << 20) + 4096);
+    assert_eq!(fixture.lock().resize_volume(&key, 8 << 20).unwrap_err().kind(), ErrorKind::BadSize);
     for size in [-1, i64::MAX] {
         let new = NewVolume { name: "", description: "", size, sharable: false };
-        assert_eq!(fixture.lock().create_volume(&new).unwrap_err().kind(), Kind::BadSize);
+        assert_eq!(fixture.lock().create_volume(&new).unwrap_err().kind(), ErrorKind::BadSize);
     }
     assert_eq!(fixture.open(&key, false).unwrap().size(), (8 << 20) + 4096);
 }
@@ -95,9 +95,9 @@ fn an_sr_filled_to_the_last_block_says_so_and_deleting_helps() {
     disk.write(0, &vec![1; 6 << 20]).unwrap();
     let mut other = fixture.open(&second, false).unwrap();
     let error = other.write(0, &vec![2; 3 << 20]).unwrap_err();
-    assert_eq!(error.kind(), Kind::NoSpace);
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
     other.write(0, &vec![2; 2 << 20]).unwrap();
-    assert_eq!(other.write(8 << 20, &[3]).unwrap_err().kind(), Kind::NoSpace);
+    assert_eq!(other.write(8 << 20, &[3]).unwrap_err().kind(), ErrorKind::NoSpace);
     let stat = fixture.sr.stat().unwrap();
     assert_eq!((stat.used, stat.free()), (8 * MIB, 0));
     // In place, a full SR can still be written, and structure still changes.
@@ -143,7 +143,7 @@ fn a_promise_that_the_host_cannot_keep_is_refused() {
     let root = scratch::Scratch::in_memory();
     let host = host(root.path());
     let error = host.attach(&attachment(&host, 1 << 50)).unwrap_err();
-    assert_eq!(error.kind(), Kind::NoSpace);
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert!(error.to_string().contains("device-config:size="), "{error}");
     assert!(host.srs().unwrap().is_empty(), "nothing is left behind");
 }
@@ -189,8 +189,8 @@ fn a_directory_of_somebody_else_is_left_alone() {
         std::fs::write(&file, "x").unwrap();
         let attached = host.attach(&wanted);
         let destroyed = host.destroy(&wanted.uuid);
-        assert_eq!(attached.unwrap_err().kind(), Kind::SrMissing, "{place}");
-        assert_eq!(destroyed.unwrap_err().kind(), Kind::SrMissing, "{place}");
+        assert_eq!(attached.unwrap_err().kind(), ErrorKind::SrMissing, "{place}");
+        assert_eq!(destroyed.unwrap_err().kind(), ErrorKind::SrMissing, "{place}");
         assert!(file.exists(), "{place}");
     }
 }
@@ -200,7 +200,7 @@ fn what_lies_beyond_the_end_of_the_newer_volume_has_not_changed() {
     let fixture = Fixture::new(64 * MIB);
     let new = fixture.create(5 * 4096);
     let old = fixture.lock().clone_volume(&new, &mut Inactive).unwrap().key.to_string();
-    fixture.lock().resize(&old, 10 * 4096).unwrap();
+    fixture.lock().resize_volume(&old, 10 * 4096).unwrap();
     fixture.open(&old, false).unwrap().write(6 * 4096, &[1]).unwrap();
     assert_eq!(fixture.lock().changed_blocks(&old, &new, 0, -1).unwrap().bitmap, [0]);
     assert_eq!(fixture.lock().changed_blocks(&new, &old, 0, -1).unwrap().bitmap, [0x80]);

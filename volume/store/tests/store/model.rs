@@ -110,7 +110,7 @@ impl World {
                 let Some(key) = pick(&self.volumes, volume) else { return };
                 let (model, disk) = self.volumes.get_mut(&key).unwrap();
                 let wanted = i64::try_from(model.len() as u64 + more).unwrap();
-                let size = self.fixture.lock().resize(&key, wanted).unwrap();
+                let size = self.fixture.lock().resize_volume(&key, wanted).unwrap();
                 disk.resize(size).unwrap();
                 model.resize(usize::try_from(size).unwrap(), 0);
             }

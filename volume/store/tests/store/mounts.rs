@@ -9,7 +9,7 @@ use std::{env, fs, io::Write, os::unix::process::ExitStatusExt, path::Path, proc
 
 use scratch::Scratch;
 use store::{
-    Host, Inactive, Kind, NewVolume, Sr,
+    ErrorKind, Host, Inactive, NewVolume, Sr,
     testing::{Disks, attachment, failpoints, host, open},
 };
 
@@ -98,7 +98,7 @@ impl World {
     fn assert_vanishes(&self, when: &str) {
         let wanted = attachment(&self.host, SR_BYTES);
         match self.host.destroy(&wanted.uuid) {
-            Err(error) if error.kind() == Kind::SrMissing => {}
+            Err(error) if error.kind() == ErrorKind::SrMissing => {}
             destroyed => destroyed.unwrap_or_else(|error| panic!("{when}: {error}")),
         }
         assert_eq!(mounted(self.root.path()), [""; 0], "{when}");
@@ -132,7 +132,7 @@ fn at_every_step(what: &str) {
             if repeat {
                 match what {
                     "detach" => match operate(what, world.root.path(), u32::MAX) {
-                        Err(error) if error.kind() == Kind::SrNotAttached => {}
+                        Err(error) if error.kind() == ErrorKind::SrNotAttached => {}
                         detached => detached.unwrap(),
                     },
                     "destroy" => {

@@ -60,7 +60,10 @@ fn a_sparse_tebibyte_with_200_snapshots() {
             disk.write(block * BLOCK, &[byte; 4096]).unwrap();
             places.push((block, byte));
         }
-        snapshots.push((fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string(), byte));
+        snapshots.push((
+            fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string(),
+            byte,
+        ));
     }
     let read = |disks: &mut Disks| {
         let disk = disks.0.get_mut(&key).unwrap();
@@ -97,7 +100,7 @@ fn a_disk_of_2000_layers() {
     for round in 0..2000_u64 {
         let disk = disks.0.get_mut(&key).unwrap();
         disk.write(place(round) * BLOCK, &[(round % 255) as u8 + 1; 4096]).unwrap();
-        let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key;
+        let snapshot = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key;
         fixture.lock().destroy_volume(snapshot.as_str(), &mut disks).unwrap();
     }
     let layers = std::fs::read_dir(fixture.sr.layout().root().join("data")).unwrap().count();

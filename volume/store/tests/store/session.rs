@@ -10,7 +10,7 @@ use std::{
 };
 
 use store::{
-    Inactive, Kind, Name, PluginState, VolumeUri,
+    ErrorKind, Inactive, Name, PluginState, VolumeUri,
     testing::{Disks, Fixture, attachment, content, metadata},
 };
 
@@ -78,7 +78,7 @@ fn the_clone_of_a_suspended_guest_outlives_collections_and_a_detached_sr() {
 #[test]
 fn a_clone_goes_with_its_volume() {
     let session = Session::new();
-    let snapshot = session.fixture.lock().snapshot(&session.key, &mut Inactive).unwrap().key;
+    let snapshot = session.fixture.lock().snapshot_volume(&session.key, &mut Inactive).unwrap().key;
     session.fixture.lock().destroy_volume(&session.key, &mut Inactive).unwrap();
     assert!(!session.lives());
     assert_eq!(session.used(), 1, "what the snapshot reads");
@@ -97,7 +97,7 @@ fn a_volume_whose_clone_is_served_is_active() {
     let disk = session.fixture.open(session.clone.as_str(), false).unwrap();
     let destroyed = session.fixture.lock().destroy_volume(&session.key, &mut Inactive);
     let error = destroyed.unwrap_err();
-    assert_eq!(error.kind(), Kind::VolumeInUse);
+    assert_eq!(error.kind(), ErrorKind::VolumeInUse);
     assert!(error.to_string().starts_with(&format!("volume {}", session.key)), "{error}");
     assert!(session.fixture.sr.volume(&session.key).is_ok(), "and nothing has happened to it");
     drop(disk);
@@ -116,7 +116,7 @@ fn a_damaged_volume_is_destroyed_with_its_clone_and_not_while_that_is_served() {
             _ => fs::remove_file(root.join("meta/index/00000002")).unwrap(),
         }
         let destroyed = session.fixture.lock().destroy_volume(&session.key, &mut Inactive);
-        assert_eq!(destroyed.unwrap_err().kind(), Kind::VolumeInUse, "{file}");
+        assert_eq!(destroyed.unwrap_err().kind(), ErrorKind::VolumeInUse, "{file}");
         drop(disk);
         session.fixture.lock().destroy_volume(&session.key, &mut Inactive).unwrap();
         assert!(!session.lives(), "{file}");

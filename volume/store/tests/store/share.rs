@@ -1,7 +1,7 @@
 //! What sharing must not cost and must not hide, case by case: memory that comes back, zeros that
 //! count, changes that are told.
 
-use store::{Error, Inactive, Kind, Live, Name, Result, Serving, Sr, Switch};
+use store::{Error, ErrorKind, Inactive, Live, Name, Result, Serving, Sr, Switch};
 
 use store::testing::{Disks, Fixture, content};
 
@@ -31,7 +31,7 @@ fn rewrite(disks: &mut Disks, key: &str, byte: u8) {
 fn a_disk_that_was_backed_up_needs_its_size_once_while_it_is_served() {
     let (fixture, key, mut disks) = full_disk(33 * MIB, 32 * MIB);
     for byte in 2..5 {
-        let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key;
+        let snapshot = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key;
         fixture.lock().destroy_volume(snapshot.as_str(), &mut disks).unwrap();
         rewrite(&mut disks, &key, byte);
         assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
@@ -45,7 +45,7 @@ fn a_disk_that_was_backed_up_needs_its_size_once_when_it_was_idle() {
     let (fixture, key, mut disks) = full_disk(33 * MIB, 32 * MIB);
     for byte in 2..5 {
         disks.0.clear();
-        let snapshot = fixture.lock().snapshot(&key, &mut Inactive).unwrap().key;
+        let snapshot = fixture.lock().snapshot_volume(&key, &mut Inactive).unwrap().key;
         fixture.lock().destroy_volume(snapshot.as_str(), &mut Inactive).unwrap();
         disks.0.insert(key.clone(), fixture.open(&key, false).unwrap());
         rewrite(&mut disks, &key, byte);
@@ -79,7 +79,7 @@ fn a_clone_whose_origin_was_rewritten_and_destroyed_needs_its_size_once() {
 fn what_two_still_share_is_freed_by_neither_and_by_the_last_one_at_once() {
     let (fixture, key, mut disks) = full_disk(128 * MIB, 16 * MIB);
     let snapshot =
-        |disks: &mut Disks| fixture.lock().snapshot(&key, disks).unwrap().key.to_string();
+        |disks: &mut Disks| fixture.lock().snapshot_volume(&key, disks).unwrap().key.to_string();
     let (first, second) = (snapshot(&mut disks), snapshot(&mut disks));
     // Each page of the map is its own by now, and nothing can be told from the indexes.
     for at in (0..16 * MIB).step_by(1 << 20) {
@@ -112,8 +112,8 @@ fn zeros_of_a_child_hide_the_data_of_a_parent_that_it_is_composed_over() {
     disk.write_zeroes(4 << 20, BLOCK, false).unwrap();
     drop(disk);
     fixture.open(&parent, false).unwrap().write(0, &[2; 5 << 20]).unwrap();
-    fixture.lock().compose(&child, &parent, &mut Inactive).unwrap();
-    assert_eq!(fixture.sr.volume(&parent).unwrap_err().kind(), Kind::VolumeMissing);
+    fixture.lock().compose_volumes(&child, &parent, &mut Inactive).unwrap();
+    assert_eq!(fixture.sr.volume(&parent).unwrap_err().kind(), ErrorKind::VolumeMissing);
     let mut wanted = vec![2; 5 << 20];
     wanted[4096..8192].fill(0);
     wanted[3 * 4096..4 * 4096].fill(0);
@@ -127,19 +127,19 @@ fn zeros_of_a_child_hide_the_data_of_a_parent_that_it_is_composed_over() {
 #[test]
 fn what_was_discarded_and_written_again_between_two_snapshots_has_changed() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
-    let old = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    let old = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
     let disk = disks.0.get_mut(&key).unwrap();
     // As it was; of a whole chunk, so that its page of the map goes and comes back; and zeros only.
     disk.discard(0, BLOCK).unwrap();
     disk.write(0, &[1; 4096]).unwrap();
     disk.discard(4 << 20, 4 << 20).unwrap();
     disk.write(6 << 20, &[9; 4096]).unwrap();
-    let new = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    let new = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
     let ranges = [(0, BLOCK), (4 << 20, 4 << 20)];
-    assert_eq!(fixture.lock().compare(&new, &old).unwrap(), ranges);
+    assert_eq!(fixture.lock().compare_volumes(&new, &old).unwrap(), ranges);
     assert_eq!(granules(&fixture.sr, &old, &new), [0..1, 64..128]);
     // Also when only the map of the older one is left.
-    fixture.lock().data_destroy(&old, &mut disks).unwrap();
+    fixture.lock().destroy_volume_data(&old, &mut disks).unwrap();
     assert_eq!(granules(&fixture.sr, &old, &new), [0..1, 64..128]);
     assert_eq!(granules(&fixture.sr, &new, &key), []);
 }
@@ -161,15 +161,22 @@ fn granules(sr: &Sr, old: &str, new: &str) -> Vec<std::ops::Range<usize>> {
 #[test]
 fn volumes_of_two_sizes_are_compared_to_the_end_of_the_newer() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 6 * MIB);
-    let old = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
-    let size = fixture.lock().resize(&key, 13 << 20).unwrap();
+    let old = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
+    let size = fixture.lock().resize_volume(&key, 13 << 20).unwrap();
     let disk = disks.0.get_mut(&key).unwrap();
     disk.resize(size).unwrap();
-    assert_eq!(fixture.lock().compare(&key, &old).unwrap(), [], "growing alone changes nothing");
+    assert_eq!(
+        fixture.lock().compare_volumes(&key, &old).unwrap(),
+        [],
+        "growing alone changes nothing"
+    );
     disk.write(12 << 20, &[1; 100]).unwrap();
     disk.write(7 << 20, &[1; 100]).unwrap();
-    let new = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
-    assert_eq!(fixture.lock().compare(&new, &old).unwrap(), [(7 << 20, BLOCK), (12 << 20, BLOCK)]);
+    let new = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
+    assert_eq!(
+        fixture.lock().compare_volumes(&new, &old).unwrap(),
+        [(7 << 20, BLOCK), (12 << 20, BLOCK)]
+    );
     assert_eq!(granules(&fixture.sr, &old, &new), [112..113, 192..193]);
     // The other way round there is nothing beyond the end of the smaller one to be told.
     assert_eq!(granules(&fixture.sr, &new, &old), []);
@@ -180,15 +187,15 @@ fn volumes_of_two_sizes_are_compared_to_the_end_of_the_newer() {
 #[test]
 fn a_full_sr_takes_and_loses_snapshots() {
     let (fixture, key, mut disks) = full_disk(16 * MIB, 12 * MIB);
-    let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    let snapshot = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
     let disk = disks.0.get_mut(&key).unwrap();
     disk.write(0, &[2; 4 << 20]).unwrap();
-    assert_eq!(disk.write(4 << 20, &[2; 4096]).unwrap_err().kind(), Kind::NoSpace);
+    assert_eq!(disk.write(4 << 20, &[2; 4096]).unwrap_err().kind(), ErrorKind::NoSpace);
     assert_eq!(fixture.sr.stat().unwrap().free(), 0);
-    let second = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    let second = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
     let clone = fixture.lock().clone_volume(&snapshot, &mut disks).unwrap().key.to_string();
     let mut other = fixture.open(&clone, false).unwrap();
-    assert_eq!(other.write(0, &[3; 4096]).unwrap_err().kind(), Kind::NoSpace);
+    assert_eq!(other.write(0, &[3; 4096]).unwrap_err().kind(), ErrorKind::NoSpace);
     // Letting go of what is shared frees nothing; of what is not, all of it, for whoever asks.
     other.discard(0, 4 << 20).unwrap();
     fixture.lock().destroy_volume(&second, &mut disks).unwrap();
@@ -197,7 +204,7 @@ fn a_full_sr_takes_and_loses_snapshots() {
     assert_eq!(fixture.sr.stat().unwrap().free(), 4 * MIB);
     disks.0.get_mut(&key).unwrap().write(0, &[4; 8192]).unwrap();
     other.write(0, &[3; 4 << 20]).unwrap();
-    assert_eq!(other.write(4 << 20, &[3; 4096]).unwrap_err().kind(), Kind::NoSpace);
+    assert_eq!(other.write(4 << 20, &[3; 4096]).unwrap_err().kind(), ErrorKind::NoSpace);
     drop(other);
     fixture.lock().destroy_volume(&clone, &mut disks).unwrap();
     rewrite(&mut disks, &key, 5);
@@ -214,7 +221,7 @@ impl Live for Late {
         self.0.push(switch.clone());
         match &mut self.1 {
             Some(disks) => disks.switch(key, serving, switch),
-            None => Err(Error::new(Kind::Unresponsive, "no answer")),
+            None => Err(Error::new(ErrorKind::Unresponsive, "no answer")),
         }
     }
 
@@ -228,9 +235,9 @@ impl Live for Late {
 fn a_switch_that_was_obeyed_is_not_obeyed_again_after_a_later_one() {
     let (fixture, key, disks) = full_disk(64 * MIB, 8 * MIB);
     let mut late = Late(Vec::new(), Some(disks));
-    fixture.lock().snapshot(&key, &mut late).unwrap();
+    fixture.lock().snapshot_volume(&key, &mut late).unwrap();
     late.1.as_mut().unwrap().0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
-    fixture.lock().snapshot(&key, &mut late).unwrap();
+    fixture.lock().snapshot_volume(&key, &mut late).unwrap();
     late.1.unwrap().0.get_mut(&key).unwrap().switch(&late.0[0]).unwrap_err();
 }
 
@@ -238,8 +245,8 @@ fn a_switch_that_was_obeyed_is_not_obeyed_again_after_a_later_one() {
 #[test]
 fn a_disk_that_was_never_switched_keeps_what_it_writes() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
-    fixture.lock().snapshot(&key, &mut disks).unwrap();
-    fixture.lock().snapshot(&key, &mut Late::default()).unwrap_err();
+    fixture.lock().snapshot_volume(&key, &mut disks).unwrap();
+    fixture.lock().snapshot_volume(&key, &mut Late::default()).unwrap_err();
     fixture.lock().collect(&mut disks).unwrap();
     disks.0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
     disks.0.clear();
@@ -253,12 +260,12 @@ fn a_disk_that_was_never_switched_keeps_what_it_writes() {
 fn a_switch_that_comes_late_changes_nothing() {
     let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
     let mut late = Late::default();
-    let error = fixture.lock().snapshot(&key, &mut late).unwrap_err();
-    assert_eq!(error.kind(), Kind::Unresponsive);
-    fixture.lock().snapshot(&key, &mut late).unwrap_err();
+    let error = fixture.lock().snapshot_volume(&key, &mut late).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unresponsive);
+    fixture.lock().snapshot_volume(&key, &mut late).unwrap_err();
     fixture.lock().collect(&mut disks).unwrap();
     disks.0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
-    let snapshot = fixture.lock().snapshot(&key, &mut disks).unwrap().key.to_string();
+    let snapshot = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
     for switch in &late.0 {
         // One that was killed instead would have left the file.
         std::fs::write(&switch.index, "").unwrap();
@@ -287,7 +294,7 @@ impl Live for Dying {
             disk.switch(switch)?;
             disk.write(0, &[2; 4096])?;
         }
-        Err(Error::new(Kind::Unresponsive, "the connection ended before the answer did"))
+        Err(Error::new(ErrorKind::Unresponsive, "the connection ended before the answer did"))
     }
 
     fn sole(&mut self, _: &Name, _: &Serving) -> Result<()> {
@@ -301,7 +308,7 @@ fn a_snapshot_of_a_disk_that_dies_over_the_question_is_one_of_an_idle_disk() {
     for obeys in [false, true] {
         let (fixture, key, disks) = full_disk(64 * MIB, 8 * MIB);
         let mut dying = Dying { disks, obeys };
-        let snapshot = fixture.lock().snapshot(&key, &mut dying).unwrap().key.to_string();
+        let snapshot = fixture.lock().snapshot_volume(&key, &mut dying).unwrap().key.to_string();
         let mut wanted = vec![1; 8 << 20];
         wanted[..4096].fill(if obeys { 2 } else { 1 });
         fixture.open(&key, false).unwrap().write(0, &[3; 8192]).unwrap();
@@ -321,7 +328,7 @@ fn a_switch_or_a_size_that_the_record_does_not_know_of_is_refused() {
     let other = fixture.create(8 << 20);
     fixture.open(&other, false).unwrap().write(0, &[5; 8 << 20]).unwrap();
     let mut late = Late::default();
-    fixture.lock().snapshot(&key, &mut late).unwrap_err();
+    fixture.lock().snapshot_volume(&key, &mut late).unwrap_err();
     let asked = &late.0[0];
     let indexes = asked.index.parent().unwrap();
     let disk = disks.0.get_mut(&key).unwrap();
@@ -329,14 +336,14 @@ fn a_switch_or_a_size_that_the_record_does_not_know_of_is_refused() {
     std::fs::write(&outside, "").unwrap();
     for index in [indexes.join("00000004"), indexes.join("00000002"), outside.clone()] {
         let error = disk.switch(&Switch { index, ..asked.clone() }).unwrap_err();
-        assert_eq!(error.kind(), Kind::BadArgument);
+        assert_eq!(error.kind(), ErrorKind::BadArgument);
     }
     std::fs::remove_file(outside).unwrap();
     std::fs::write(&asked.index, "").unwrap();
     for top in [asked.top - 1, asked.top + 1, 3, u32::MAX] {
         disk.switch(&Switch { top, ..asked.clone() }).unwrap_err();
     }
-    assert_eq!(disk.resize((8 << 20) + BLOCK).unwrap_err().kind(), Kind::BadSize);
+    assert_eq!(disk.resize((8 << 20) + BLOCK).unwrap_err().kind(), ErrorKind::BadSize);
     disk.switch(asked).unwrap();
     disk.write(0, &[2; 4096]).unwrap();
     std::fs::remove_file(&asked.index).unwrap();

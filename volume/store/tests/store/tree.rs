@@ -13,7 +13,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestRunner},
 };
-use store::{Attachment, Disk, Kind, Name, Sr};
+use store::{Attachment, Disk, ErrorKind, Name, Sr};
 
 use store::testing::{Disks, Fixture, content};
 
@@ -163,7 +163,7 @@ impl World {
         let made = if writable {
             sr.lock().unwrap().clone_volume(&key, &mut self.disks)
         } else {
-            sr.lock().unwrap().snapshot(&key, &mut self.disks)
+            sr.lock().unwrap().snapshot_volume(&key, &mut self.disks)
         };
         let blocks = self.models[&key].blocks.clone();
         let model = Model { base: blocks.clone(), blocks, writable, has_data: true };
@@ -178,7 +178,7 @@ impl World {
         }
         self.disks.0.remove(&child);
         self.disks.0.remove(&parent);
-        self.fixture.lock().compose(&child, &parent, &mut self.disks).unwrap();
+        self.fixture.lock().compose_volumes(&child, &parent, &mut self.disks).unwrap();
         let under = self.remove(&parent);
         let over = self.models.get_mut(&child).unwrap();
         over.blocks.resize(over.blocks.len().max(under.blocks.len()), Block::default());
@@ -212,9 +212,15 @@ impl World {
         let (Some(new), Some(old)) = (self.pick(volume), self.pick(with)) else { return };
         let sr = &self.fixture.sr;
         let related = new == old
-            || sr.lock().unwrap().similar(&new).unwrap().iter().any(|it| it.as_str() == old);
+            || sr
+                .lock()
+                .unwrap()
+                .similar_volumes(&new)
+                .unwrap()
+                .iter()
+                .any(|it| it.as_str() == old);
         let mut told = HashSet::new();
-        for (start, length) in sr.lock().unwrap().compare(&new, &old).unwrap() {
+        for (start, length) in sr.lock().unwrap().compare_volumes(&new, &old).unwrap() {
             told.extend(start as usize / BLOCK..(start + length) as usize / BLOCK);
         }
         for (at, &block) in self.models[&new].blocks.iter().enumerate() {
@@ -233,7 +239,7 @@ impl World {
         let uuid = Name::parse("0f0e0d0c-0000-4000-8000-000000000002").unwrap();
         let wanted = Attachment { uuid: uuid.clone(), ..store::testing::attachment(host, 1 << 28) };
         let there: Sr = host.attach(&wanted).unwrap();
-        let copy = self.fixture.sr.copy(&key, &there, &mut self.disks).unwrap();
+        let copy = self.fixture.sr.copy_volume(&key, &there, &mut self.disks).unwrap();
         let here = std::mem::replace(&mut self.fixture.sr, there);
         let mut disk = self.fixture.open(copy.key.as_str(), true).unwrap();
         let there = std::mem::replace(&mut self.fixture.sr, here);
@@ -272,7 +278,8 @@ impl World {
                 let model = self.models.get_mut(&key).unwrap();
                 if model.writable && model.blocks.len() < BLOCKS * 3 {
                     let blocks = model.blocks.len() + more;
-                    let size = self.fixture.lock().resize(&key, (blocks * BLOCK) as i64).unwrap();
+                    let size =
+                        self.fixture.lock().resize_volume(&key, (blocks * BLOCK) as i64).unwrap();
                     if let Some(disk) = self.disks.0.get_mut(&key) {
                         disk.resize(size).unwrap();
                     }
@@ -288,7 +295,7 @@ impl World {
                     return;
                 }
                 self.disks.0.remove(&key);
-                self.fixture.lock().revert(&to, &key, &mut self.disks).unwrap();
+                self.fixture.lock().revert_volume(&to, &key, &mut self.disks).unwrap();
                 let model = self.models.get_mut(&key).unwrap();
                 *model = Model { writable: true, base: model.base.clone(), ..from };
             }
@@ -297,13 +304,13 @@ impl World {
                 let Some(key) = self.pick(volume) else { return };
                 let model = self.models.get_mut(&key).unwrap();
                 if model.writable {
-                    let refused = self.fixture.lock().data_destroy(&key, &mut self.disks);
-                    assert_eq!(refused.unwrap_err().kind(), Kind::BadArgument);
+                    let refused = self.fixture.lock().destroy_volume_data(&key, &mut self.disks);
+                    assert_eq!(refused.unwrap_err().kind(), ErrorKind::BadArgument);
                     return;
                 }
                 model.has_data = false;
                 self.disks.0.remove(&key);
-                self.fixture.lock().data_destroy(&key, &mut self.disks).unwrap();
+                self.fixture.lock().destroy_volume_data(&key, &mut self.disks).unwrap();
             }
             Op::Destroy { volume } => {
                 let Some(key) = self.pick(volume) else { return };

@@ -10,21 +10,21 @@
 //! it was lent, or all that has come back; and what was not finished can be begun again. Only in an
 //! SR that has no room for both it comes back in parts; the loan says so meanwhile.
 
-use super::destroy::Gone;
+use super::destroy::Destroyed;
 use crate::{
     disk::Disk,
-    error::{Error, Kind, Result},
+    error::{Error, ErrorKind, Result},
     files::{Dirs, Entry},
     host::Name,
     live::Inactive,
-    record::{Loan, Record, Serving, View},
+    record::{ExternalHolder, Record, Serving, View},
     sr::{Exclusive, Sr},
 };
 
 /// The contents of a lent volume on their way back: a clone of it, to be made equal to what the
 /// borrower has. Dropped, it leaves nothing but garbage.
 #[derive(Debug)]
-pub struct Return<'a> {
+pub struct WriteBack<'a> {
     sr: &'a Sr,
     volume: Name,
     copy: Name,
@@ -36,11 +36,11 @@ impl Sr {
     ///
     /// # Errors
     /// Those of [`Sr::volume`].
-    pub fn loan(&self, key: &str) -> Result<Option<Loan>> {
+    pub fn external_holder(&self, key: &str) -> Result<Option<ExternalHolder>> {
         let (dirs, sr) = self.attached()?;
         let key = Name::parse(key)?;
         match Record::read(&dirs, &key)? {
-            Some(record) => Ok(record.loan),
+            Some(record) => Ok(record.external_holder),
             None => Err(self.missing(&key, &sr)),
         }
     }
@@ -49,26 +49,26 @@ impl Sr {
     ///
     /// # Errors
     /// Where the record cannot be read.
-    pub fn borrower(&self, key: &Name) -> Result<Option<Serving>> {
-        borrower(&self.attached()?.0, key)
+    pub fn living_holder(&self, key: &Name) -> Result<Option<Serving>> {
+        living_holder(&self.attached()?.0, key)
     }
 }
 
 /// The living process that has a volume, if there is one.
-fn borrower(dirs: &Dirs, key: &Name) -> Result<Option<Serving>> {
+fn living_holder(dirs: &Dirs, key: &Name) -> Result<Option<Serving>> {
     let record = Record::read(dirs, key)?;
-    record.as_ref().map_or(Ok(None), Record::borrower)
+    record.as_ref().map_or(Ok(None), Record::living_holder)
 }
 
 impl<'a> Exclusive<'a> {
     /// Writes down who has a volume. The caller keeps the volume from being served meanwhile.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`]; [`Kind::VolumeInUse`] where another process has it.
-    pub fn lend(&mut self, key: &str, loan: &Loan) -> Result<()> {
+    /// Those of [`Sr::volume`]; [`ErrorKind::VolumeInUse`] where another process has it.
+    pub fn set_external_holder(&mut self, key: &str, holder: &ExternalHolder) -> Result<()> {
         let mut record = self.volume_record(&Name::parse(key)?)?;
-        record.require_home("lent")?;
-        record.loan = Some(loan.clone());
+        record.require_no_external_holder("lent")?;
+        record.external_holder = Some(holder.clone());
         self.write(&record)
     }
 
@@ -76,9 +76,9 @@ impl<'a> Exclusive<'a> {
     ///
     /// # Errors
     /// Those of [`Sr::volume`], or what writing its record gives.
-    pub fn end_loan(&mut self, key: &str) -> Result<()> {
+    pub fn clear_external_holder(&mut self, key: &str) -> Result<()> {
         let mut record = self.volume_record(&Name::parse(key)?)?;
-        if record.loan.take().is_none() {
+        if record.external_holder.take().is_none() {
             return Ok(());
         }
         self.write(&record)
@@ -87,31 +87,31 @@ impl<'a> Exclusive<'a> {
     /// Begins to take a volume back.
     ///
     /// # Errors
-    /// Those of [`Self::snapshot`]; [`Kind::BadArgument`] where it is not lent.
-    pub fn begin_return(mut self, key: &str) -> Result<Return<'a>> {
+    /// Those of [`Self::snapshot_volume`]; [`ErrorKind::BadArgument`] where it is not lent.
+    pub fn begin_write_back(mut self, key: &str) -> Result<WriteBack<'a>> {
         let (sr, volume) = (self.sr, Name::parse(key)?);
         if self.volume_records()?.sound.iter().any(|record| record.unfinished) {
             // A return that was killed may have left as much as the whole volume.
             self.collect_unless_damaged(&mut Inactive)?;
             self = sr.lock()?;
         }
-        self.require_lent(&volume)?;
+        self.require_external_holder(&volume)?;
         let copy = self.clone_unfinished(&volume)?;
         let disk = self.open_here(&copy, false)?;
-        Ok(Return { sr, volume, copy, disk })
+        Ok(WriteBack { sr, volume, copy, disk })
     }
 
-    fn require_lent(&self, key: &Name) -> Result<Record> {
+    fn require_external_holder(&self, key: &Name) -> Result<Record> {
         let record = self.volume_record(key)?;
-        if record.loan.is_some() {
+        if record.external_holder.is_some() {
             return Ok(record);
         }
         let message = format!("volume {key} is not lent to anybody: nothing can come back");
-        Err(Error::new(Kind::BadArgument, message))
+        Err(Error::new(ErrorKind::BadArgument, message))
     }
 }
 
-impl Return<'_> {
+impl WriteBack<'_> {
     /// What is to be made equal to what the borrower has.
     pub fn disk(&mut self) -> &mut Disk {
         &mut self.disk
@@ -137,7 +137,7 @@ impl Return<'_> {
     fn adopt(self, stays_lent: bool) -> Result<()> {
         let Self { sr, volume, copy, disk } = self;
         let mut lock = sr.lock()?;
-        let mut record = lock.require_lent(&volume)?;
+        let mut record = lock.require_external_holder(&volume)?;
         let copied = lock.volume_record(&copy)?;
         let mut views = View::all_of(&lock.dirs, &record)?;
         views.extend(View::all_of(&lock.dirs, &copied)?);
@@ -147,9 +147,12 @@ impl Return<'_> {
         lock.remove_volume_record(&copy)?;
         record.top = copied.top;
         record.index = copied.index;
-        record.leaving.clear();
+        record.previous_tops.clear();
         record.sole.clear();
-        record.loan = record.loan.filter(|_| stays_lent).map(|loan| Loan { partial: true, ..loan });
+        record.external_holder = record
+            .external_holder
+            .filter(|_| stays_lent)
+            .map(|holder| ExternalHolder { partial: true, ..holder });
         record.join(&copied);
         lock.write(&record)?;
         drop(disk);
@@ -158,9 +161,9 @@ impl Return<'_> {
             lock.dirs.remove(Entry::Index(index))?;
         }
         let owned = old_top.into_iter().collect();
-        let gone = Gone { views, owned, was_written: true };
+        let destroyed = Destroyed { views, owned, was_written: true };
         let records = lock.volume_records()?;
-        lock.release(&record, records, gone, &mut Inactive)
+        lock.release(&record, records, destroyed, &mut Inactive)
     }
 
     /// Gives up what was written here; the volume stays lent.

@@ -36,7 +36,7 @@ pub(crate) type Users = FxHashMap<Layer, Option<User>>;
 
 /// The indexes of volumes.
 #[derive(Debug)]
-pub(crate) struct Family<'a> {
+pub(crate) struct SharingVolumes<'a> {
     dirs: &'a Dirs,
     pub(crate) records: Vec<Record>,
     /// In the order in which they were made: neighbours are alike.
@@ -54,7 +54,7 @@ struct Member {
     index: OnceCell<Index>,
 }
 
-impl<'a> Family<'a> {
+impl<'a> SharingVolumes<'a> {
     pub(crate) fn new(dirs: &'a Dirs, records: Vec<Record>) -> Self {
         let mut members = Vec::with_capacity(records.len());
         for (position, record) in records.iter().enumerate() {
@@ -167,7 +167,7 @@ impl<'a> Family<'a> {
     ) -> Result<()> {
         let mut last = (0, false);
         for member in self.near(layer).filter(|member| member.has_data) {
-            if self.is_settled(*user) {
+            if self.is_decided(*user) {
                 return Ok(());
             }
             let named = self.at(member, chunk)?;
@@ -188,7 +188,7 @@ impl<'a> Family<'a> {
 
     /// Whether nothing that one more page says could change whose data needs a layer, as far as it
     /// matters: of more than one, not all are known.
-    pub(crate) fn is_settled(&self, user: Option<User>) -> bool {
+    pub(crate) fn is_decided(&self, user: Option<User>) -> bool {
         let with_data = self.records.iter().filter(|record| record.has_data).take(2).count();
         match user {
             Some(User::Several) => true,

@@ -18,7 +18,7 @@ use crate::{
 
 /// Who has a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loan {
+pub struct ExternalHolder {
     /// The process, and whether it may write.
     pub serving: Serving,
     /// A file that it keeps locked (flock) for as long as it can serve.
@@ -29,7 +29,7 @@ pub struct Loan {
     pub partial: bool,
 }
 
-impl Loan {
+impl ExternalHolder {
     /// Whether the process that has the volume still can serve it.
     pub(super) fn lives(&self) -> Result<bool> {
         is_locked(&self.lock).doing("locking", || &*self.lock)
