@@ -22,7 +22,7 @@ pub fn present(programs: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
-    let text = format!("SKIPPED: {missing:?} not installed (make tools installs them)\n");
+    let text = format!("SKIPPED: {missing:?} not installed (tests/tools.sh test installs them)\n");
     assert!(std::env::var_os("CI").is_none(), "{text}");
     // A skip has to be visible: otherwise it would look like a pass.
     let _unseen = std::io::stderr().write_all(text.as_bytes());
