@@ -8,21 +8,14 @@ const WORD: usize = size_of::<u64>();
 /// # Safety
 /// `from` must be valid for reads and `into` for writes of that many bytes, without overlap.
 pub(super) unsafe fn load(from: *const u8, into: *mut u8, length: usize) {
-    let (head, words) = parts(from, length);
-    let byte = |at: usize| {
-        // SAFETY: `at` is less than `length`.
-        unsafe { into.add(at).write(from.add(at).read_volatile()) }
+    // SAFETY: `at` is less than `length`.
+    let byte = |at: usize| unsafe { into.add(at).write(from.add(at).read_volatile()) };
+    // SAFETY: the word lies before `length`, and `from + at` is aligned to words.
+    let word = |at: usize| unsafe {
+        let word = from.add(at).cast::<u64>().read_volatile();
+        into.add(at).cast::<u64>().write_unaligned(word);
     };
-    (0..head).for_each(byte);
-    for at in (head..head + words * WORD).step_by(WORD) {
-        // SAFETY: the word ends at `length` at the latest; `from + head` is aligned to words, and
-        // so is every word after it.
-        unsafe {
-            let word = from.add(at).cast::<u64>().read_volatile();
-            into.add(at).cast::<u64>().write_unaligned(word);
-        }
-    }
-    (head + words * WORD..length).for_each(byte);
+    copy(from, length, byte, word);
 }
 
 /// Copies `length` bytes from memory of this process to shared memory.
@@ -30,24 +23,22 @@ pub(super) unsafe fn load(from: *const u8, into: *mut u8, length: usize) {
 /// # Safety
 /// As [`load`].
 pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize) {
-    let (head, words) = parts(to, length);
-    let byte = |at: usize| {
-        // SAFETY: `at` is less than `length`.
-        unsafe { to.add(at).write_volatile(from.add(at).read()) }
+    // SAFETY: `at` is less than `length`.
+    let byte = |at: usize| unsafe { to.add(at).write_volatile(from.add(at).read()) };
+    // SAFETY: the word lies before `length`, and `to + at` is aligned to words.
+    let word = |at: usize| unsafe {
+        let word = from.add(at).cast::<u64>().read_unaligned();
+        to.add(at).cast::<u64>().write_volatile(word);
     };
-    (0..head).for_each(byte);
-    for at in (head..head + words * WORD).step_by(WORD) {
-        // SAFETY: as in `load`, with `to` as the aligned side.
-        unsafe {
-            let word = from.add(at).cast::<u64>().read_unaligned();
-            to.add(at).cast::<u64>().write_volatile(word);
-        }
-    }
-    (head + words * WORD..length).for_each(byte);
+    copy(to, length, byte, word);
 }
 
-/// The number of bytes before the first aligned word of the shared side, and of whole words after.
-fn parts(shared: *const u8, length: usize) -> (usize, usize) {
+/// Calls `word` for every aligned word of the shared side, and `byte` for each byte before the first
+/// word and behind the last.
+fn copy(shared: *const u8, length: usize, byte: impl Fn(usize), word: impl Fn(usize)) {
     let head = shared.align_offset(WORD).min(length);
-    (head, (length - head) / WORD)
+    let words = (length - head) / WORD * WORD;
+    (0..head).for_each(&byte);
+    (head..head + words).step_by(WORD).for_each(word);
+    (head + words..length).for_each(byte);
 }

@@ -16,6 +16,38 @@ const STREAM_BYTES_MIN: usize = 32 << 10;
 /// Length of a line of the cache in bytes: what one step of the loops copies.
 const LINE: usize = 64;
 
+/// Copies whole lines, at least one, with the given instruction as store and others at the end. SSE2 is
+/// part of x86-64, and loads may be unaligned.
+macro_rules! copy_lines {
+    ($from:expr, $to:expr, $bytes:expr, $store:literal $(, $last:literal)?) => {
+        asm!(
+            "2:",
+            "movups {a}, [{from}]",
+            "movups {b}, [{from} + 16]",
+            "movups {c}, [{from} + 32]",
+            "movups {d}, [{from} + 48]",
+            concat!($store, " [{to}], {a}"),
+            concat!($store, " [{to} + 16], {b}"),
+            concat!($store, " [{to} + 32], {c}"),
+            concat!($store, " [{to} + 48], {d}"),
+            "add {from}, 64",
+            "add {to}, 64",
+            // Ends at exactly 0: whole lines.
+            "sub {left}, 64",
+            "jnz 2b",
+            $($last,)?
+            from = inout(reg) $from => _,
+            to = inout(reg) $to => _,
+            left = inout(reg) $bytes => _,
+            a = out(xmm_reg) _,
+            b = out(xmm_reg) _,
+            c = out(xmm_reg) _,
+            d = out(xmm_reg) _,
+            options(nostack),
+        )
+    };
+}
+
 /// Copies `length` bytes from shared memory to memory of this process.
 ///
 /// # Safety
@@ -53,33 +85,9 @@ pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize) {
 unsafe fn cached(from: *const u8, to: *mut u8, length: usize) {
     let lines = length / LINE * LINE;
     if lines > 0 {
-        // SAFETY: `lines` bytes are part of `length`. SSE2 is part of x86-64; loads and stores of
-        // both sides may be unaligned. The loop ends at exactly 0 since `lines` is whole lines.
-        unsafe {
-            asm!(
-                "2:",
-                "movups {a}, [{from}]",
-                "movups {b}, [{from} + 16]",
-                "movups {c}, [{from} + 32]",
-                "movups {d}, [{from} + 48]",
-                "movups [{to}], {a}",
-                "movups [{to} + 16], {b}",
-                "movups [{to} + 32], {c}",
-                "movups [{to} + 48], {d}",
-                "add {from}, 64",
-                "add {to}, 64",
-                "sub {left}, 64",
-                "jnz 2b",
-                from = inout(reg) from => _,
-                to = inout(reg) to => _,
-                left = inout(reg) lines => _,
-                a = out(xmm_reg) _,
-                b = out(xmm_reg) _,
-                c = out(xmm_reg) _,
-                d = out(xmm_reg) _,
-                options(nostack),
-            );
-        }
+        // SAFETY: `lines` bytes are part of `length`, whole lines, and not 0. Stores with movups may
+        // be unaligned.
+        unsafe { copy_lines!(from, to, lines, "movups") }
     }
     // SAFETY: the bytes behind the lines, up to `length`.
     unsafe { bytes(from.add(lines), to.add(lines), length - lines) }
@@ -92,32 +100,7 @@ unsafe fn cached(from: *const u8, to: *mut u8, length: usize) {
 /// As [`load`]; `to` must be aligned to a line, and `length` must be whole lines and not 0.
 unsafe fn lines_past_the_cache(from: *const u8, to: *mut u8, length: usize) {
     // SAFETY: what the caller guarantees.
-    unsafe {
-        asm!(
-            "2:",
-            "movups {a}, [{from}]",
-            "movups {b}, [{from} + 16]",
-            "movups {c}, [{from} + 32]",
-            "movups {d}, [{from} + 48]",
-            "movntps [{to}], {a}",
-            "movntps [{to} + 16], {b}",
-            "movntps [{to} + 32], {c}",
-            "movntps [{to} + 48], {d}",
-            "add {from}, 64",
-            "add {to}, 64",
-            "sub {left}, 64",
-            "jnz 2b",
-            "sfence",
-            from = inout(reg) from => _,
-            to = inout(reg) to => _,
-            left = inout(reg) length => _,
-            a = out(xmm_reg) _,
-            b = out(xmm_reg) _,
-            c = out(xmm_reg) _,
-            d = out(xmm_reg) _,
-            options(nostack),
-        );
-    }
+    unsafe { copy_lines!(from, to, length, "movntps", "sfence") }
 }
 
 /// The same for less than a line.
