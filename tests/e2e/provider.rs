@@ -150,7 +150,7 @@ fn each_disk_has_a_process_of_its_own() {
     });
 }
 
-/// The clone that takes the writes of such a disk is what is lent.
+/// The clone that takes the writes of such a disk is the volume that the tapdisk holds.
 #[test]
 fn a_non_persistent_disk_forgets_at_close_and_not_before() {
     with_each(|stock| {

@@ -90,3 +90,30 @@ fn the_targets_of_make_that_are_told_of_exist() {
         }
     }
 }
+
+/// Where a document says which test shows something, as `module::test`, there is that test.
+#[test]
+fn the_tests_that_documents_name_exist() {
+    let sources: String = files(&root(), ".rs")
+        .iter()
+        .map(|file| fs::read_to_string(file).expect("a source file"))
+        .collect();
+    // Some are made by macros, from a name and a colon.
+    let is_defined =
+        |name: &str| ["fn {}(", " {}: "].iter().any(|it| sources.contains(&it.replace("{}", name)));
+    let mut missing = Vec::new();
+    for document in files(&root(), ".md") {
+        let text = fs::read_to_string(&document).expect("a document");
+        for span in text.split('`').skip(1).step_by(2) {
+            let is_name = |part: &str| {
+                !part.is_empty()
+                    && part.chars().all(|c| c.is_lowercase() || c.is_numeric() || c == '_')
+            };
+            let Some((_, name)) = span.rsplit_once("::") else { continue };
+            if span.split("::").all(is_name) && !is_defined(name) {
+                missing.push(format!("{}: {span}", document.display()));
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+}
