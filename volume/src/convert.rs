@@ -1,4 +1,4 @@
-//! What the store says, in the interface's own types.
+//! Conversions from the store's types to those of the interface.
 
 use schemas::{
     sr::{self, Health},

@@ -1,7 +1,7 @@
-//! The device-config of a ram SR: its keys, and what SR.create, SR.attach and SR.probe make of it.
+//! The device-config of a ram SR: its keys, and how SR.create, SR.attach and SR.probe read it.
 //!
-//! What SR.create returns becomes the PBD's device-config and comes back in every SR.attach, also
-//! after a reboot that has emptied the memory: it says all that is needed to make the SR anew. Every
+//! The result of SR.create becomes the PBD's device-config and comes back in every SR.attach, also
+//! after a reboot that has emptied the memory: it has all that is needed to make the SR anew. Every
 //! problem of a configuration is told at once.
 
 use host::Provider;
@@ -21,7 +21,7 @@ const DESCRIPTION: &str = "description";
 const HOST: &str = "host";
 const SR_MASTER: &str = "SRmaster";
 
-/// Every key that is accepted, and what it is for. An empty text: not for people.
+/// Every key that is accepted, with its help text. Keys without one are not shown to people.
 const KEYS: &[(&str, &str)] = &[
     (SIZE, "Bytes that the SR may take of the host's memory, e.g. 16GiB (default: 1GiB)"),
     (
@@ -46,7 +46,7 @@ pub(crate) fn keys() -> StringMap {
 
 /// The configuration that attaches an SR.
 pub(crate) fn of(attachment: Attachment) -> StringMap {
-    // What a later version keeps is told as it is.
+    // The text of a later version is passed on unchanged.
     let provider = match Provider::of_sr(&attachment.provider) {
         Ok(provider) => provider.to_string(),
         Err(_) => attachment.provider,
@@ -63,8 +63,8 @@ pub(crate) fn of(attachment: Attachment) -> StringMap {
     .into()
 }
 
-/// What SR.create is asked for. A configuration that says whose it is, such as that of an earlier
-/// PBD, has to say the same as the call.
+/// The SR that SR.create is to make. A configuration that names an SR and a host, such as that of
+/// an earlier PBD, has to name those of the call.
 pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachment, Error> {
     let mut reader = Reader::new("SR.create", &params.configuration);
     let uuid = reader.checked(Name::parse(&params.uuid).map_err(|error| error.to_string()));
@@ -90,7 +90,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
     })
 }
 
-/// What SR.attach is to attach.
+/// The SR that SR.attach is to attach.
 pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error> {
     let mut reader = Reader::new("SR.attach", configuration);
     let uuid = reader.required(SR_UUID).and_then(|value| reader.name(value));

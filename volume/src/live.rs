@@ -1,11 +1,12 @@
 //! The tapdisks that serve an SR's volumes while these change.
 //!
 //! Called by the store, which holds the SR's lock, and by Volume.resize. Before anything is asked
-//! of a process, it has to say itself that it serves this very volume under that minor: process
-//! ids are given out again, and what the lock file says may be what a dead process wrote.
+//! of a process, it has to say itself that it serves this very volume under that minor: process ids
+//! are given out again, and the lock file may have the text of a dead process.
 //!
-//! Only the answer of a tapdisk that holds the volume counts as a refusal. Whatever else goes wrong
-//! leaves open who serves the volume and from which record it began: [`ErrorKind::Unresponsive`].
+//! Only the answer of a tapdisk that holds the volume counts as a refusal. After any other error it
+//! is not known which process serves the volume and which record it has read:
+//! [`ErrorKind::Unresponsive`].
 
 use std::{
     fs,
@@ -56,7 +57,8 @@ impl<'a> Tapdisks<'a> {
             });
             match told {
                 Err(error) if error.kind() == ErrorKind::Unresponsive => {
-                    // Whoever came since has opened the volume as it is now, or is to be told.
+                    // A process that has opened the volume since then has read the new record, or
+                    // is to be told.
                     next = self.named(key)?;
                     if next.as_ref() == Some(&serving) {
                         return Err(error);

@@ -1,9 +1,9 @@
 //! The volume plugin: `SR.*`, `Volume.*` and `Plugin.*` of storage repositories in memory.
 //!
 //! Wiring only. Each method is a file below `methods/`, named for it, each maintenance command one
-//! below `commands/`. What they do is in the store; here is what the interface makes of it: the
-//! device-config, the shape of the answers, the codes of the and the word to the tapdisk
-//! of a volume that changes while it is active.
+//! below `commands/`. The store does the work; the plugin adds the interface: the device-config,
+//! the shape of the answers, the codes of the and the word to the tapdisk of a volume that changes
+//! while it is active.
 
 mod commands;
 mod convert;
@@ -22,7 +22,7 @@ use schemas::{plugin as plugin_interface, sr, volume};
 /// The name by which the plugin introduces itself.
 const NAME: &str = "volume-plugin";
 
-/// What a method gets beside its parameters.
+/// The context of a method call.
 type Context<'a> = plugin::Context<'a, Config>;
 
 fn main() -> ExitCode {

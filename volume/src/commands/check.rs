@@ -1,4 +1,4 @@
-//! `check`: looks up in an SR's files what its invariants say.
+//! `check`: checks the invariants of an SR against its files.
 
 use plugin::Args;
 use schemas::{Error, Failure};

@@ -1,4 +1,4 @@
-//! `gc`: frees what operations left that were killed.
+//! `gc`: frees the leftovers of killed operations.
 
 use plugin::Args;
 use schemas::Error;

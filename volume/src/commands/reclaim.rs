@@ -13,7 +13,7 @@ pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     let (host, handle) = (methods::host(ctx), super::sr(args));
     let found = host.srs()?;
     let attached = found.iter().any(|it| it.stat.uuid.as_str() == handle && it.stat.attached);
-    // Of one whose record is damaged nobody can say whether it is.
+    // An SR whose record is damaged may be attached.
     let damaged = host.damaged_srs()?;
     let is_damaged = damaged.iter().any(|(uuid, _)| uuid.as_str() == handle);
     if is_damaged && !args.given("force") {

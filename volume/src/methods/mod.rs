@@ -1,4 +1,4 @@
-//! The methods, one file each, and what all of them begin with.
+//! The methods, one file each, and the steps that all of them begin with.
 
 pub(crate) mod plugin;
 pub(crate) mod sr;

@@ -1,26 +1,27 @@
-//! The units of the store, and what an entry of a block map says.
+//! The units of the store, and the values of an entry of a block map.
 
-/// A block: the unit of allocation and sharing, a page of tmpfs. Bytes.
+/// A block, in bytes: the unit of allocation and sharing. It is a page of tmpfs.
 pub const BLOCK_BYTES: u64 = 4096;
 
 /// Blocks whose entries fill one page of a map.
 pub(crate) const CHUNK_BLOCKS: u64 = 1024;
 
-/// A chunk: what one page of a map, and one entry of an index, speaks of. Bytes.
+/// A chunk, in bytes: the part of a volume that one page of a map, and one entry of an index,
+/// describes.
 pub const CHUNK_BYTES: u64 = BLOCK_BYTES * CHUNK_BLOCKS;
 
-/// A page of a map: 1024 entries of 32 bits. Bytes.
+/// A page of a map, in bytes: 1024 entries of 32 bits.
 pub(crate) const PAGE_BYTES: u64 = CHUNK_BLOCKS * 4;
 
-/// The largest volume: what the index of a volume can name within a heap of 16 MiB. Bytes.
+/// The largest volume, in bytes. Its index takes 16 MiB of the heap of the process that serves it.
 pub const VOLUME_BYTES_MAX: u64 = 16 << 40;
 
-/// What a map or index entry says, and the number of a layer, which is what it says mostly: this
-/// layer holds the block; its map has the page of the chunk.
+/// An entry of a map or an index. Mostly it is the number of a layer: the layer that holds the
+/// block, or the layer whose map has the page of the chunk.
 pub(crate) type Layer = u32;
 
-/// Map entry: the block was never written, in this volume or in what it came from. Reads as zeros.
-/// Index entry: so are all blocks of the chunk, and there is no page.
+/// Map entry: the block was never written, in this volume or in those that it was cloned from.
+/// Reads as zeroes. Index entry: this is so of all blocks of the chunk, and there is no page.
 pub(crate) const NEVER: Layer = 0;
 
 /// Set in an entry that stands for zeros, beside the number of the layer that was the top when they

@@ -16,7 +16,7 @@ use crate::{
 /// After so many new blocks the host's memory is looked at again: 16 MiB.
 const LOOK_BLOCKS: u64 = (16 << 20) / BLOCK_BYTES;
 
-/// What one process may still allocate.
+/// The blocks that one process may still allocate.
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// Blocks in use by the SR, and how many it may use: only without a tmpfs of its own.
@@ -92,7 +92,7 @@ fn used_by_files(dirs: &Dirs) -> Result<u64> {
     Ok(layers.into_iter().map(|layer| dirs.allocated(Entry::Layer(layer))).sum())
 }
 
-/// Counts anew what is in use, where nothing else counts it.
+/// Recounts the blocks in use, for SRs without a tmpfs of their own.
 pub(crate) fn recount(dirs: &Dirs) -> Result<()> {
     if dirs.is_mounted(Directory::Data) {
         return Ok(());

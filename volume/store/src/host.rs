@@ -80,7 +80,7 @@ pub struct Host {
     pub lock_dir: PathBuf,
     /// Whether an SR is a tmpfs of its own (root), or a directory on an existing one.
     pub may_mount: bool,
-    /// What tells this host from others.
+    /// Identifies this host among others.
     pub uuid: String,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One idea carries all of it. A *layer* is a sparse file in which a block of a volume lies at the
 //! block's own offset; a *volume* is a map that says for every 4 KiB block which layer holds it.
-//! Whatever shares data with something else shares map entries, and nothing is ever moved.
+//! Volumes share data by sharing map entries, and nothing is ever moved.
 //!
 //! * [`Host`]: where SRs lie, and how much memory this host can promise.
 //! * [`Sr`]: one SR: its life, its volumes. Structural changes hold the SR's lock.

@@ -9,9 +9,9 @@ use crate::{
     record::Serving,
 };
 
-/// What the process that serves a volume has to do between two requests: write its index to
-/// `index`, and write to `top` from then on. All other layers are shared at that moment, and no
-/// block of them is freed until a sole set is told again.
+/// A request to the process that serves a volume, carried out between two requests of clients:
+/// write the index to `index`, and write data to `top` from then on. All other layers are shared at
+/// that moment, and no block of them is freed until a sole set is told again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Switch {
     /// The number of the layer that the volume owns from then on.

@@ -1,4 +1,4 @@
-//! What memory the host has: promises are checked against it, and new blocks are refused below a
+//! The memory of the host: promises are checked against it, and new blocks are refused below a
 //! watermark. Reads `/proc/meminfo` (proc(5)).
 
 use std::fs;
@@ -21,7 +21,7 @@ const WATERMARK_BYTES_MAX: u64 = 256 << 20;
 pub struct Memory {
     /// All of it.
     pub total: u64,
-    /// What can be given out without swapping.
+    /// Bytes that can be allocated without swapping.
     pub available: u64,
 }
 
@@ -46,7 +46,7 @@ impl Memory {
         Some(Self { total: field("MemTotal:")?, available: field("MemAvailable:")? })
     }
 
-    /// What is kept for the host itself.
+    /// Bytes that are kept for the host itself.
     #[must_use]
     pub fn reserve(&self) -> u64 {
         (self.total / RESERVE_PART).max(RESERVE_BYTES_MIN)

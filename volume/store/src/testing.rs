@@ -131,7 +131,7 @@ pub fn metadata(sr: &Sr) -> PathBuf {
     sr.layout().root().join("meta")
 }
 
-/// The disks that this process serves, by key; each does at once what it is asked.
+/// The disks that this process serves, by key; each carries out a request at once.
 #[derive(Debug, Default)]
 pub struct Disks(pub BTreeMap<String, Disk>);
 

@@ -1,6 +1,6 @@
-//! The URI of a volume, `ram://<sr uuid>/<key>`: what Volume.stat hands out, and what the datapath
-//! is called with. Its scheme is the name of the datapath plugin's directory, by which
-//! xapi-storage-script finds it.
+//! The URI of a volume, `ram://<sr uuid>/<key>`: Volume.stat returns it, and the datapath is called
+//! with it. Its scheme is the name of the datapath plugin's directory, by which xapi-storage-script
+//! finds it.
 
 use std::{fmt, str::FromStr};
 

@@ -2,7 +2,7 @@
 //! a kind has on the wire.
 //!
 //! The store's sentence is kept whole: it is written for the administrator who reads it as the
-//! second parameter of `SR_BACKEND_FAILURE_<n>`. What the operating system said follows it.
+//! second parameter of `SR_BACKEND_FAILURE_<n>`. The operating system's error follows it.
 
 use schemas::{Failure, Interface};
 
@@ -34,7 +34,7 @@ fn code(kind: ErrorKind) -> (Failure, Option<Interface>) {
         ErrorKind::VolumeMissing | ErrorKind::VolumeLost => {
             (Failure::VdiMissing, Some(Interface::VolumeDoesNotExist))
         }
-        // To xapi, what is left is a VDI of type cbt_metadata.
+        // To xapi, a snapshot without data is a VDI of type cbt_metadata.
         ErrorKind::NoData | ErrorKind::ReadOnly => (Failure::VdiType, None),
         ErrorKind::VolumeInUse => (Failure::VdiInUse, None),
         ErrorKind::NoSpace => (Failure::SrNoSpace, None),

@@ -1,5 +1,5 @@
-//! `Plugin.diagnostics`: the host's memory, who was promised how much of it, and what is active.
-//! What cannot be read is told in its place: half a report is better than none.
+//! `Plugin.diagnostics`: the host's memory, the SRs that it is promised to, and the active volumes.
+//! Where something cannot be read, the error stands in its place.
 
 use std::fmt;
 

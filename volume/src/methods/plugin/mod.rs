@@ -1,4 +1,4 @@
-//! `Plugin.*`: what the plugin says of itself.
+//! `Plugin.*`: the properties of the plugin.
 
 pub(crate) mod diagnostics;
 pub(crate) mod ls;

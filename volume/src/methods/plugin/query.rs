@@ -1,4 +1,4 @@
-//! `Plugin.query`: name, version, and what works.
+//! `Plugin.query`: name, version and features.
 
 use schemas::{
     Error, NoParams,

@@ -1,5 +1,5 @@
-//! `SR.create`: checks that the SR can be, and returns what attaches it. Memory is taken only by
-//! SR.attach, which follows.
+//! `SR.create`: checks that the SR can be made, and returns the configuration that attaches it.
+//! Memory is taken only by SR.attach, which follows.
 
 use host::Provider;
 use schemas::{Error, StringMap, sr::CreateParams};

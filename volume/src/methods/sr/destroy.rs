@@ -1,5 +1,5 @@
-//! `SR.destroy`: gives the memory back. It comes for an attached SR, and no SR.detach follows; what
-//! an interrupted one left is destroyed too.
+//! `SR.destroy`: gives the memory back. It comes for an attached SR, and no SR.detach follows; the
+//! leftovers of an interrupted one are destroyed too.
 
 use schemas::{Error, sr::SrParams};
 use store::{Host, Name};

@@ -1,5 +1,5 @@
-//! `SR.ls`: the volumes, without those that only a datapath knows of. What is damaged is not listed but
-//! logged.
+//! `SR.ls`: the volumes, without those that only a datapath knows of. Damaged volumes are logged
+//! instead of listed.
 
 use schemas::{Error, sr::SrParams, volume::Volume};
 

@@ -1,4 +1,5 @@
-//! `SR.probe`: the SRs in this host's memory, attached or not, each with what attaches it.
+//! `SR.probe`: the SRs in this host's memory, attached or not, each with the configuration that
+//! attaches it.
 
 use schemas::{
     Error,

@@ -10,7 +10,7 @@ use crate::{Context, convert, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<Volume, Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    // What no volume can have as its size, the store refuses.
+    // Sizes that no volume can have are refused by the store.
     methods::check_size(&sr, p.size.try_into().unwrap_or_default())?;
     let new = NewVolume {
         name: &p.name,

@@ -1,5 +1,5 @@
-//! `Volume.data_destroy`: drops the data of a snapshot and keeps what tells changed blocks. Anything
-//! but a snapshot is refused, as xapi itself refuses it.
+//! `Volume.data_destroy`: drops the data of a snapshot and keeps its map, by which changed blocks
+//! are listed. Anything but a snapshot is refused, as xapi itself refuses it.
 
 use schemas::{Error, volume::VolumeParams};
 

@@ -1,4 +1,4 @@
-//! `Volume.enable_cbt`: changed blocks can always be told; this is what callers want to hear.
+//! `Volume.enable_cbt`: changed blocks can always be listed; callers want the flag to change.
 
 use schemas::{Error, volume::VolumeParams};
 

@@ -1,4 +1,4 @@
-//! `Volume.list_changed_blocks`: a bitmap of what changed from one volume to another.
+//! `Volume.list_changed_blocks`: a bitmap of the blocks that changed from one volume to another.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use schemas::{

@@ -1,4 +1,4 @@
-//! `Volume.*`: virtual disks, their snapshots, and what changed between them.
+//! `Volume.*`: virtual disks, their snapshots, and the differences between them.
 
 pub(crate) mod clone;
 pub(crate) mod compare;

@@ -1,4 +1,4 @@
-//! `Volume.revert`: the volume reads again what the snapshot kept. An active one is refused.
+//! `Volume.revert`: the volume gets the contents of the snapshot. An active one is refused.
 
 use schemas::{Error, volume::RevertParams};
 

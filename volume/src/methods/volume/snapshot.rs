@@ -1,4 +1,4 @@
-//! `Volume.snapshot`: a read-only volume that keeps what the volume reads now, active or not.
+//! `Volume.snapshot`: a read-only volume with the contents that the volume has now, active or not.
 
 use schemas::{
     Error,

@@ -93,7 +93,7 @@ impl Disk {
             let before = named.len();
             let done = self.erase_in_chunk(at..stop.min(last), &mut named);
             if done.is_err() {
-                // The map still names what was found in this chunk.
+                // The map still names the blocks that were found in this chunk.
                 named.truncate(before);
                 self.release(&named)?;
                 return done;

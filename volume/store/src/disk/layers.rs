@@ -11,13 +11,13 @@ use crate::{
     files::{Dirs, Entry, steps},
 };
 
-/// How much of a layer one mapping covers: address space, not memory. Bytes.
+/// The part of a layer that one mapping covers, in bytes. It takes address space, not memory.
 pub(super) const WINDOW_BYTES: u64 = 1 << 30;
 const WINDOW: usize = WINDOW_BYTES as usize;
 /// Mappings of frozen layers kept, of data and of maps each; the kernel allows a process 65,530
 /// (`vm.max_map_count`).
 const MAPPINGS_MAX: usize = 8192;
-/// Address space that their maps may take: of 128 TiB, which a process has, some. Bytes.
+/// Upper bound on mapped map files, in bytes. x86-64 gives a process 128 TiB of address space.
 const MAPS_BYTES_MAX: usize = 16 << 40;
 /// Descriptors of frozen layers kept for punching.
 const FILES_MAX: usize = 64;
@@ -33,7 +33,7 @@ pub(super) struct Top {
 }
 
 impl Top {
-    /// `data` and `map` are extended to what a volume of `size` bytes needs.
+    /// Extends `data` and `map` to the lengths that a volume of `size` bytes needs.
     pub(super) fn new(layer: Layer, data: File, map: File, size: u64) -> Result<Self> {
         let words = map_words(layer, &data, &map, size)?;
         Ok(Self { layer, data, map, words, windows: Vec::new() })
@@ -58,7 +58,8 @@ impl Top {
     }
 }
 
-/// Extends the files of a layer to what a volume of `size` bytes needs, and maps its map.
+/// Extends the files of a layer to the lengths that a volume of `size` bytes needs, and maps its
+/// map.
 fn map_words(layer: Layer, data: &File, map: &File, size: u64) -> Result<WriteMap> {
     extend(data, size.next_multiple_of(BLOCK_BYTES))
         .and_then(|()| extend(map, map_bytes(size)))
@@ -115,7 +116,7 @@ impl Layers {
         self.dirs.as_ref()
     }
 
-    /// Writes to another top from now on; what is mapped of the old one stays mapped.
+    /// Makes `top` the layer that is written to. The mappings of the old top are kept.
     pub(super) fn freeze(&mut self, top: Top) {
         let Some(old) = self.top.replace(top) else { return };
         make_room_for_map(&mut self.maps, old.words.reader().length());
@@ -200,14 +201,14 @@ fn read_only() -> Error {
     Error::new(ErrorKind::ReadOnly, "the disk is read-only")
 }
 
-/// Keeps what is mapped within bounds when one more map of `bytes` comes.
+/// Makes room for one more mapped map file of `bytes`.
 fn make_room_for_map(maps: &mut FxHashMap<Layer, ReadMap>, bytes: usize) {
     if maps.len() >= MAPPINGS_MAX.min(MAPS_BYTES_MAX / bytes.max(1)) {
         maps.clear();
     }
 }
 
-/// The same when so many windows come. Slices that are still to be sent keep theirs.
+/// The same for `count` windows. Slices that are still to be sent keep their windows mapped.
 fn make_room_for_windows(windows: &mut FxHashMap<(Layer, usize), ReadMap>, count: usize) {
     if windows.len() + count > MAPPINGS_MAX {
         windows.clear();

@@ -19,8 +19,8 @@ use crate::{
     record::write_index,
 };
 
-/// What disks leave free on the file system of the metadata, so that structure can still change.
-/// Bytes.
+/// Room that disks leave free on the file system of the metadata, in bytes, so that structure can
+/// still change.
 const META_RESERVE_BYTES: u64 = 2 << 20;
 
 const CHUNK: usize = CHUNK_BLOCKS as usize;
@@ -47,7 +47,7 @@ impl BlockMap {
         write_index(file, &self.index)
     }
 
-    /// What the index says of a chunk.
+    /// The entry of the index for a chunk.
     pub(super) fn chunk(&self, chunk: usize) -> Layer {
         self.index[chunk]
     }
@@ -141,7 +141,7 @@ impl BlockMap {
         Ok(())
     }
 
-    /// Gives up the page of a chunk whose entries are all the same and no data.
+    /// Frees the page of a chunk if all its entries are equal and name no layer.
     pub(super) fn compact(&mut self, layers: &Layers, chunk: usize) -> Result<()> {
         let top = layers.top()?;
         if self.index[chunk] != top.layer {

@@ -1,12 +1,12 @@
 //! A volume being served: its bytes, read and written through its map.
 //!
-//! Owned by one tapdisk, which holds the lock on the volume and never takes the SR's lock. What it
-//! changes of the SR is only ever: blocks and map pages of the volume's top, entries of the
-//! volume's index, and, by punching, blocks of layers that nobody else needs.
+//! Owned by one tapdisk, which holds the lock on the volume and never takes the SR's lock. It
+//! changes only blocks and map pages of the volume's top, entries of the volume's index, and, by
+//! punching, blocks and map pages of layers that no other volume needs.
 //!
-//! Order is what makes a kill at any moment harmless: data is in its layer before the map names it,
-//! a page is in the map before the index names it, and a block is punched after the map has let
-//! go of it. Where the map does not name the top, what lies in the top there is undefined.
+//! The order of steps makes a kill at any moment harmless: data is in its layer before the map
+//! names it, a page is in the map before the index names it, and a block is punched after the map
+//! has let go of it. Where the map does not name the top, the contents of the top are undefined.
 
 mod erase;
 mod layers;
@@ -29,7 +29,7 @@ use crate::{
     host::Name,
 };
 
-/// What a range of a disk holds.
+/// Whether a range of a disk is allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Memory is allocated to it.
@@ -43,13 +43,13 @@ pub enum Status {
 pub struct Disk {
     /// The volume's key; a loaded file has none.
     key: Option<Name>,
-    /// Bytes; what lies beyond in the last block is never shown.
+    /// Bytes. The rest of the last block is never read.
     size: u64,
     /// The layer that is written to; 0: the disk is read-only.
     top: Layer,
     map: BlockMap,
     layers: Layers,
-    /// Frozen layers that only this volume needs: what is overwritten there is freed.
+    /// Frozen layers that only this volume needs: a block of them is freed when it is overwritten.
     sole: HashSet<Layer>,
     budget: Budget,
     /// Held for as long as the volume is served.
@@ -69,8 +69,8 @@ impl Disk {
         self.top == 0
     }
 
-    /// Whether a write to the range would let go of blocks that hold data: whoever still reads
-    /// them, has to be done before.
+    /// Whether a write to the range would release blocks that hold data. Replies that still point
+    /// to them have to be copied out or sent before.
     ///
     /// # Errors
     /// Where a map cannot be read.
@@ -100,7 +100,8 @@ impl Disk {
         Ok(false)
     }
 
-    /// What each part of a range holds, in order: length in bytes, and state. Neighbours differ.
+    /// Calls `each` with the length in bytes and the status of each part of a range, in order.
+    /// Neighbours differ.
     ///
     /// # Errors
     /// [`ErrorKind::BadArgument`] for a range outside the disk.

@@ -34,9 +34,9 @@ impl Disk {
     /// memory and never written back.
     ///
     /// # Errors
-    /// [`ErrorKind::VolumeInUse`] where another process serves the volume; [`ErrorKind::ReadOnly`] for a
-    /// snapshot that is to be written; [`ErrorKind::VolumeMissing`]; for a plain file what reading it
-    /// gives, and [`ErrorKind::NoSpace`] where it does not fit into memory.
+    /// [`ErrorKind::VolumeInUse`] where another process serves the volume; [`ErrorKind::ReadOnly`]
+    /// for a snapshot that is to be written; [`ErrorKind::VolumeMissing`]; for a plain file an
+    /// error of reading it, and [`ErrorKind::NoSpace`] where it does not fit into memory.
     pub fn open(path: &Path, open: &Open) -> Result<Self> {
         let Some((layout, key)) = Layout::of_volume(path) else {
             return Self::load(path, open.serving.read_only);
@@ -58,10 +58,10 @@ impl Disk {
                 ),
             ));
         };
-        // What a dead process said of itself is not true any more.
+        // The text may be that of a dead process.
         let lock_path = || dirs.path(Entry::Serving(key));
         steps::set_len(lock.file(), 0).doing("clearing", lock_path)?;
-        // Only now is it sure that nobody destroys or reverts it.
+        // From here on the lock keeps the volume from being destroyed or reverted.
         let record = Record::read(dirs, key)?.ok_or_else(|| missing(key))?;
         record.require_no_external_holder("served by another process")?;
         if !record.has_data {
@@ -135,8 +135,8 @@ impl Disk {
                 format!("a switch to layer {:08x} comes too late", switch.top),
             ));
         }
-        // Whoever asks has written the new top into the record, and made the file for the index.
-        // Anything else would write over what belongs to others.
+        // The caller has written the new top into the record, and made an empty file for the index.
+        // Any other top or file may belong to another volume.
         let is_recorded = self.record()?.is_some_and(|record| record.top == switch.top);
         let index = empty_index(&dirs, &switch.index).filter(|_| is_recorded);
         let Some(index) = index else {
@@ -159,8 +159,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes over the sole set that the volume's record says by now: what is overwritten in those
-    /// layers is freed.
+    /// Reads the sole set from the volume's record again: blocks of those layers are freed when
+    /// they are overwritten.
     ///
     /// # Errors
     /// Where the record cannot be read.
@@ -172,7 +172,7 @@ impl Disk {
         Ok(())
     }
 
-    /// What the volume's record says by now; a loaded file has none.
+    /// The volume's record as it is now; a loaded file has none.
     fn record(&self) -> Result<Option<Record>> {
         match self.layers.dirs().zip(self.key.as_ref()) {
             Some((dirs, key)) => Record::read(dirs, key),
@@ -198,8 +198,8 @@ fn open_top(dirs: &Dirs, layer: Layer, size: u64) -> Result<Top> {
     Top::new(layer, dirs.edit(Entry::Layer(layer))?, dirs.edit(Entry::Map(layer))?, size)
 }
 
-/// Writes into the lock file who holds it; in place, as a rename would leave the lock on a file that
-/// nobody finds any more.
+/// Writes the name of this process into the lock file; in place, since a rename would leave the
+/// lock on a file without a name.
 fn say_who(dirs: &Dirs, lock: &Lock, serving: &Serving) -> std::io::Result<()> {
     let text = serde_json::to_vec(serving).expect("a plain structure");
     files::with_ballast(dirs, || steps::write_at(lock.file(), &text, 0))

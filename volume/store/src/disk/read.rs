@@ -8,7 +8,7 @@ use crate::{
     error::Result,
 };
 
-/// A part of what a range holds.
+/// A part of the contents of a range.
 #[derive(Debug)]
 pub enum Piece {
     /// So many bytes that read as zeros.
@@ -22,7 +22,8 @@ impl Disk {
     /// Hands out, in order, the pieces that a range consists of; neighbours may be of one sort.
     ///
     /// # Errors
-    /// [`ErrorKind::BadArgument`](crate::ErrorKind) for a range outside the disk; what mapping a layer gives.
+    /// [`ErrorKind::BadArgument`](crate::ErrorKind) for a range outside the disk; an error of
+    /// mapping a layer.
     pub fn read(&mut self, offset: u64, length: u64, mut piece: impl FnMut(Piece)) -> Result<()> {
         let end = self.end(offset, length)?;
         let mut at = offset;

@@ -47,7 +47,7 @@ impl Disk {
         Ok(())
     }
 
-    /// What a block of another layer than the top reads as.
+    /// The contents of a block that lies in another layer than the top.
     fn block(&mut self, block: u64, layer: Layer) -> Result<[u8; BLOCK]> {
         let mut bytes = [0; BLOCK];
         if is_data(layer) {
@@ -88,7 +88,8 @@ impl Disk {
             self.budget.give(named);
         }
         let Some(error) = failed else { return Ok(()) };
-        // What the map does not name is garbage: no reason to let it lie in a full SR.
+        // The map does not name the rest of the blocks: they are freed at once, as the SR may be
+        // full.
         self.layers.punch(self.top, block + named, wanted - named)?;
         self.budget.give(wanted - named);
         Err(error)

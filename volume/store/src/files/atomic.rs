@@ -1,5 +1,5 @@
-//! Small files that change atomically: written beside, renamed into place. On a full tmpfs the
-//! SR's ballast is given up first, so that what frees space can always be recorded.
+//! Small files that change atomically: written beside, renamed into place. On a full tmpfs the SR's
+//! ballast is given up first, so that an operation that frees space can always be recorded.
 
 use std::{
     fs::File,
@@ -12,10 +12,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Directory, Dirs, Entry, steps};
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// Enough for the records of any one operation. Bytes.
+/// Size of the ballast, in bytes: enough for the records of any one operation.
 const BALLAST_BYTES: u64 = 1 << 20;
 
-/// What nearly every record fits in. Bytes.
+/// Nearly every record fits into this many bytes.
 const SMALL_BYTES: usize = 4096;
 
 /// Tells files of one process apart in the directory for files that are about to be renamed.
@@ -70,7 +70,8 @@ pub(crate) fn read_json<T: DeserializeOwned>(dirs: &Dirs, entry: Entry<'_>) -> R
     })
 }
 
-/// Does what needs room in the metadata; where there is none, once more without the ballast.
+/// Runs `act`, which needs room in the metadata. Where there is none, gives up the ballast and runs
+/// it again.
 pub(crate) fn with_ballast<T>(
     dirs: &Dirs,
     mut act: impl FnMut() -> io::Result<T>,

@@ -1,9 +1,9 @@
 //! The directories of one SR, open, and its files below them.
 //!
 //! Every file of an SR is reached from here, as an entry of a directory that was opened from the
-//! SR's own, one component at a time and without following links. So what is read, written or
-//! freed is the SR that was opened: if an SR with the same UUID is made meanwhile, its directories
-//! are others. Nor can a link, a FIFO or a device in the place of a file lead anywhere else, or
+//! SR's own, one component at a time and without following links. So every read, write and free
+//! reaches the SR that was opened: if an SR with the same UUID is made meanwhile, it has other
+//! directories. Nor can a link, a FIFO or a device in the place of a file lead anywhere else, or
 //! make a call wait. (`openat2` would say the same in one call; the kernel of XCP-ng 8.3, 4.19,
 //! does not have it.)
 
@@ -130,7 +130,7 @@ impl Dirs {
         Ok(())
     }
 
-    /// Removes a file that may be gone already, and whatever else has its name but a directory.
+    /// Removes a file, or a link, FIFO or device in its place. One that does not exist is no error.
     pub(crate) fn remove(&self, entry: Entry<'_>) -> Result<()> {
         match self.unlink(entry) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -147,7 +147,7 @@ impl Dirs {
         Ok(entry.with_name(|name| unlinkat(directory, name, AtFlags::empty()))?)
     }
 
-    /// What the file system says of an entry.
+    /// The file system's metadata of an entry.
     pub(crate) fn stat(&self, entry: Entry<'_>) -> io::Result<Stat> {
         let directory = self.directory(entry.directory())?;
         Ok(entry.with_name(|name| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW))?)
@@ -163,7 +163,7 @@ impl Dirs {
         self.stat(entry).map_or(0, |found| allocated(&found))
     }
 
-    /// What lies in a directory, by name; nothing where there is no directory.
+    /// The names of all entries of a directory; none where the directory does not exist.
     pub(crate) fn list(&self, directory: Directory) -> Result<Vec<String>> {
         let list = || -> io::Result<Vec<String>> { names_in(self.directory(directory)?) };
         match list() {
@@ -172,7 +172,7 @@ impl Dirs {
         }
     }
 
-    /// What lies in the SR's own directory.
+    /// The names of all entries of the SR's own directory.
     pub(crate) fn list_root(&self) -> Result<Vec<String>> {
         names_in(self.0.root.as_fd()).doing("reading", || self.0.layout.root())
     }
@@ -190,7 +190,7 @@ impl Dirs {
         Ok(found.iter().filter_map(|name| parse_number(name)).collect())
     }
 
-    /// Opens what is a plain file, and nothing else.
+    /// Opens a plain file, and refuses everything else.
     fn file(&self, entry: Entry<'_>, how: OFlags) -> io::Result<File> {
         let directory = self.directory(entry.directory())?;
         // NONBLOCK: opening a FIFO would wait for its other end.
@@ -219,7 +219,8 @@ pub(crate) fn open_directory(above: impl AsFd, name: &Path) -> io::Result<OwnedF
     }
 }
 
-/// The names of what lies in a directory; those that are no text cannot be any of ours.
+/// The names of the entries of a directory. Names that are not UTF-8 are left out: the store makes
+/// none.
 pub(crate) fn names_in(directory: BorrowedFd<'_>) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {

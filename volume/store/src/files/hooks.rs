@@ -1,4 +1,4 @@
-//! What tests count, and where they interfere.
+//! Counters for tests, and points at which a test can interfere.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,15 +14,15 @@ pub struct Parsed {
     pub volumes: usize,
 }
 
-/// What is run when a lock is let go of.
+/// A closure that runs when a lock is released.
 type Hook = Box<dyn FnOnce()>;
 
 thread_local! {
     static UNLOCKED: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
-/// Runs `act` when this thread lets go of an SR's lock next in order to free memory: after that, and
-/// before anything is freed. What it returns is received.
+/// Runs `act` when this thread lets go of an SR's lock next in order to free memory: after the
+/// release, and before anything is freed. The receiver gets its result.
 pub fn at_unlock<T: 'static>(act: impl FnOnce() -> T + 'static) -> Receiver<T> {
     let (send, received) = channel();
     let hook = move || send.send(act()).expect("received later");

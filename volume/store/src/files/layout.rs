@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{block::Layer, host::Name};
 
-/// What is added to a key for the name of the lock on what a plugin remembers of the volume.
+/// Suffix of the lock file that belongs to a plugin's state of a volume.
 pub(crate) const STATE_LOCK_SUFFIX: &str = ".lock";
 
 /// The paths of one SR: for people to read, and for other programs. The store itself opens its files
@@ -130,11 +130,11 @@ pub(crate) enum Entry<'a> {
     /// A volume's record.
     Volume(&'a Name),
     Serving(&'a Name),
-    /// What a plugin remembers of a volume.
+    /// A plugin's state of a volume.
     State(&'a Name),
     /// Its lock.
     StateLock(&'a Name),
-    /// Whatever lies in a directory under a name.
+    /// Any file of a directory, by its name.
     Named(Directory, &'a str),
 }
 

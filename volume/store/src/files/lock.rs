@@ -1,5 +1,5 @@
-//! Locks: of an SR, held while its structure changes, and of a volume, held while it is served. Each
-//! is a flock(2) on a file, let go of by the kernel when its holder dies.
+//! Locks: of an SR, held while its structure changes, and of a volume, held by the process that
+//! serves it. Each is a flock(2) on a file, let go of by the kernel when its holder dies.
 
 use std::{
     cell::Cell,
@@ -129,7 +129,7 @@ pub(crate) fn lock_within(file: &File, patience: Duration) -> io::Result<bool> {
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // Whoever only looks lets go at once: that is no holder.
+        // A process that only looks lets go at once: it does not count as a holder.
         let patience = if is_held(file)? { patience } else { patience.max(LOOK_MAX) };
         if start.elapsed() >= patience {
             return Ok(false);

@@ -1,5 +1,5 @@
-//! The files of one SR: where they lie, how they are reached, changed and locked. What they mean is
-//! said elsewhere.
+//! The files of one SR: where they lie, and how they are reached, changed and locked. Their
+//! contents are defined in [`crate::record`].
 
 mod atomic;
 mod dirs;

@@ -1,5 +1,5 @@
-//! The system calls that change an SR. Whatever the store creates, writes, renames or frees in its
-//! files goes through here or through [`Dirs`](super::dirs::Dirs), so that a test can kill a process
+//! The system calls that change an SR. Every file that the store creates, writes, renames or frees
+//! passes through here or through [`Dirs`](super::dirs::Dirs), so that a test can kill a process
 //! before each single one of them: an SR has to be sound after any number of steps. Only stores to
 //! mapped memory are not seen, which are never the ones that commit.
 
@@ -18,7 +18,7 @@ pub(crate) fn step() {
     failpoints::step();
 }
 
-/// Creates a directory that nobody else may look into, and those above it.
+/// Creates a directory that is closed to other users, and those above it.
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     step();
     DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -55,7 +55,7 @@ pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
-/// What tests choose the moment of death with.
+/// Lets a test choose the step before which a process dies.
 #[cfg(feature = "testing")]
 pub mod failpoints {
     use std::sync::atomic::{AtomicI64, Ordering};

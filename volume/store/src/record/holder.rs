@@ -16,21 +16,21 @@ use crate::{
     files::lock::is_held,
 };
 
-/// Who has a volume.
+/// The process that serves a volume from a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExternalHolder {
     /// The process, and whether it may write.
     pub serving: Serving,
     /// A file that it keeps locked (flock) for as long as it can serve.
     pub lock: PathBuf,
-    /// Whether a part of what it has is back already : until the rest is,
-    /// the volume reads as a mixture.
+    /// Whether a part of its contents was written back already. Until the rest is, the volume reads
+    /// as a mixture of old and new.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
 
 impl ExternalHolder {
-    /// Whether the process that has the volume still can serve it.
+    /// Whether the process is alive.
     pub(super) fn lives(&self) -> Result<bool> {
         is_locked(&self.lock).doing("locking", || &*self.lock)
     }

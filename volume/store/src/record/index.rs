@@ -1,5 +1,5 @@
-//! Reading the maps of volumes that nobody serves here: their indexes and pages, by positioned
-//! reads, so that holes stay holes.
+//! Reading the maps of volumes, their indexes and pages, by positioned reads, so that holes stay
+//! holes.
 
 use std::{
     collections::HashMap, fs::File, io, ops::ControlFlow, os::unix::fs::FileExt, path::PathBuf,
@@ -29,7 +29,8 @@ const ENTRIES: usize = CHUNK_BLOCKS as usize;
 /// Bytes of an index that are passed over at once where they are these.
 static ZEROES: [u8; 64] = [0; 64];
 
-/// What an index says other than that chunks were never written: chunk and entry, ascending.
+/// The entries of an index, in ascending order of chunks, without those of chunks that were never
+/// written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     entries: Vec<(usize, Layer)>,
@@ -62,7 +63,7 @@ impl Index {
         }
     }
 
-    /// The layer whose map has the page of a chunk, or what all its entries are.
+    /// The layer whose map has the page of a chunk, or the value of all its entries.
     pub(crate) fn at(&self, chunk: usize) -> Layer {
         // Where there are no gaps, it is where it would be looked for first.
         let found = match self.entries.get(chunk) {
@@ -119,14 +120,14 @@ pub(crate) fn write_index(file: &File, index: &[Layer]) -> io::Result<()> {
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) index: Index,
-    /// Whether what its pages name is needed; else only the pages are.
+    /// Whether the blocks that its pages name are needed, and not only the pages.
     pub(crate) has_data: bool,
     /// The number of the index.
     pub(crate) number: u32,
 }
 
 impl View {
-    /// What a volume reads, and what it started from.
+    /// The current index of a volume, and the one that it started from.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`](crate::ErrorKind) where an index is missing. So for those that follow.
@@ -139,7 +140,7 @@ impl View {
         Ok(views)
     }
 
-    /// What a volume reads.
+    /// The current index of a volume.
     pub(crate) fn of(dirs: &Dirs, record: &Record) -> Result<Self> {
         let index = Self::index(dirs, record, record.index)?;
         Ok(Self { index, has_data: record.has_data, number: record.index })
@@ -152,7 +153,7 @@ impl View {
         })
     }
 
-    /// The layer whose map has the page of a chunk, or what all its entries are.
+    /// The layer whose map has the page of a chunk, or the value of all its entries.
     pub(crate) fn at(&self, chunk: usize) -> Layer {
         self.index.at(chunk)
     }
@@ -241,7 +242,7 @@ impl<'a> Pages<'a> {
         if is_data(named) { self.get(named, chunk) } else { Ok(Rc::new([named; _])) }
     }
 
-    /// Forgets what was read, where a caller goes through chunks one by one.
+    /// Drops the pages read so far: callers go through the chunks one by one.
     pub(crate) fn forget(&mut self) {
         self.pages.clear();
     }

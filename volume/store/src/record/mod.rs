@@ -1,4 +1,4 @@
-//! What is written down of an SR and its volumes: records, indexes, and who serves what.
+//! The records and indexes of an SR and its volumes, and the processes that serve them.
 
 mod holder;
 mod index;

@@ -1,4 +1,5 @@
-//! Who serves a volume: what the lock on it says, and the name that its holder wrote into it.
+//! The process that serves a volume: it holds the lock on the volume, and its name is in the lock
+//! file.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +9,8 @@ use crate::{
     host::Name,
 };
 
-/// The process that serves a volume, as it says itself in the file that it keeps locked. The lock
-/// is the truth: without it the text is what a dead process left.
+/// The process that serves a volume, as it says itself in the file that it keeps locked. Only the
+/// lock counts: without it the text was left by a dead process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
     /// Its process id.
@@ -22,7 +23,7 @@ pub struct Serving {
     pub read_only: bool,
 }
 
-/// Who serves a volume now, if anybody does.
+/// The process that serves a volume now, if there is one.
 pub(crate) fn served_by(dirs: &Dirs, key: &Name) -> Result<Option<Serving>> {
     let entry = Entry::Serving(key);
     let file = match dirs.read(entry) {

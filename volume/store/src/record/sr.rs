@@ -1,4 +1,4 @@
-//! What an SR knows of itself, and what SR.attach has to be told to find or make it.
+//! The record of an SR, and the configuration that SR.attach needs to find or make it.
 
 use std::io::Read;
 
@@ -27,7 +27,7 @@ pub(crate) struct Record {
     /// Eight hexadecimal digits, new for every memory: keys begin with them, so that a key tells
     /// whether its volume was lost with an earlier memory.
     pub(crate) generation: String,
-    /// What the plugins keep with it.
+    /// A text that the plugins keep with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) provider: String,
 }
@@ -71,7 +71,8 @@ impl Record {
     }
 }
 
-/// What makes an SR attachable, also after a reboot that emptied the memory: SR.create's answer.
+/// The configuration that attaches an SR, also after a reboot that emptied the memory. SR.create
+/// returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// The SR.
@@ -84,8 +85,8 @@ pub struct Attachment {
     pub size: u64,
     /// The host whose memory it is.
     pub host: String,
-    /// What the plugins keep with the SR, and they alone understand: which program serves its disks. An SR
-    /// whose memory is still there goes on with this one.
+    /// A text that the plugins keep with the SR and the store does not interpret: which program
+    /// serves its disks. It replaces the one of an SR whose memory is still there.
     pub provider: String,
 }
 

@@ -12,7 +12,7 @@ use crate::{
     host::Name,
 };
 
-/// What the store knows of a volume.
+/// The record of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) key: Name,
@@ -23,7 +23,7 @@ pub(crate) struct Record {
     pub(crate) sharable: bool,
     /// The layer that the volume owns and writes to; 0: none, it is a snapshot.
     pub(crate) top: Layer,
-    /// Layers that it owned before, while its tapdisk may not have let go of them yet.
+    /// Earlier tops that its tapdisk may still write to, because a switch was not acknowledged.
     #[serde(default, rename = "leaving", skip_serializing_if = "Vec::is_empty")]
     pub(crate) previous_tops: Vec<Layer>,
     /// The number of its index.
@@ -31,7 +31,8 @@ pub(crate) struct Record {
     /// The index that it started from, which compose compares with; `None`: it started empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) base: Option<u32>,
-    /// Volumes without a common family share nothing. One that was composed has two.
+    /// Volumes without a common group share nothing. A volume that was composed has the groups of
+    /// both.
     #[serde(rename = "families")]
     pub(crate) sharing_groups: Vec<u32>,
     /// Frozen layers that no other volume's data needs.
@@ -40,16 +41,17 @@ pub(crate) struct Record {
     /// Whether its data exists; its map always does.
     pub(crate) has_data: bool,
     pub(crate) cbt_enabled: bool,
-    /// Not shown to callers: the clone of a non-persistent disk, or what a copy needs meanwhile.
+    /// Not shown to callers: the clone of a non-persistent disk, or the source or destination of a
+    /// copy under way.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) hidden: bool,
     /// The volume in whose place the clone of a non-persistent disk is served. The clone goes with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<Name>,
-    /// Copied into by the process that holds it; without one, nothing that is of use.
+    /// The destination of a copy or a write-back. It is garbage if no process holds it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unfinished: bool,
-    /// The foreign process that serves it from a copy.
+    /// The foreign process that serves the volume from a copy of its own.
     #[serde(default, rename = "loan", skip_serializing_if = "Option::is_none")]
     pub(crate) external_holder: Option<ExternalHolder>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -77,7 +79,7 @@ impl Record {
         }
     }
 
-    /// What no record of the volume `key` says.
+    /// A reason why this cannot be the record of volume `key`.
     fn contradiction(&self, key: &Name) -> Option<String> {
         if self.key != *key {
             return Some(format!("it is about volume {}", self.key));
@@ -111,7 +113,7 @@ impl Record {
     }
 
     /// Those of `records` that may share layers with this one, or with one that does, and so on:
-    /// all that has to be looked at to say what one of them alone needs.
+    /// all that have to be examined to find the layers that one of them alone needs.
     pub(crate) fn sharing_with(&self, records: Vec<Self>) -> Vec<Self> {
         let mut sharing_groups = self.sharing_groups.clone();
         loop {
@@ -130,14 +132,14 @@ impl Record {
         }
     }
 
-    /// Belongs from now on to the families of `other` too.
+    /// Adds the sharing groups of `other`.
     pub(crate) fn join(&mut self, other: &Self) {
         self.sharing_groups.extend(&other.sharing_groups);
         self.sharing_groups.sort_unstable();
         self.sharing_groups.dedup();
     }
 
-    /// The layers that only it may write to.
+    /// The layers that this volume may write to.
     pub(crate) fn owned(&self) -> impl Iterator<Item = Layer> {
         self.own_top().into_iter().chain(self.previous_tops.iter().copied())
     }
@@ -154,7 +156,7 @@ impl Record {
 }
 
 impl Record {
-    /// The living process that it is lent to.
+    /// The external holder, if it is alive.
     pub(crate) fn living_holder(&self) -> Result<Option<Serving>> {
         match &self.external_holder {
             Some(holder) if holder.lives()? => Ok(Some(holder.serving.clone())),
@@ -162,7 +164,7 @@ impl Record {
         }
     }
 
-    /// Refuses what cannot be done to a volume that a foreign process has.
+    /// Refuses an operation if a foreign process serves the volume.
     pub(crate) fn require_no_external_holder(&self, act: &str) -> Result<()> {
         let Some(Serving { pid, minor, .. }) = self.living_holder()? else { return Ok(()) };
         Err(Error::new(
@@ -193,13 +195,13 @@ fn shares(some: &[u32], others: &[u32]) -> bool {
     some.iter().any(|group| others.contains(group))
 }
 
-/// A volume whose record cannot be understood: what it reads, and which layers it shares with
-/// others, is not known.
+/// A volume whose record cannot be understood: its contents, and the layers that it shares with
+/// others, are not known.
 #[derive(Debug)]
 pub struct Damaged {
     /// Its key.
     pub key: Name,
-    /// What is wrong, with which file, and what to do.
+    /// The error, with the file and the remedy.
     pub error: Error,
 }
 
@@ -229,7 +231,7 @@ impl Records {
         Ok(found)
     }
 
-    /// All of them, for whoever has to know of each what it shares.
+    /// All records, for operations that have to know what each volume shares.
     pub(crate) fn all_sound(self) -> Result<Vec<Record>> {
         match self.damaged.into_iter().next() {
             Some(damaged) => Err(damaged.error),

@@ -11,12 +11,12 @@ use crate::{
     record::{self, Records, sr::Record},
 };
 
-/// The lock of an SR, held. Whatever changes the SR's structure is a method of this, so that none of
-/// it can be done without the lock; an operation that ends with freeing memory takes the value
-/// itself, as the lock is let go of before that.
+/// The lock of an SR, held. Every operation that changes the SR's structure is a method of this
+/// type, so that it cannot be called without the lock. An operation that ends with freeing memory
+/// takes the value itself, since it releases the lock before it frees.
 ///
-/// Everything happens in the directories that were opened under the lock, also what is done after it
-/// was let go of, and each record is read once.
+/// Every operation uses the directories that were opened under the lock, also after it has released
+/// the lock. Each record is read once.
 #[derive(Debug)]
 pub struct Exclusive<'a> {
     pub(crate) sr: &'a Sr,
@@ -51,7 +51,7 @@ impl<'a> Exclusive<'a> {
     /// Gives the SR another name.
     ///
     /// # Errors
-    /// What writing its record gives.
+    /// If the record cannot be written.
     pub fn set_name(&mut self, name: &str) -> Result<()> {
         self.update(|record| name.clone_into(&mut record.name))
     }
@@ -59,7 +59,7 @@ impl<'a> Exclusive<'a> {
     /// Gives the SR another description.
     ///
     /// # Errors
-    /// What writing its record gives.
+    /// If the record cannot be written.
     pub fn set_description(&mut self, description: &str) -> Result<()> {
         self.update(|record| description.clone_into(&mut record.description))
     }
@@ -86,7 +86,7 @@ impl<'a> Exclusive<'a> {
         record::sr::take_numbers(&self.dirs, count)
     }
 
-    /// What may be allocated and given back in this SR.
+    /// The budget that allocations in this SR count against.
     pub(crate) fn budget(&self) -> Result<Budget> {
         Budget::of(&self.dirs, self.record.size)
     }
@@ -116,7 +116,7 @@ impl<'a> Exclusive<'a> {
         Records::read(&self.dirs, |key| self.find_volume(key))
     }
 
-    /// Commits what is changed of a volume.
+    /// Commits the changes to a volume.
     pub(crate) fn write(&mut self, record: &record::Record) -> Result<()> {
         record.write(&self.dirs)?;
         self.volumes.get_mut().insert(record.key.clone(), record.clone());

@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Sr {
-    /// Who serves the volume now, if anybody does.
+    /// The process that serves the volume now, if there is one.
     ///
     /// # Errors
     /// [`ErrorKind::SrNotAttached`], or where the lock file cannot be read.

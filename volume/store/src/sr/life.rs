@@ -1,4 +1,4 @@
-//! The life of an SR: attach, detach, destroy, and what of it is found on this host.
+//! The life of an SR: attach, detach and destroy; and the SRs in the memory of this host.
 
 use std::path::Path;
 
@@ -22,9 +22,9 @@ use crate::{
 /// An SR that was found in the host's memory.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// What it says of itself.
+    /// Its name, sizes and state.
     pub stat: SrStat,
-    /// What attaches it.
+    /// The configuration that attaches it.
     pub attachment: Attachment,
 }
 
@@ -66,7 +66,8 @@ impl Host {
     /// Attaches an SR: finds its memory, or makes it anew where a reboot has emptied it.
     ///
     /// # Errors
-    /// [`ErrorKind::OtherHost`], [`ErrorKind::NoSpace`], or what mounting gives; nothing is left behind then.
+    /// [`ErrorKind::OtherHost`], [`ErrorKind::NoSpace`], or an error of mounting; nothing is left
+    /// behind then.
     pub fn attach(&self, wanted: &Attachment) -> Result<Sr> {
         if wanted.host != self.uuid {
             return Err(Error::new(
@@ -93,13 +94,14 @@ impl Host {
             None => self.make(&sr, wanted)?,
         }
         drop(promises);
-        // What cannot be collected, check explains; the SR is attached all the same.
+        // If the collection fails, `check` says why; the SR is attached all the same.
         let _garbage = Exclusive::with_lock(&sr, lock)?.collect(&mut Inactive);
         Ok(sr)
     }
 
     fn make(&self, sr: &Sr, wanted: &Attachment) -> Result<()> {
-        // What an interrupted attach or destroy left has no record and holds nothing of value.
+        // An interrupted attach or destroy leaves directories without a record, which hold nothing
+        // of value.
         mount::check_ours(&sr.layout)?;
         mount::remove(&sr.layout)?;
         self.check_size(&sr.uuid, wanted.size)?;

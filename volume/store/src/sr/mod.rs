@@ -1,4 +1,4 @@
-//! One SR: opening it, what it says of itself, and its lock. Its life is in `life`, its volumes in
+//! One SR: opening it, its properties, and its lock. Its life is in `life`, its volumes in
 //! [`crate::volume`].
 
 mod exclusive;
@@ -18,8 +18,8 @@ use crate::{
     record::sr::Record,
 };
 
-/// An SR by its handle. What is asked of it here changes nothing; what changes it is asked of
-/// [`Exclusive`], which [`Sr::lock`] gives.
+/// An SR by its handle. These methods change nothing; those that do are methods of [`Exclusive`],
+/// which [`Sr::lock`] returns.
 #[derive(Clone, Debug)]
 pub struct Sr {
     host: Host,
@@ -40,7 +40,7 @@ struct Opened {
 /// Tells one version of a record from the next: inode and time of change.
 type Version = (u64, i64, u64);
 
-/// What an SR says of itself.
+/// The properties of an SR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SrStat {
     /// Its UUID, which is also its handle.
@@ -94,10 +94,10 @@ impl Sr {
         &self.layout
     }
 
-    /// What the SR says of itself.
+    /// Its properties.
     ///
     /// # Errors
-    /// [`ErrorKind::SrNotAttached`], or what reading its memory gives.
+    /// [`ErrorKind::SrNotAttached`], or an error of reading its memory.
     pub fn stat(&self) -> Result<SrStat> {
         let (dirs, record) = self.attached()?;
         Ok(self.stat_of(&record, used(&dirs)?))
@@ -114,7 +114,7 @@ impl Sr {
         }
     }
 
-    /// What the plugins keep with it: see [`Attachment`](crate::Attachment).
+    /// The text that the plugins keep with it: see [`Attachment`](crate::Attachment).
     ///
     /// # Errors
     /// [`ErrorKind::SrNotAttached`].

@@ -23,13 +23,13 @@ use crate::{
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// The metadata of an SR may grow to this share of its size, one part in...
 const META_PART: u64 = 16;
-/// ... plus this. Bytes. A limit: what is not used costs nothing.
+/// ... plus this, in bytes. It is a limit: unused memory costs nothing.
 const META_BYTES_MIN: u64 = 64 << 20;
 
 /// The two places of an SR, each with a tmpfs of its own where that can be.
 const PLACES: [Directory; 2] = [Directory::Data, Directory::Meta];
 
-/// What mount(8) shows as the device.
+/// The device that mount(8) shows.
 const SOURCE: &str = "xapi-storage-ram";
 
 /// Makes the two places of an SR of `size` bytes, empty.
@@ -52,7 +52,7 @@ pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool) -> Result<()> {
     made
 }
 
-/// Takes the two places away with all that is in them. What is gone already is no error.
+/// Removes the two places with all that is in them. A place that does not exist is no error.
 pub(crate) fn remove(layout: &Layout) -> Result<()> {
     for directory in PLACES.map(|place| layout.directory(place)) {
         while is_mount_point(&directory) {
@@ -75,8 +75,8 @@ pub(crate) fn remove(layout: &Layout) -> Result<()> {
     }
 }
 
-/// Removes a directory with all that is in it, and whatever else has its name; links are removed and
-/// never followed. What is not there is no error.
+/// Removes a directory with all that is in it, or a file in its place; links are removed and never
+/// followed. A directory that does not exist is no error.
 fn remove_tree(above: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
     let remove = |flags| {
         steps::step();
@@ -100,8 +100,8 @@ fn remove_tree(above: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
     remove(AtFlags::REMOVEDIR)
 }
 
-/// Refuses a directory that holds anything but what an SR of this sort consists of: SRs of all
-/// types have their mounts below one root.
+/// Refuses a directory that holds anything that is not part of a ram SR: SRs of all types have
+/// their mounts below one root.
 pub(crate) fn check_ours(layout: &Layout) -> Result<()> {
     match foreign(layout) {
         Ok(None) => Ok(()),

@@ -1,4 +1,4 @@
-//! What a plugin remembers of a volume between its calls.
+//! A plugin's state of a volume, kept between its calls.
 
 use std::{
     fs::File,
@@ -16,11 +16,10 @@ use crate::{
     uri::VolumeUri,
 };
 
-/// What a plugin remembers of a volume, locked: bytes that only the plugin understands. The lock makes
-/// its calls for the volume come one after the other, and is let go of on drop.
+/// A plugin's state of a volume, locked: bytes that only the plugin understands. The lock makes its
+/// calls for the volume come one after the other, and is let go of on drop.
 ///
-/// Both lie with the SR's metadata and vanish with it. A volume of which there is nothing to remember has
-/// neither file.
+/// Both lie with the SR's metadata and vanish with it. A volume without state has neither file.
 #[derive(Debug)]
 pub struct PluginState {
     uri: VolumeUri,
@@ -54,7 +53,7 @@ impl PluginState {
         self.locked.as_ref().map(path).unwrap_or_default()
     }
 
-    /// What was remembered; `None`: nothing.
+    /// The state; `None` if there is none.
     ///
     /// # Errors
     /// Where the file cannot be read.
@@ -70,8 +69,8 @@ impl PluginState {
         Ok(Some(bytes))
     }
 
-    /// Remembers `bytes` instead, whole or not at all; `None`: nothing any more. Without an SR there is
-    /// nothing to be remembered of.
+    /// Replaces the state by `bytes`, whole or not at all; `None` removes it. Without an SR there
+    /// is no state.
     ///
     /// # Errors
     /// Where the file cannot be written.

@@ -1,4 +1,4 @@
-//! Proving that an SR is sound: what its invariants say, looked up in its files.
+//! Proving that an SR is sound: its invariants, checked against its files.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,11 +22,11 @@ fn holds(ranges: &[(u64, u64)], unit: u64) -> bool {
 }
 
 impl Exclusive<'_> {
-    /// Every way in which the SR contradicts itself, in words; none if it is sound. What is served
-    /// meanwhile may be told wrongly: its map is read while it changes.
+    /// Every way in which the SR contradicts itself, in words; none if it is sound. Findings about
+    /// a volume that is served meanwhile may be wrong, since its map is read while it changes.
     ///
     /// # Errors
-    /// Where the SR is not attached. Whatever cannot be read is one of the findings.
+    /// Where the SR is not attached. A file that cannot be read is one of the findings.
     pub fn check(&self) -> Result<Vec<String>> {
         let Records { sound: records, damaged } = self.volume_records()?;
         let mut found: Vec<String> = damaged.iter().map(|it| it.error.chain()).collect();
@@ -167,7 +167,7 @@ fn check_given_out(dirs: &Dirs, directory: Directory, next: u32, found: &mut Vec
     }
 }
 
-/// What is allocated of the layers, in blocks, or of the maps, in pages.
+/// The allocated ranges of the layers, in blocks, or of the maps, in pages.
 fn allocated(dirs: &Dirs, directory: Directory, found: &mut Vec<String>) -> Allocated {
     let mut ranges = Allocated::new();
     let numbers = dirs.numbers(directory).unwrap_or_else(|error| {

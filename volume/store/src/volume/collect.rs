@@ -1,5 +1,5 @@
-//! Collecting garbage: whatever no record, index or map names is freed. Nothing is copied, and
-//! nothing that can be read changes.
+//! Collecting garbage: blocks, pages and files that no record, index or map names are freed.
+//! Nothing is copied, and nothing that can be read changes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,7 +24,7 @@ use crate::{
 /// A bit for each block of a chunk.
 type Bits = [u64; (CHUNK_BLOCKS / 64) as usize];
 
-/// What volumes need of an SR.
+/// Everything that the volumes of an SR need.
 #[derive(Debug, Default)]
 struct Needed {
     indexes: HashSet<u32>,
@@ -35,11 +35,12 @@ struct Needed {
 }
 
 impl Exclusive<'_> {
-    /// Frees everything that no volume needs: what operations left that were killed, and blocks
-    /// that volumes let go of while others still shared their layer. The bytes of data freed.
+    /// Frees everything that no volume needs: the leftovers of killed operations, and blocks that a
+    /// volume stopped using while others still shared their layer. Returns the bytes of data freed.
     ///
     /// # Errors
-    /// Where a record or a map cannot be read: what it names is not known, so nothing is freed then.
+    /// If a record or a map cannot be read. Nothing is freed then, as the blocks that it names are
+    /// not known.
     pub fn collect(mut self, live: &mut dyn Live) -> Result<u64> {
         let dirs = self.dirs.clone();
         for name in dirs.list(Directory::Temporary)? {
@@ -54,7 +55,7 @@ impl Exclusive<'_> {
         let mut records = sharing.records;
         let mut idle = Vec::new();
         for record in &mut records {
-            // What nobody serves is held here, so that its top can be looked at too.
+            // Volumes that are not served are locked here, so that their tops can be examined too.
             if let Ok(held) = self.hold_now(&record.key) {
                 idle.push((record.top, held));
                 if !record.previous_tops.is_empty() {
@@ -83,8 +84,8 @@ impl Exclusive<'_> {
         Ok(in_tops + self.unlock_and_free(garbage, &owned)?)
     }
 
-    /// Frees what lies in tops that nobody writes to now, and is not named: what writes left that
-    /// were killed. Held: the locks of those who could write. The bytes of data freed.
+    /// Frees blocks and pages of tops that no map names: leftovers of killed writes. The locks of
+    /// these volumes are held. Returns the bytes of data freed.
     fn sweep_tops(&self, tops: &HashSet<Layer>, needed: &Needed) -> Result<u64> {
         let mut freed = 0;
         for &top in tops.iter().filter(|&&top| top != NEVER) {
@@ -95,7 +96,7 @@ impl Exclusive<'_> {
         Ok(freed)
     }
 
-    /// What nobody names in all layers but those that are owned.
+    /// The blocks and pages without a name in all layers that no volume owns.
     fn unnamed(&self, needed: &Needed, owned: &HashSet<Layer>) -> Result<Garbage> {
         let mut garbage = Garbage::default();
         for layer in self.dirs.numbers(Directory::Data)? {
@@ -132,8 +133,8 @@ impl Exclusive<'_> {
 }
 
 impl Exclusive<'_> {
-    /// Removes what a copy left that was killed: hidden snapshots that nobody reads, and copies that
-    /// nobody will finish.
+    /// Removes the leftovers of killed copies: hidden snapshots that no process reads, and
+    /// unfinished copies that no process holds.
     fn remove_copies(&mut self) -> Result<()> {
         for record in self.volume_records()?.sound {
             if (record.hidden && !record.read_write() || record.unfinished)
@@ -147,8 +148,8 @@ impl Exclusive<'_> {
 }
 
 impl Exclusive<'_> {
-    /// Removes the clones of non-persistent disks that no call will ask for any more, or those of the
-    /// volume `of`. What they held is garbage from then on. Whether there were any.
+    /// Removes the clones of non-persistent disks that no call will ask for any more, or those of
+    /// the volume `of`. Their blocks are garbage from then on. Returns whether there were any.
     pub(crate) fn remove_session_clones(&mut self, of: Option<&Name>) -> Result<bool> {
         let mut any = false;
         for record in self.volume_records()?.sound {
@@ -167,11 +168,11 @@ impl Exclusive<'_> {
         Ok(any)
     }
 
-    /// Ends the non-persistent sessions of a volume: what was written in them is thrown away. A clone that
-    /// is served at this moment stays.
+    /// Ends the non-persistent sessions of a volume: their clones are destroyed, except one that is
+    /// served at this moment.
     ///
     /// # Errors
-    /// What [`Self::collect`] gives.
+    /// Those of [`Self::collect`].
     pub fn end_sessions(mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
         if self.remove_session_clones(Some(key))? {
             self.collect(live)?;
@@ -179,7 +180,8 @@ impl Exclusive<'_> {
         Ok(())
     }
 
-    /// Removes what is known of volumes that are gone: what a destruction left that was killed.
+    /// Removes lock files and plugin states of volumes that do not exist: leftovers of killed
+    /// destructions.
     fn remove_leftovers(&self, found: &Records) -> Result<()> {
         let sound = found.sound.iter().map(|record| record.key.as_str());
         let damaged = found.damaged.iter().map(|damaged| damaged.key.as_str());
@@ -193,7 +195,8 @@ impl Exclusive<'_> {
                     }
                     continue;
                 };
-                // A call may hold it; without its name a second one would not wait for that.
+                // A call may hold it. If its name were removed, a second call would make another
+                // file and not wait.
                 if !known.contains(key) {
                     self.remove_unlocked(entry)?;
                 }

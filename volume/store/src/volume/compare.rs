@@ -1,6 +1,6 @@
-//! What differs between two volumes: where their maps do. Nothing is tracked while disks are
-//! written, and nothing can be missed: a block that was written since it was shared lies in
-//! another layer.
+//! Differences between two volumes: where their maps differ. Nothing is tracked while disks are
+//! written, and nothing can be missed: a block that was written since it was shared lies in another
+//! layer.
 
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, chunks},
@@ -10,7 +10,7 @@ use crate::{
     sr::Exclusive,
 };
 
-/// What one bit of a bitmap of changed blocks stands for. Bytes.
+/// The range that one bit of a bitmap of changed blocks stands for, in bytes.
 pub const GRANULE_BYTES: u64 = 64 << 10;
 
 /// Blocks that changed between two volumes.
@@ -57,7 +57,8 @@ impl Exclusive<'_> {
         Ok(ranges)
     }
 
-    /// What changed from volume `key` to `key2`, in `length` bytes (-1: all) from `offset` on.
+    /// The blocks that changed from volume `key` to `key2`, in `length` bytes (-1: all) from
+    /// `offset` on.
     ///
     /// # Errors
     /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`ErrorKind::BadArgument`] for a range outside `key2`.
@@ -107,7 +108,7 @@ impl Exclusive<'_> {
         Ok(ChangedBlocks { offset: first * GRANULE_BYTES, bitmap })
     }
 
-    /// The volumes that share something with this one, the most alike first.
+    /// The volumes that share data with this one, the most similar first.
     ///
     /// # Errors
     /// Those of [`Sr::volume`](crate::Sr::volume).

@@ -1,4 +1,4 @@
-//! Composing: what a child changed since it began, over what its parent holds.
+//! Composing: the changes of a child since it was cloned, over the contents of its parent.
 //!
 //! Order, for a kill at any moment: the parent writes to a new top; the child's record is renamed
 //! into place, which commits; the parent is removed. Where a kill has spared the parent, composing
@@ -17,8 +17,8 @@ use crate::{
 
 impl Exclusive<'_> {
     /// Lets `child` read its own updates over the contents of `parent`, under its own identity, and
-    /// destroys `parent`. What counts as an update is what differs from the map that the child
-    /// started from.
+    /// destroys `parent`. Its updates are the entries that differ from the map that it started
+    /// from.
     ///
     /// # Errors
     /// Those of [`Sr::volume`](crate::Sr::volume) for both; [`ErrorKind::VolumeInUse`] where one of them is served;
@@ -47,7 +47,7 @@ impl Exclusive<'_> {
         let size = record.size.max(below.size);
         self.make_layer(top, size)?;
         self.write_composed(&record, &below, top, index, size)?;
-        // The child will name the parent's top: from here on nobody may write to it.
+        // The child will name the parent's top: from here on it must not be written to.
         if below.read_write() {
             self.make_layer(parent_top, below.size)?;
             below.top = parent_top;

@@ -1,8 +1,8 @@
 //! Copying a volume into another SR of this host: the blocks that hold data, and no others.
 //!
-//! What is read from is a hidden snapshot, and what is written to is not shown before it is
-//! complete. Both are held all the time, so that whatever is not held was left by a copy that
-//! died, and can be collected.
+//! The source is a hidden snapshot, and the destination is not listed before it is complete. Both
+//! are locked all the time, so that one without a lock was left by a copy that died, and can be
+//! collected.
 
 use super::{NewVolume, Volume};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     sr::{Exclusive, Sr},
 };
 
-/// How much is copied at a time. Bytes.
+/// Bytes that are copied at a time.
 const STEP_BYTES: u64 = 4 << 20;
 
 impl Sr {
@@ -46,7 +46,7 @@ impl Sr {
         copied
     }
 
-    /// Makes a volume that reads what `from` does.
+    /// Makes a volume with the contents of `from`.
     fn copy_in(&self, new: &NewVolume<'_>, from: &mut Disk, live: &mut dyn Live) -> Result<Volume> {
         let mut lock = self.lock()?;
         let record = lock.create_record(new, true)?;
@@ -74,7 +74,7 @@ impl Exclusive<'_> {
         Ok(Volume::of(&self.dirs, record))
     }
 
-    /// Serves a volume from this process, to nobody else.
+    /// Serves a volume within this process.
     pub(crate) fn open_here(&self, key: &Name, read_only: bool) -> Result<Disk> {
         let serving =
             Serving { pid: std::process::id(), control_dir: String::new(), minor: 0, read_only };

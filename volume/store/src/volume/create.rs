@@ -13,7 +13,7 @@ use crate::{
     sr::{Exclusive, Sr},
 };
 
-/// What a new volume is to be.
+/// The properties of a new volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewVolume<'a> {
     /// Its name.
@@ -37,8 +37,8 @@ impl Exclusive<'_> {
         Ok(Volume::of(&self.dirs, record))
     }
 
-    /// Makes an empty volume; one that is `unfinished` is not shown, and collected as soon as
-    /// nobody serves it.
+    /// Makes an empty volume. One that is `unfinished` is not listed, and collected as soon as no
+    /// process serves it.
     pub(crate) fn create_record(
         &mut self,
         new: &NewVolume<'_>,

@@ -1,4 +1,4 @@
-//! Destroying a volume, its data, or what it reads.
+//! Destroying a volume or its data.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use crate::{
 /// How long a volume may be held by a process that is about to let go of it.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What nobody reads any more.
+/// The views and layers that a destroyed volume, or a volume that changed, used before.
 #[derive(Debug)]
 pub(crate) struct Destroyed {
-    /// What was read.
+    /// The old indexes.
     pub(crate) views: Vec<View>,
-    /// Layers that only it can have named.
+    /// Layers that no other volume can have named.
     pub(crate) owned: Vec<Layer>,
-    /// Whether it could be written: then it may have let go of something that only one other volume
-    /// has needed since.
+    /// Whether it could be written. Then it may have stopped using blocks that only one other
+    /// volume has needed since.
     pub(crate) was_written: bool,
 }
 
 impl Exclusive<'_> {
-    /// Destroys a volume. One that is not there is destroyed already. `live` is told what other
-    /// volumes may free by themselves from then on. What was damaged can be destroyed too: since
-    /// nobody knows what it named, a collection finds out what nobody else does. The clone of a
-    /// non-persistent session goes with its volume.
+    /// Destroys a volume. One that does not exist is no error. The processes that serve other
+    /// volumes are told through `live` which blocks they may free from then on. A damaged volume
+    /// can be destroyed too: as its map is not known, a collection finds its garbage. The clone of
+    /// a non-persistent session goes with its volume.
     ///
     /// # Errors
     /// [`ErrorKind::SrNotAttached`]; [`ErrorKind::VolumeInUse`] while it is served, or such a clone of it.
@@ -42,7 +42,7 @@ impl Exclusive<'_> {
             Err(error)
                 if matches!(error.kind(), ErrorKind::VolumeMissing | ErrorKind::VolumeLost) =>
             {
-                // One that was killed half-way may have left the clone.
+                // A destruction that was killed may have left the clone.
                 if self.remove_session_clones(Some(&key))? {
                     self.collect_unless_damaged(live)?;
                 }
@@ -67,7 +67,7 @@ impl Exclusive<'_> {
         self.remove_record(&record)?;
         for clone in &clones {
             match View::all_of(&self.dirs, clone) {
-                // Of one that is damaged, a collection frees the rest.
+                // The rest of a damaged one is freed by a collection.
                 Err(error) if error.tells_damage() => {}
                 more => views.extend(more?),
             }
@@ -79,7 +79,7 @@ impl Exclusive<'_> {
         self.release(&record, records, Destroyed { views, owned, was_written }, live)
     }
 
-    /// Takes those that are served in the place of a volume out of `records`, and holds them.
+    /// Takes the clones that are served in the place of a volume out of `records`, and locks them.
     fn hold_clones(&self, key: &Name, records: &mut Records) -> Result<(Vec<Record>, Vec<Lock>)> {
         let is_clone = |other: &mut Record| other.owner.as_ref() == Some(key);
         let clones: Vec<Record> = records.sound.extract_if(.., is_clone).collect();
@@ -144,8 +144,8 @@ impl Exclusive<'_> {
         self.release(&record, records, destroyed, live)
     }
 
-    /// Frees what `gone` named and nobody else does, after the record of `record` was removed or
-    /// changed; `records` are all that are left.
+    /// Frees the blocks and pages that only `destroyed` named, after the record of `record` was
+    /// removed or changed; `records` are all that are left.
     pub(crate) fn release(
         mut self,
         record: &Record,
@@ -154,17 +154,18 @@ impl Exclusive<'_> {
         live: &mut dyn Live,
     ) -> Result<()> {
         let (garbage, tops) = match self.garbage(record, records, &destroyed, live) {
-            // The map of a damaged volume may name anything but what another one still owned.
+            // The map of a damaged volume may name any block, except those of layers that another
+            // volume owned until now.
             Err(error) if error.tells_damage() => (Garbage::whole(destroyed.owned), Vec::new()),
             found => found?,
         };
         self.unlock_and_free(garbage, &tops).map(drop)
     }
 
-    /// Lets go of the lock, and then frees: what nobody names will never be named again. That is done
-    /// in the directories that were opened under the lock. Should the SR be destroyed meanwhile, and
-    /// another one be made with its UUID, there is nothing left to free, and nothing of the other one
-    /// is touched. The bytes of data freed.
+    /// Releases the lock and then frees: garbage will never be named again. It is freed in the
+    /// directories that were opened under the lock. Should the SR be destroyed meanwhile, and
+    /// another one be made with its UUID, there is nothing left to free, and nothing of the other
+    /// one is touched. The bytes of data freed.
     pub(crate) fn unlock_and_free(self, garbage: Garbage, tops: &[Layer]) -> Result<u64> {
         let (dirs, mut budget) = (self.dirs.clone(), self.budget()?);
         drop(self);
@@ -175,7 +176,8 @@ impl Exclusive<'_> {
         Ok(freed)
     }
 
-    /// What `gone` named and nobody else does, and the layers that others write to.
+    /// The blocks and pages that only `destroyed` named, and the layers that other volumes write
+    /// to.
     fn garbage(
         &mut self,
         record: &Record,
@@ -185,18 +187,18 @@ impl Exclusive<'_> {
     ) -> Result<(Garbage, Vec<Layer>)> {
         let dirs = self.dirs.clone();
         let mut sharing = SharingVolumes::new(&dirs, record.sharing_with(records.all_sound()?));
-        // First they free by themselves what they let go of; only then may their maps be read, or
-        // a block could be missed by both.
+        // The processes that serve them get the larger sole sets first. Only then may their maps be
+        // read, or a block that they stop using meanwhile would be freed by neither side.
         self.share_out_without(&mut sharing, destroyed, live)?;
         sharing.refresh();
         let garbage = Garbage::of(&dirs, &destroyed.views, destroyed.owned.clone(), &sharing)?;
         Ok((garbage, sharing.owned()))
     }
 
-    /// Removes a volume's record, which commits, and what only it can have named.
+    /// Removes a volume's record, which commits, and its indexes.
     pub(crate) fn remove_record(&mut self, record: &Record) -> Result<()> {
         self.remove_known(&record.key)?;
-        // Its views were read before: the index files are not needed to find what it named.
+        // Its views were read before: the index files are not needed to find its garbage.
         record
             .base
             .into_iter()
@@ -212,7 +214,7 @@ impl Exclusive<'_> {
 
     /// Keeps a volume from being served, for as long as the result lives.
     pub(crate) fn hold(&self, key: &Name, act: &str) -> Result<Lock> {
-        // A damaged record does not say to whom it is lent, and takes nothing back.
+        // A damaged record does not name an external holder, and could not be written back to.
         if let Ok(record) = self.volume_record(key) {
             record.require_no_external_holder(act)?;
         }
@@ -229,7 +231,7 @@ impl Exclusive<'_> {
         })
     }
 
-    /// Keeps a volume from being served, if nobody serves it at this moment.
+    /// Locks a volume, so that it is not served, if no process serves it now.
     pub(crate) fn hold_now(&self, key: &Name) -> Result<Lock> {
         Lock::volume(&self.dirs, key, Duration::ZERO)?
             .ok_or_else(|| Error::new(ErrorKind::VolumeInUse, format!("volume {key} is active")))

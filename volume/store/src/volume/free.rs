@@ -1,8 +1,8 @@
-//! Giving memory back: what a map named that is gone, and no other map names.
+//! Freeing memory: the blocks and pages that a removed map named, and no other map names.
 //!
-//! A block of a layer lies at its own offset in every volume, so only entries of the same block
-//! can name it; and what nobody names will never be named again, since maps gain entries only from
-//! their own top and from other maps. So what to free is found under the SR's lock and freed
+//! A block of a layer lies at its own offset in every volume, so only entries of the same block can
+//! name it; and a block that no map names will never be named again, since maps gain entries only
+//! from their own top and from other maps. So garbage is found under the SR's lock and freed
 //! without it.
 
 use std::{
@@ -24,16 +24,16 @@ use crate::{
 /// The longest range that one call to the file system frees: some milliseconds. So a killed process
 /// stops soon, and others have their turn.
 const STEP_BYTES: u64 = 16 << 20;
-/// How long is freed without a rest, where nobody waits for it...
+/// How long memory is freed without a rest, if no other operation waits for it...
 const RUN: Duration = Duration::from_micros(400);
-/// ... and how long the rest is.
+/// ... and how long the rest takes.
 const REST: Duration = Duration::from_micros(300);
 
 /// Ranges of one file, in bytes, ascending.
 pub(crate) type Ranges = Vec<(u64, u64)>;
 
-/// How fast is freed. Each page that is freed of what a disk has mapped interrupts the processor that
-/// serves the disk, and there may be only two.
+/// The speed of freeing. Each freed page that a disk has mapped interrupts the processor that
+/// serves the disk, and there may be only two processors.
 #[derive(Debug)]
 pub(crate) struct Pace {
     since: Option<Instant>,
@@ -58,10 +58,10 @@ impl Pace {
     }
 }
 
-/// What is to be given back.
+/// Blocks, pages and files that are to be freed.
 #[derive(Debug, Default)]
 pub(crate) struct Garbage {
-    /// Layers whose blocks nobody can name, and those whose pages nobody can.
+    /// Layers whose blocks no map names, and layers whose pages no index names.
     pub(crate) layers: Vec<Layer>,
     pub(crate) maps: Vec<Layer>,
     pub(crate) blocks: BTreeMap<Layer, Ranges>,
@@ -69,13 +69,13 @@ pub(crate) struct Garbage {
 }
 
 impl Garbage {
-    /// Only layers that nobody else can name.
+    /// Whole layers that no other map can name.
     pub(crate) fn whole(layers: Vec<Layer>) -> Self {
         Self { maps: layers.clone(), layers, ..Self::default() }
     }
 
-    /// What the `gone` views named and none of the survivors of their family does; nobody else can
-    /// have named the layers `whole`.
+    /// The blocks and pages that the `destroyed` views named and none of the surviving volumes
+    /// does. No other volume can have named the layers `whole`.
     pub(crate) fn of(
         dirs: &Dirs,
         destroyed: &[View],
@@ -99,7 +99,7 @@ impl Garbage {
                 pages.forget();
             }
         }
-        // Two that are gone may have named the same.
+        // Two destroyed views may have named the same blocks.
         garbage.blocks.values_mut().chain(garbage.pages.values_mut()).for_each(merge);
         Ok(garbage)
     }
@@ -116,7 +116,7 @@ impl Garbage {
         let is_shared = |entry: &Layer| is_data(*entry) && !self.layers.contains(entry);
         let mut free: Vec<usize> =
             (0..page.len()).filter(|&position| is_shared(&page[position])).collect();
-        // Most of it is still named by the next one before or after.
+        // Most of the blocks are still named by the volumes that were made just before or after.
         survivors.for_pages(destroyed.number, chunk, |layer| {
             if !free.is_empty() {
                 let other = pages.get(layer, chunk)?;

@@ -1,4 +1,4 @@
-//! Volumes: what one is, and everything that is done to one while nobody looks into its bytes.
+//! Volumes, and all operations on them that do not look into their bytes.
 
 mod change;
 mod check;
@@ -47,7 +47,7 @@ pub struct Volume {
     pub size: u64,
     /// Bytes of memory that destroying it would free.
     pub utilisation: u64,
-    /// What callers keep with it.
+    /// Keys and values that callers keep with it.
     pub keys: BTreeMap<String, String>,
     /// Whether changed block tracking is on, as far as callers are concerned.
     pub cbt_enabled: bool,
@@ -72,14 +72,14 @@ impl Sr {
     /// All volumes but those that only a datapath knows of.
     ///
     /// # Errors
-    /// [`ErrorKind::SrNotAttached`], or what reading its memory gives.
+    /// [`ErrorKind::SrNotAttached`], or an error of reading its memory.
     ///
     /// Those of which something is missing or makes no sense are left out: see [`Sr::list`].
     pub fn volumes(&self) -> Result<Vec<Volume>> {
         Ok(self.list()?.0)
     }
 
-    /// The same, and what was left out.
+    /// All volumes, and the damaged ones that [`Sr::volumes`] leaves out.
     ///
     /// # Errors
     /// As [`Sr::volumes`].
@@ -94,7 +94,7 @@ impl Sr {
     /// freed before they are destroyed, which [`Exclusive::destroy_volume`](crate::Exclusive) does.
     ///
     /// # Errors
-    /// [`ErrorKind::SrNotAttached`], or what reading the SR's memory gives.
+    /// [`ErrorKind::SrNotAttached`], or an error of reading the SR's memory.
     pub fn damaged(&self) -> Result<Vec<Damaged>> {
         let (dirs, _) = self.attached()?;
         Ok(Records::read(&dirs, |key| Record::read(&dirs, key))?.damaged)

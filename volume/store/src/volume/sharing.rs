@@ -1,6 +1,6 @@
-//! Volumes that may share something, side by side: who has which page of which map. Volumes that
-//! share a page share all that it names, so most questions are answered by the indexes of the
-//! nearest relatives, and only those are read.
+//! Volumes that may share data, and the pages of maps that each of them names. Volumes that share a
+//! page share all blocks that it names, so most questions are answered by the indexes of the
+//! volumes made at about the same time, and only those are read.
 
 use std::cell::OnceCell;
 
@@ -13,10 +13,10 @@ use crate::{
     record::{Index, Pages, Record, View},
 };
 
-/// Whose data needs something.
+/// The volumes whose data needs a layer or a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum User {
-    /// One volume, by its position in the family.
+    /// One volume, by its position among the records.
     One(usize),
     Several,
 }
@@ -31,7 +31,7 @@ impl User {
     }
 }
 
-/// Who needs which layer.
+/// The users of each layer.
 pub(crate) type Users = FxHashMap<Layer, Option<User>>;
 
 /// The indexes of volumes.
@@ -43,13 +43,13 @@ pub(crate) struct SharingVolumes<'a> {
     members: Vec<Member>,
 }
 
-/// What a volume reads, or what it started from.
+/// An index of a volume: its current one, or the one that it started from.
 #[derive(Debug)]
 struct Member {
     record: usize,
     /// The number of its index. Numbers are given out in one sequence, to layers too.
     number: u32,
-    /// Whether what its pages name is needed; else only the pages are.
+    /// Whether the blocks that its pages name are needed, and not only the pages.
     has_data: bool,
     index: OnceCell<Index>,
 }
@@ -87,7 +87,7 @@ impl<'a> SharingVolumes<'a> {
         self.records.iter().flat_map(Record::owned).collect()
     }
 
-    /// What the index of a member says of a chunk.
+    /// The entry of a member's index for a chunk.
     fn at(&self, member: &Member, chunk: usize) -> Result<Layer> {
         if let Some(index) = member.index.get() {
             return Ok(index.at(chunk));
@@ -112,7 +112,7 @@ impl<'a> SharingVolumes<'a> {
         })
     }
 
-    /// Whose data needs a page that is known from the view `number`, and what it names.
+    /// The users of a page that the view `number` names, and of its blocks.
     pub(crate) fn user(&self, number: u32, chunk: usize, layer: Layer) -> Result<Option<User>> {
         let mut user = None;
         for member in self.near(number).filter(|member| member.has_data) {
@@ -126,7 +126,7 @@ impl<'a> SharingVolumes<'a> {
         Ok(user)
     }
 
-    /// Whether anybody has this page.
+    /// Whether any volume names this page.
     pub(crate) fn has_page(&self, number: u32, chunk: usize, layer: Layer) -> Result<bool> {
         for member in self.near(number) {
             if self.at(member, chunk)? == layer {
@@ -136,8 +136,8 @@ impl<'a> SharingVolumes<'a> {
         Ok(false)
     }
 
-    /// Calls `each` with the pages of a chunk whose data is needed, each once, those that are most
-    /// like what the view `number` has there first, until it has enough.
+    /// Calls `each` with the pages of a chunk whose data is needed, each once, until it returns
+    /// false. The pages of volumes made at about the same time as the view `number` come first.
     pub(crate) fn for_pages(
         &self,
         number: u32,
@@ -157,7 +157,7 @@ impl<'a> SharingVolumes<'a> {
         Ok(())
     }
 
-    /// Adds to `user` whose data needs `layer` in a chunk, until that is settled.
+    /// Adds the users of `layer` in a chunk to `user`, until the answer is decided.
     pub(crate) fn find_users(
         &self,
         pages: &mut Pages<'_>,
@@ -186,8 +186,7 @@ impl<'a> SharingVolumes<'a> {
         Ok(())
     }
 
-    /// Whether nothing that one more page says could change whose data needs a layer, as far as it
-    /// matters: of more than one, not all are known.
+    /// Whether no further page could change the answer. Of several users not all have to be known.
     pub(crate) fn is_decided(&self, user: Option<User>) -> bool {
         let with_data = self.records.iter().filter(|record| record.has_data).take(2).count();
         match user {
@@ -197,7 +196,7 @@ impl<'a> SharingVolumes<'a> {
         }
     }
 
-    /// Whose data needs which of all layers, by reading all pages, each once.
+    /// The users of all layers, found by reading all pages, each once.
     pub(crate) fn all_users(&self) -> Result<Users> {
         let mut users = Users::default();
         let mut pages = Pages::new(self.dirs);

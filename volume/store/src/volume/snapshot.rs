@@ -23,30 +23,30 @@ use crate::{
 /// How long a process that holds a volume may take to say who it is.
 const OPENING: Duration = Duration::from_secs(2);
 
-/// What a new volume over an existing one's data is to be.
+/// The sort of volume to be made from an existing volume's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over<'a> {
-    /// Read-only, keeping whether changed block tracking is on.
+    /// Read-only. Changed block tracking stays on or off.
     Snapshot { hidden: bool },
     /// Writable.
     Clone,
     /// Writable, under a key that only a datapath knows.
     HiddenClone(&'a Name),
-    /// A clone that is of no use before it is finished: what comes back of a lent volume.
+    /// An unfinished clone: the destination of a write-back.
     WriteBack,
 }
 
-/// Who may write to a volume while its structure changes.
+/// Whether a process may write to a volume while its structure changes.
 #[derive(Debug)]
 enum Held {
-    /// Nobody, as long as this lives.
+    /// No process, as long as this lives.
     Idle { _lock: Option<Lock> },
-    /// A process that has to be told.
+    /// A process that has to be asked to switch.
     Served(Serving),
 }
 
 impl Exclusive<'_> {
-    /// Makes a read-only volume that keeps what the volume reads now.
+    /// Makes a read-only volume with the contents that the volume has now.
     ///
     /// # Errors
     /// Those of [`Sr::volume`](crate::Sr::volume); [`ErrorKind::NoSpace`] without room for the map;
@@ -55,12 +55,12 @@ impl Exclusive<'_> {
         self.branch(key, Over::Snapshot { hidden: false }, live)
     }
 
-    /// A snapshot that nobody is to see: what is copied from.
+    /// A snapshot that is not listed: the source of a copy.
     pub(crate) fn snapshot_hidden(&mut self, key: &str, live: &mut dyn Live) -> Result<Volume> {
         self.branch(key, Over::Snapshot { hidden: true }, live)
     }
 
-    /// Makes a writable volume that reads what the volume reads now.
+    /// Makes a writable volume with the contents that the volume has now.
     ///
     /// # Errors
     /// As [`Self::snapshot_volume`].
@@ -82,7 +82,7 @@ impl Exclusive<'_> {
         }
     }
 
-    /// A clone of a lent volume, into which its contents come back.
+    /// The destination of a write-back.
     pub(crate) fn clone_unfinished(&mut self, key: &Name) -> Result<Name> {
         self.branch(key.as_str(), Over::WriteBack, &mut Inactive).map(|made| made.key)
     }
@@ -91,8 +91,8 @@ impl Exclusive<'_> {
     fn branch(&mut self, key: &str, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
         match self.branch_once(&key, over, live) {
-            // It died over the question. Whether it had obeyed or not: by now nobody serves the
-            // volume, and what was written lies in one of the tops that the record names.
+            // The process died during the request. Whether it had switched or not: no process
+            // serves the volume now, and its data lies in one of the tops that the record names.
             Err(error)
                 if error.kind() == ErrorKind::Unresponsive && self.hold(&key, "").is_ok() =>
             {
@@ -142,8 +142,8 @@ impl Exclusive<'_> {
             self.write(&branch)
         });
         if let Err(error) = made {
-            // What was made for the branch is named by nobody. Without its index a switch that
-            // comes late is refused.
+            // No record names the files that were made for the branch. Without its index a late
+            // switch is refused.
             let made = [
                 Entry::Index(index),
                 Entry::Index(base),
@@ -155,7 +155,8 @@ impl Exclusive<'_> {
         }
         if !origin.previous_tops.is_empty() {
             origin.previous_tops.clear();
-            // The branch is there, whatever comes of this; the next operation brings it to rest.
+            // The branch exists even if this fails; the next operation on the volume removes the
+            // old top.
             let _kept = self.write(&origin);
         }
         Ok(Volume::of(&self.dirs, branch))
@@ -172,7 +173,7 @@ impl Exclusive<'_> {
         live: &mut dyn Live,
     ) -> Result<u64> {
         if !origin.read_write() {
-            // Whatever it was the only one to need, is shared now.
+            // Its sole layers are shared from now on.
             origin.sole.clear();
             self.write(origin)?;
             self.copy_index(origin.index, index, origin.size)?;
@@ -197,8 +198,8 @@ impl Exclusive<'_> {
                     .and_then(|_empty| live.switch(&origin.key, serving, &switch))
             }
         };
-        // An error leaves the record as it is: whether the volume is written to in its old top or
-        // in the new one, both are kept, and the next operation on it brings it to rest.
+        // On an error the record keeps both tops, since the volume may be written to in either; the
+        // next operation on it decides.
         done?;
         for layer in &origin.previous_tops {
             self.remove_empty_layer(*layer)?;
@@ -206,7 +207,7 @@ impl Exclusive<'_> {
         Ok(origin.size)
     }
 
-    /// A layer in which nothing lies is named by nobody once it is frozen.
+    /// No map names a frozen layer without blocks.
     fn remove_empty_layer(&self, layer: Layer) -> Result<()> {
         let files = [Entry::Layer(layer), Entry::Map(layer)];
         let is_empty = |entry| self.dirs.stat(entry).is_ok_and(|found| allocated(&found) == 0);
@@ -220,7 +221,7 @@ impl Exclusive<'_> {
         Index::read(&self.dirs, from)?.write(&self.dirs, to, size)
     }
 
-    /// Sees to it that nobody writes to the volume, or knows who does.
+    /// Locks the volume, or finds the process that serves it.
     fn hold_or_served(&self, key: &Name) -> Result<Held> {
         let record = self.volume_record(key)?;
         if !record.living_holder()?.is_some_and(|holder| holder.read_only) {
@@ -232,7 +233,7 @@ impl Exclusive<'_> {
                 return Ok(Held::Idle { _lock: Some(lock) });
             }
             match served_by(&self.dirs, key)? {
-                // Nobody writes, and the lock that it holds keeps everybody from doing so.
+                // That process does not write, and its lock keeps others from writing.
                 Some(serving) if serving.read_only => return Ok(Held::Idle { _lock: None }),
                 Some(serving) if serving.pid != 0 => return Ok(Held::Served(serving)),
                 // It is just being opened or closed.

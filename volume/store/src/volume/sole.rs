@@ -1,4 +1,5 @@
-//! Which frozen layers only one volume's data needs: what it overwrites there can be freed at once.
+//! Sole sets: the frozen layers that only one volume's data needs. Blocks that it overwrites there
+//! can be freed at once.
 
 use std::ops::ControlFlow;
 
@@ -15,14 +16,14 @@ use crate::{
     sr::Exclusive,
 };
 
-/// What looking a layer up costs, in pages that could be read instead.
+/// The cost of looking a layer up, in pages that could be read instead.
 const LOOK_PAGES: usize = 8;
 /// So many layers are looked up without further thought.
 const LOOKS_FEW: usize = 64;
 
-/// Who needs which of those layers that may have become sole when `gone` went. That is what it named;
-/// and where it was written to, what it let go of earlier, which nobody has noticed yet. Others have
-/// the users that they had.
+/// The users of the layers that may have become sole by a destruction: the layers that the
+/// destroyed volume named and, if it could be written, those that it had stopped using before,
+/// which no operation has accounted for yet. The users of all other layers are unchanged.
 fn users_without(
     dirs: &Dirs,
     sharing: &SharingVolumes<'_>,
@@ -66,7 +67,7 @@ fn users_without(
     Ok(users)
 }
 
-/// Finds out whose data needs a layer, as far as it matters.
+/// Finds the users of a layer, up to the second one.
 fn look_up(
     dirs: &Dirs,
     sharing: &SharingVolumes<'_>,
@@ -95,8 +96,9 @@ fn look_up(
 }
 
 impl Exclusive<'_> {
-    /// Works out the sole sets of a whole family, keeps them, and tells those that are served. Only
-    /// for when nothing becomes shared that was not: sets that grow may be told afterwards.
+    /// Computes the sole sets of all sharing volumes, records them, and notifies the processes that
+    /// serve them. Only for operations after which no more is shared than before: a larger set may
+    /// be announced afterwards.
     pub(crate) fn share_out(
         &mut self,
         sharing: &mut SharingVolumes<'_>,
@@ -107,7 +109,7 @@ impl Exclusive<'_> {
         self.hand_out(sharing, &users, nothing, live)
     }
 
-    /// The same for a family that `gone` was a part of until now.
+    /// The same after a destruction.
     pub(crate) fn share_out_without(
         &mut self,
         sharing: &mut SharingVolumes<'_>,
@@ -119,7 +121,7 @@ impl Exclusive<'_> {
         self.hand_out(sharing, &users, before, live)
     }
 
-    /// Adds to the sole sets `soles` what only one volume needs.
+    /// Adds the layers that only one volume needs to the sole sets `soles`.
     fn hand_out(
         &mut self,
         sharing: &mut SharingVolumes<'_>,
@@ -148,7 +150,8 @@ impl Exclusive<'_> {
             self.write(record)?;
             let served = served_by(&self.dirs, &record.key)?;
             if let Some(serving) = served.filter(|_| record.previous_tops.is_empty()) {
-                // Not reached, it frees less than it could; a collection frees the rest.
+                // A process that is not reached frees less than it could; a collection frees the
+                // rest.
                 let _untold = live.sole(&record.key, &serving);
             }
         }

@@ -1,14 +1,14 @@
 //! Volumes that a foreign process serves from a copy of its own: the host's tapdisk, which loads an
 //! image and never writes it back. Called by the datapath plugin.
 //!
-//! Such a process holds no lock of ours, so the volume's record says who has it. The loan counts
-//! for as long as that process keeps its own file locked: one that died protects nothing, since
-//! nothing can come back from it.
+//! Such a process does not hold the volume's lock, so the volume's record names it as the external
+//! holder. The mark counts for as long as the process keeps a file of its own locked: a dead holder
+//! protects nothing, since its copy is lost.
 //!
-//! What comes back is written into a hidden clone, which then takes the volume's place by the one
-//! rename that also ends the loan. So, whenever anything dies, the volume reads what it read when
-//! it was lent, or all that has come back; and what was not finished can be begun again. Only in an
-//! SR that has no room for both it comes back in parts; the loan says so meanwhile.
+//! The holder's changes are written back into a hidden clone, which then takes the volume's place
+//! by the same rename that removes the mark. So after a crash the volume has either its contents
+//! from before or all of the changes, and an unfinished write-back can be repeated. Only in an SR
+//! that has no room for both are the changes written back in parts; the mark says so meanwhile.
 
 use super::destroy::Destroyed;
 use crate::{
@@ -21,8 +21,8 @@ use crate::{
     sr::{Exclusive, Sr},
 };
 
-/// The contents of a lent volume on their way back: a clone of it, to be made equal to what the
-/// borrower has. Dropped, it leaves nothing but garbage.
+/// A write-back under way: a hidden clone of the volume, which the caller makes equal to the
+/// external holder's copy. Dropped, it leaves only garbage.
 #[derive(Debug)]
 pub struct WriteBack<'a> {
     sr: &'a Sr,
@@ -32,7 +32,8 @@ pub struct WriteBack<'a> {
 }
 
 impl Sr {
-    /// What was written down by [`Exclusive::lend`], though the process may be dead by now.
+    /// The external holder of a volume, as [`Exclusive::set_external_holder`] recorded it. The
+    /// process may be dead by now.
     ///
     /// # Errors
     /// Those of [`Sr::volume`].
@@ -45,7 +46,7 @@ impl Sr {
         }
     }
 
-    /// The living process that has a volume, if there is one.
+    /// The external holder of a volume, if it is alive.
     ///
     /// # Errors
     /// Where the record cannot be read.
@@ -54,17 +55,18 @@ impl Sr {
     }
 }
 
-/// The living process that has a volume, if there is one.
+/// The external holder of a volume, if it is alive.
 fn living_holder(dirs: &Dirs, key: &Name) -> Result<Option<Serving>> {
     let record = Record::read(dirs, key)?;
     record.as_ref().map_or(Ok(None), Record::living_holder)
 }
 
 impl<'a> Exclusive<'a> {
-    /// Writes down who has a volume. The caller keeps the volume from being served meanwhile.
+    /// Records the external holder of a volume. The caller holds the lock on the volume meanwhile.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`]; [`ErrorKind::VolumeInUse`] where another process has it.
+    /// Those of [`Sr::volume`]; [`ErrorKind::VolumeInUse`] where it has another external holder
+    /// that is alive.
     pub fn set_external_holder(&mut self, key: &str, holder: &ExternalHolder) -> Result<()> {
         let mut record = self.volume_record(&Name::parse(key)?)?;
         record.require_no_external_holder("lent")?;
@@ -72,10 +74,11 @@ impl<'a> Exclusive<'a> {
         self.write(&record)
     }
 
-    /// Ends a loan from which nothing comes back. A volume that is not lent is left as it is.
+    /// Removes the record of an external holder, without a write-back. A volume without one is left
+    /// as it is.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`], or what writing its record gives.
+    /// Those of [`Sr::volume`], or an error of writing its record.
     pub fn clear_external_holder(&mut self, key: &str) -> Result<()> {
         let mut record = self.volume_record(&Name::parse(key)?)?;
         if record.external_holder.take().is_none() {
@@ -84,14 +87,15 @@ impl<'a> Exclusive<'a> {
         self.write(&record)
     }
 
-    /// Begins to take a volume back.
+    /// Begins a write-back.
     ///
     /// # Errors
-    /// Those of [`Self::snapshot_volume`]; [`ErrorKind::BadArgument`] where it is not lent.
+    /// Those of [`Self::snapshot_volume`]; [`ErrorKind::BadArgument`] where it has no external
+    /// holder.
     pub fn begin_write_back(mut self, key: &str) -> Result<WriteBack<'a>> {
         let (sr, volume) = (self.sr, Name::parse(key)?);
         if self.volume_records()?.sound.iter().any(|record| record.unfinished) {
-            // A return that was killed may have left as much as the whole volume.
+            // A write-back that was killed may have left as much data as the whole volume has.
             self.collect_unless_damaged(&mut Inactive)?;
             self = sr.lock()?;
         }
@@ -112,21 +116,21 @@ impl<'a> Exclusive<'a> {
 }
 
 impl WriteBack<'_> {
-    /// What is to be made equal to what the borrower has.
+    /// The disk that is to be made equal to the external holder's copy.
     pub fn disk(&mut self) -> &mut Disk {
         &mut self.disk
     }
 
-    /// Lets the volume read what was written here, and ends the loan.
+    /// Gives the volume the contents of the clone, and removes the external holder.
     ///
     /// # Errors
-    /// What writing the record gives; the volume is as it was, and lent, then.
+    /// An error of writing the record; the volume and its external holder are unchanged then.
     pub fn commit(self) -> Result<()> {
         self.adopt(false)
     }
 
-    /// Lets the volume read what was written here so far, which frees what it read before; it stays
-    /// lent. For an SR that has no room for both.
+    /// Gives the volume the contents of the clone so far, which frees its own old blocks; the
+    /// external holder stays. For an SR that has no room for both.
     ///
     /// # Errors
     /// As [`Self::commit`].
@@ -142,8 +146,8 @@ impl WriteBack<'_> {
         let mut views = View::all_of(&lock.dirs, &record)?;
         views.extend(View::all_of(&lock.dirs, &copied)?);
         let (old_index, old_top) = (record.index, record.own_top());
-        // Two records never name the same top: between these two steps what came back is garbage,
-        // and the borrower still has it.
+        // Two records never name the same top: between these two steps the clone is garbage, and
+        // the external holder still has the data.
         lock.remove_volume_record(&copy)?;
         record.top = copied.top;
         record.index = copied.index;
@@ -166,7 +170,7 @@ impl WriteBack<'_> {
         lock.release(&record, records, destroyed, &mut Inactive)
     }
 
-    /// Gives up what was written here; the volume stays lent.
+    /// Destroys the clone; the external holder stays.
     ///
     /// # Errors
     /// Those of [`Exclusive::destroy_volume`].
