@@ -137,7 +137,7 @@ impl<'a> Disk<'a> {
             return Err(Error::new(
                 Failure::VdiType,
                 format!(
-                    "the data of volume {key} was destroyed, only what changed can be told: it \
+                    "the data of volume {key} was destroyed, only its changed blocks can be listed: it \
                      cannot be activated"
                 ),
             ));

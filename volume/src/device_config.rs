@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
     fn size(&mut self, value: &str) -> Option<u64> {
         let least = |bytes: u64| match bytes.checked_next_multiple_of(BLOCK_BYTES) {
             Some(bytes) if bytes > 0 => Ok(bytes),
-            _ => Err(format!("{value:?} is no size that an SR can have")),
+            _ => Err(format!("{value:?} is too small or too large for an SR")),
         };
         self.checked(
             size::parse(value)
@@ -286,7 +286,7 @@ mod tests {
         }
         let bad = config(&[("sr_uuid", "../x"), ("size", "0"), ("foo", "")]);
         let error = for_attach(&bad).unwrap_err();
-        for part in ["\"../x\"", "\"0\" is no size", "device-config:foo", "host is missing"] {
+        for part in ["\"../x\"", "\"0\" is too small", "device-config:foo", "host is missing"] {
             assert!(error.to_string().contains(part), "{part} is not in {error}");
         }
     }

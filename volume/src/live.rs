@@ -168,7 +168,7 @@ fn failed(key: &Name, what: &str, error: &tapctl::Error) -> Error {
         (None, tapctl::ErrorKind::Invalid) => (ErrorKind::BadArgument, ""),
         _ => (ErrorKind::Unresponsive, "; unplug and plug the disk if that does not pass"),
     };
-    let message = format!("the tapdisk of volume {key} was to {what}: {error}{advice}");
+    let message = format!("the tapdisk of volume {key} did not {what}: {error}{advice}");
     Error::new(kind, message)
 }
 

@@ -15,12 +15,12 @@ use host::{Config, Environment};
 use plugin::testing::{self, Refusal, assert_refused as refused};
 use scratch::Scratch;
 use serde_json::{Value, json};
-use store::{Attachment, Host, Inactive, Name, NewVolume, Sr};
+use store::{Host, Inactive, Name, Sr};
 use tapctl::{Client, ControlDir, Identity, Minor, process::Executable};
 
 use crate::state::State;
 
-const SR: &str = "0f0e0d0c-0000-4000-8000-000000000001";
+const SR: &str = store::testing::SR_UUID;
 
 /// An SR, a volume in it and a control directory; all of it vanishes, with the tapdisks.
 struct Fixture {
@@ -44,24 +44,9 @@ impl Fixture {
     fn new() -> Self {
         // A short path: sockets have 107 bytes for theirs.
         let root = Scratch::in_memory();
-        let host = Host {
-            sr_root: root.path().join("s"),
-            lock_dir: root.path().join("s/.lock"),
-            may_mount: false,
-            uuid: "this-host".into(),
-        };
-        let sr = host
-            .attach(&Attachment {
-                uuid: Name::parse(SR).unwrap(),
-                name: "scratch".into(),
-                description: "".into(),
-                size: 16 << 20,
-                host: host.uuid.clone(),
-                provider: String::new(),
-            })
-            .unwrap();
-        let new = NewVolume { name: "disk", description: "", size: 1 << 20, sharable: false };
-        let key = sr.lock().unwrap().create_volume(&new).unwrap().key.to_string();
+        let host = store::testing::host(&root.path().join("s"));
+        let sr = host.attach(&store::testing::attachment(&host, 16 << 20)).unwrap();
+        let key = store::testing::create(&sr, 1 << 20).to_string();
         let control = ControlDir::new(root.path().join("c"));
         Self { host, sr, key, control, program: path(fake()), root }
     }

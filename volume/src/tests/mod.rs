@@ -17,7 +17,7 @@ use store::{Disk, Host, Layout, Name, Open, Serving};
 use crate::registry;
 
 /// The SR of most tests.
-const SR: &str = "0f0e0d0c-0000-4000-8000-000000000001";
+const SR: &str = store::testing::SR_UUID;
 const MIB: u64 = 1 << 20;
 
 /// A host of its own, which vanishes with it.

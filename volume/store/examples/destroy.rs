@@ -12,9 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use store::{
-    Attachment, Disk, Host, Live, Name, NewVolume, Open, Result as StoreResult, Serving, Sr, Switch,
-};
+use store::{Disk, Live, Name, Open, Result as StoreResult, Serving, Sr, Switch, testing};
 
 const BLOCK: u64 = 4096;
 const DISK_BYTES: u64 = 8 << 30;
@@ -47,32 +45,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn measure(count: usize, between: Between, busy: bool) -> Result<String, Box<dyn Error>> {
-    let root = scratch::Scratch::in_memory();
-    let host = Host {
-        sr_root: root.path().to_owned(),
-        lock_dir: root.path().join(".lock"),
-        may_mount: false,
-        uuid: "this-host".into(),
-    };
-    let sr = host.attach(&Attachment {
-        uuid: Name::parse("0f0e0d0c-0000-4000-8000-000000000001")?,
-        name: String::new(),
-        description: String::new(),
-        size: 3 << 30,
-        host: host.uuid.clone(),
-        provider: String::new(),
-    })?;
-    let new =
-        NewVolume { name: "", description: "", size: i64::try_from(DISK_BYTES)?, sharable: false };
-    let key = sr.lock().unwrap().create_volume(&new)?.key;
+    let fixture = testing::Fixture::new(3 << 30);
+    let sr = &fixture.sr;
+    let key = testing::create(sr, i64::try_from(DISK_BYTES)?);
     let (to_disk, asked) = channel();
-    let (obeyed, answers) = channel();
+    let (answered, answers) = channel();
     let mut live = Distant { to_disk, answers };
     let writing = AtomicBool::new(false);
     thread::scope(|scope| {
         let writing = &writing;
-        let (sr, key) = (&sr, &key);
-        let server = scope.spawn(move || serve(open(sr, key)?, &asked, &obeyed, writing));
+        let key = &key;
+        let server = scope.spawn(move || serve(open(sr, key)?, &asked, &answered, writing));
         // All pages of the map exist.
         live.ask(Ask::Write(Between::Everywhere(4 << 20), 0))?;
         let mut chance = 1_u64;
@@ -155,7 +138,7 @@ impl Live for Distant {
 fn serve(
     mut disk: Disk,
     asked: &Receiver<Ask>,
-    obeyed: &Sender<StoreResult<()>>,
+    answered: &Sender<StoreResult<()>>,
     writing: &AtomicBool,
 ) -> StoreResult<Vec<(Instant, Duration)>> {
     let mut pauses = Vec::new();
@@ -182,7 +165,7 @@ fn serve(
                 Ask::Switch(switch) => disk.switch(&switch),
                 Ask::Sole => disk.reload_sole(),
             };
-            obeyed.send(done).expect("whoever asked waits");
+            answered.send(done).expect("whoever asked waits");
             continue;
         }
         // Within 64 MiB: what is written beside the measurement stays small.

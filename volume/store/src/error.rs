@@ -25,7 +25,7 @@ pub enum ErrorKind {
     VolumeMissing,
     /// The volume existed before the host restarted.
     VolumeLost,
-    /// The volume's data was destroyed; only what changed can be told.
+    /// The volume's data was destroyed; only its changed blocks can be listed.
     NoData,
     /// The volume is active.
     VolumeInUse,

@@ -9,9 +9,7 @@
 use std::{fs, path::PathBuf, time::Instant};
 
 use nbd::client::{Client as Nbd, Wish};
-use store::{
-    Attachment, Disk, Error, ErrorKind, Host, Live, Name, NewVolume, Result, Serving, Sr, Switch,
-};
+use store::{Disk, Error, ErrorKind, Live, Name, Result, Serving, Sr, Switch, testing::Fixture};
 use tapctl::{Client, Minor, Open};
 
 use super::{Random, Target, corpus, end, exchange, mutate};
@@ -31,13 +29,12 @@ type Model = Vec<u8>;
 
 struct World {
     target: Target,
-    sr: Sr,
+    fixture: Fixture,
     /// The volumes of the two minors, and one that nobody serves.
     keys: [String; 3],
     models: [Model; 3],
     snapshots: Vec<(String, Model)>,
     clients: Vec<Nbd>,
-    _root: scratch::Scratch,
 }
 
 /// Reaches the process as the volume plugin does; or does not, and leaves a switch undone.
@@ -66,41 +63,14 @@ impl Live for Tapdisk {
 impl World {
     fn new() -> Self {
         let target = Target::start();
-        let root = scratch::Scratch::in_memory();
-        let host = Host {
-            sr_root: root.path().to_owned(),
-            lock_dir: root.path().join(".lock"),
-            may_mount: false,
-            uuid: "this-host".into(),
-        };
-        let sr = host
-            .attach(&Attachment {
-                uuid: Name::parse("sr").unwrap(),
-                name: String::new(),
-                description: String::new(),
-                size: SR_BYTES,
-                host: host.uuid.clone(),
-                provider: String::new(),
-            })
-            .unwrap();
-        let create = || {
-            let size = i64::try_from(BLOCKS * BLOCK).unwrap();
-            let new = NewVolume { name: "", description: "", size, sharable: false };
-            sr.lock().unwrap().create_volume(&new).unwrap().key.to_string()
-        };
+        let fixture = Fixture::new(SR_BYTES);
+        let create = || fixture.create(i64::try_from(BLOCKS * BLOCK).unwrap());
         let keys = [create(), create(), create()];
         let models = [vec![0; BLOCKS], vec![0; BLOCKS], vec![0; BLOCKS]];
-        let mut world = Self {
-            target,
-            sr,
-            keys,
-            models,
-            snapshots: Vec::new(),
-            clients: Vec::new(),
-            _root: root,
-        };
+        let mut world =
+            Self { target, fixture, keys, models, snapshots: Vec::new(), clients: Vec::new() };
         for (place, minor) in MINORS.into_iter().enumerate() {
-            let path = world.sr.layout().volume(&Name::parse(&world.keys[place]).unwrap());
+            let path = world.fixture.sr.layout().volume(&Name::parse(&world.keys[place]).unwrap());
             let client = world.target.client();
             client.attach(minor).unwrap();
             client.open(minor, Open::new(format!("ram:{}", path.display()))).unwrap();
@@ -119,7 +89,7 @@ impl World {
     }
 
     fn record(&self, place: usize) -> serde_json::Value {
-        let path = self.sr.layout().volume(&Name::parse(&self.keys[place]).unwrap());
+        let path = self.fixture.sr.layout().volume(&Name::parse(&self.keys[place]).unwrap());
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
 
@@ -128,7 +98,7 @@ impl World {
     }
 
     fn index(&self, number: u64) -> PathBuf {
-        self.sr.layout().root().join(format!("meta/index/{number:08x}"))
+        self.fixture.sr.layout().root().join(format!("meta/index/{number:08x}"))
     }
 
     /// The numbers that the corpus cannot know.
@@ -150,7 +120,7 @@ impl World {
 
     /// The paths that the corpus cannot know, and the file that was made for it, if any.
     fn path(&self, name: &[u8]) -> (PathBuf, bool) {
-        let root = self.sr.layout().root();
+        let root = self.fixture.sr.layout().root();
         match name {
             b"@fresh" => (self.index(0x00ff_ffff), true),
             b"@own_index" => (self.index(self.number(0, "index")), false),
@@ -208,6 +178,7 @@ impl World {
             0 if self.snapshots.len() >= SNAPSHOTS_MAX => {}
             0 => {
                 let made = self
+                    .fixture
                     .sr
                     .lock()
                     .unwrap()
@@ -218,6 +189,7 @@ impl World {
             1 if place < 2 => {
                 // A switch that is never sent: the next message may be it.
                 let made = self
+                    .fixture
                     .sr
                     .lock()
                     .unwrap()
@@ -227,7 +199,8 @@ impl World {
             2 if self.models[place].len() < BLOCKS_MAX && place < 2 => {
                 let blocks = self.models[place].len() + 1 + random.below(100);
                 let size = i64::try_from(blocks * BLOCK).unwrap();
-                let size = self.sr.lock().unwrap().resize_volume(&self.keys[place], size).unwrap();
+                let size =
+                    self.fixture.sr.lock().unwrap().resize_volume(&self.keys[place], size).unwrap();
                 self.target.client().resize(minor, size).unwrap();
                 self.models[place].resize(blocks, 0);
                 // Clients are told a size once.
@@ -240,11 +213,12 @@ impl World {
             }
             // Blocks that were let go of while others shared their layer fill the SR by and by.
             5 if random.one_in(4) => {
-                _ = self.sr.lock().unwrap().collect(&mut self.tapdisk(minor, true)).unwrap()
+                _ = self.fixture.sr.lock().unwrap().collect(&mut self.tapdisk(minor, true)).unwrap()
             }
             3 | 4 if !self.snapshots.is_empty() => {
                 let (key, _) = self.snapshots.remove(random.below(self.snapshots.len()));
-                self.sr
+                self.fixture
+                    .sr
                     .lock()
                     .unwrap()
                     .destroy_volume(&key, &mut self.tapdisk(minor, true))
@@ -266,23 +240,24 @@ impl World {
         for (key, model) in
             self.snapshots.iter().chain([&(self.keys[2].clone(), self.models[2].clone())])
         {
-            assert_model(&read(&self.sr, key), model, after);
+            assert_model(&read(&self.fixture.sr, key), model, after);
         }
-        assert_eq!(self.sr.lock().unwrap().check().unwrap(), [""; 0], "after {after}");
-        let names = fs::read_dir(self.sr.layout().root().join("meta/index")).unwrap();
+        assert_eq!(self.fixture.sr.lock().unwrap().check().unwrap(), [""; 0], "after {after}");
+        let names = fs::read_dir(self.fixture.sr.layout().root().join("meta/index")).unwrap();
         assert!(names.count() < 64, "after {after}");
     }
 
     fn end(mut self) {
         self.check("everything");
         self.clients.drain(..).for_each(|client| client.disconnect().unwrap());
-        let Self { target, sr, keys, models, snapshots, _root, .. } = self;
+        let Self { target, fixture, keys, models, snapshots, .. } = self;
+        let sr = &fixture.sr;
         target.end();
         for (key, model) in keys.iter().zip(&models) {
-            assert_model(&read(&sr, key), model, "the end");
+            assert_model(&read(sr, key), model, "the end");
         }
-        let gone = snapshots.iter().map(|(key, _)| key).chain(&keys);
-        gone.for_each(|key| sr.lock().unwrap().destroy_volume(key, &mut store::Inactive).unwrap());
+        let all = snapshots.iter().map(|(key, _)| key).chain(&keys);
+        all.for_each(|key| sr.lock().unwrap().destroy_volume(key, &mut store::Inactive).unwrap());
         sr.lock().unwrap().collect(&mut store::Inactive).unwrap();
         assert_eq!(sr.stat().unwrap().used, 0);
         for directory in ["data", "meta/map", "meta/index"] {

@@ -67,7 +67,9 @@ impl Disk {
         if !record.has_data {
             return Err(Error::new(
                 ErrorKind::VolumeMissing,
-                format!("the data of volume {key} was destroyed; only what changed can be told"),
+                format!(
+                    "the data of volume {key} was destroyed; only its changed blocks can be listed"
+                ),
             ));
         }
         if !open.serving.read_only && !record.read_write() {
@@ -110,7 +112,10 @@ impl Disk {
         if let Some(record) = self.record()?.filter(|record| size > record.size) {
             return Err(Error::new(
                 ErrorKind::BadSize,
-                format!("volume {} has {} bytes and not {size}", record.key, record.size),
+                format!(
+                    "volume {} has {} bytes, its disk cannot have {size}",
+                    record.key, record.size
+                ),
             ));
         }
         self.layers.grow(size)?;
@@ -143,8 +148,7 @@ impl Disk {
             return Err(Error::new(
                 ErrorKind::BadArgument,
                 format!(
-                    "a switch to layer {:08x} with the index {} is none that the volume's record \
-                     knows of",
+                    "a switch to layer {:08x} with the index {} does not match the volume's record",
                     switch.top,
                     switch.index.display()
                 ),

@@ -101,18 +101,13 @@ impl Sr {
 
 /// A size from outside as the size of a volume, in bytes.
 pub(crate) fn check_size(asked: i64) -> Result<u64> {
-    let size = u64::try_from(asked).ok().and_then(block::round_up);
-    size.filter(|&size| size <= VOLUME_BYTES_MAX).ok_or_else(|| {
-        Error::new(
-            ErrorKind::BadSize,
-            format!(
-                "a volume of {asked} bytes cannot be: from 0 (rounded up to one block of {} bytes) \
-                 to {VOLUME_BYTES_MAX} ({}) are possible",
-                block::BLOCK_BYTES,
-                human(VOLUME_BYTES_MAX)
-            ),
-        )
-    })
+    let wrong = |why: String| {
+        let limit = human(VOLUME_BYTES_MAX);
+        Error::new(ErrorKind::BadSize, format!("size {why}: a volume holds at most {limit}"))
+    };
+    let bytes = u64::try_from(asked).map_err(|_| wrong(format!("{asked} is negative")))?;
+    let size = block::round_up(bytes).filter(|&size| size <= VOLUME_BYTES_MAX);
+    size.ok_or_else(|| wrong(format!("{} ({bytes} bytes) is too large", human(bytes))))
 }
 
 /// A UUID (version 8 of RFC 9562) that begins with the generation of the SR's memory.

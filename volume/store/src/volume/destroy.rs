@@ -87,7 +87,7 @@ impl Exclusive<'_> {
             self.hold(&clone.key, "destroyed").map_err(|error| match error.kind() {
                 ErrorKind::VolumeInUse => Error::new(
                     ErrorKind::VolumeInUse,
-                    format!("volume {key} is active, as a disk whose writes are not kept: {error}"),
+                    format!("volume {key} is active as a non-persistent disk: {error}"),
                 ),
                 _ => error,
             })

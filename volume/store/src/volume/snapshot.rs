@@ -251,7 +251,10 @@ impl Record {
         }
         Err(Error::new(
             ErrorKind::NoData,
-            format!("the data of volume {} was destroyed; only what changed can be told", self.key),
+            format!(
+                "the data of volume {} was destroyed; only its changed blocks can be listed",
+                self.key
+            ),
         ))
     }
 }

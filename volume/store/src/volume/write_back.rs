@@ -69,7 +69,7 @@ impl<'a> Exclusive<'a> {
     /// that is alive.
     pub fn set_external_holder(&mut self, key: &str, holder: &ExternalHolder) -> Result<()> {
         let mut record = self.volume_record(&Name::parse(key)?)?;
-        record.require_no_external_holder("lent")?;
+        record.require_no_external_holder("activated")?;
         record.external_holder = Some(holder.clone());
         self.write(&record)
     }
@@ -110,7 +110,8 @@ impl<'a> Exclusive<'a> {
         if record.external_holder.is_some() {
             return Ok(record);
         }
-        let message = format!("volume {key} is not lent to anybody: nothing can come back");
+        let message =
+            format!("volume {key} has no external holder: there is nothing to write back");
         Err(Error::new(ErrorKind::BadArgument, message))
     }
 }

@@ -84,6 +84,10 @@ fn sizes_are_rounded_up_and_never_shrink() {
         let new = NewVolume { name: "", description: "", size, sharable: false };
         assert_eq!(fixture.lock().create_volume(&new).unwrap_err().kind(), ErrorKind::BadSize);
     }
+    let new = NewVolume { name: "", description: "", size: 20 << 40, sharable: false };
+    let error = fixture.lock().create_volume(&new).unwrap_err();
+    let says = "size 20 TiB (21990232555520 bytes) is too large: a volume holds at most 16 TiB";
+    assert_eq!(error.to_string(), says);
     assert_eq!(fixture.open(&key, false).unwrap().size(), (8 << 20) + 4096);
 }
 
