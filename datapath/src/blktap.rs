@@ -10,18 +10,19 @@
 //! and until all of it has come back; the process ends after that. So whoever finds the mark and
 //! the process takes back, and may do so again; who finds no mark has nothing to take back.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, time::Duration};
 
-use host::{Provider, variables::BLKTAP};
+use host::Provider;
 use schemas::{Error, Failure};
-use store::{Disk as StoreDisk, ExternalHolder, Name, Open as StoreOpen, Serving, Sr, Volume};
-use tapctl::{ErrorKind, Flags, Open, reply::state};
+use store::{Disk, ErrorKind, ExternalHolder, Name, Serving, Sr, Volume};
+use tapctl::{Flags, Open, reply::state};
 
 use crate::{
-    disk::Disk,
+    errors,
     image::Image,
     state::Mode,
     tapdisk::Running,
+    vdi::Vdi,
     write_back::{Failed, write_back},
 };
 
@@ -36,82 +37,35 @@ enum Held {
     Nothing(String),
 }
 
-impl Disk<'_> {
-    /// Who serves the volume: once it is active that stays as it is, whatever the SR says.
-    pub(crate) fn provider(&self) -> Result<Provider, Error> {
-        match &self.state.tapdisk {
-            Some(tapdisk) if self.state.mode().is_some() => Ok(tapdisk.provider),
-            _ => Provider::of_sr(&self.sr()?.provider()?)
-                .map_err(|error| Error::new(Failure::SrUnavailable, error.to_string())),
-        }
-    }
-
-    /// Whether the volume's process is the host's tapdisk.
-    pub(crate) fn is_blktap(&self) -> bool {
-        self.state.tapdisk.as_ref().is_some_and(|it| it.provider == Provider::Blktap)
-    }
-
+impl Vdi<'_> {
     /// Checks, before there is anything to undo, that the host's tapdisk can serve the volume.
     pub(crate) fn require_fit(&self) -> Result<(), Error> {
         let volume = self.sr()?.volume(self.uri.key.as_str())?;
         require_size(&volume)?;
-        self.blktap_program().map(drop)
+        self.program(Provider::Blktap).map(drop)
     }
 
-    /// Serves the volume through the host's tapdisk to one domain.
-    pub(crate) fn activate_blktap(&mut self, domain: String, mode: Mode) -> Result<(), Error> {
-        if let Some((other, held)) = self.state.active_beside(&domain) {
-            let message = format!(
-                "volume {} is active {held} for domain {other:?} in the host's own tapdisk \
-                 (device-config:tapdisk=blktap), which serves a disk to one domain at a time: \
-                 deactivate it there first",
-                self.uri.key
-            );
-            return Err(Error::new(Failure::VdiInUse, message));
-        }
-        let volume = self.volume_to_serve(mode)?;
-        require_size(&volume)?;
-        let lent = self.lend(&volume, mode);
-        if lent.is_err() && self.state.mode().is_none() {
-            // Nobody would ever stop it. The first error is the one to tell.
-            if let Err(error) = self.stop().and_then(|()| self.save()) {
-                self.ctx.log.warning(error.chain());
-            }
-        }
-        lent?;
-        self.state.domains.insert(domain, mode.into());
-        self.save()
-    }
-
-    /// The host's tapdisk.
-    pub(crate) fn blktap_program(&self) -> Result<PathBuf, Error> {
-        let program = self.ctx.config.blktap();
-        program.map_err(|message| Error::new(Failure::TapdiskFailed, message))
-    }
-
-    /// Makes sure that the volume is lent in that mode.
-    fn lend(&mut self, volume: &Volume, mode: Mode) -> Result<(), Error> {
-        let sr = self.sr()?;
+    /// Whether the volume's process has all of it already, in that mode.
+    pub(crate) fn holding(&self, volume: &Volume, mode: Mode) -> Result<Option<Running>, Error> {
         let read_only = mode == Mode::ReadOnly;
-        if let Some(loan) = sr.external_holder(volume.key.as_str())?
-            && loan.serving.read_only == read_only
-            && let Some(running) = self.borrower(&loan)
-            && matches!(self.held(&running)?, Held::All)
-        {
-            return self.point(&running);
-        }
-        // One that was left by a call that was killed, that died, or that has it in another mode: a
-        // process has one image in its life.
-        self.stop()?;
-        self.start(Provider::Blktap)?;
+        let holder = self.sr()?.external_holder(volume.key.as_str())?;
+        let Some(holder) = holder.filter(|it| it.serving.read_only == read_only) else {
+            return Ok(None);
+        };
+        let Some(running) = self.holding_process(&holder) else { return Ok(None) };
+        Ok(matches!(self.held(&running)?, Held::All).then_some(running))
+    }
+
+    /// Lends the volume to its process, which was just started.
+    pub(crate) fn load(&mut self, volume: &Volume, mode: Mode) -> Result<(), Error> {
         let Some(running) = self.running() else { return Err(self.dies_at_once()) };
         let image = Image::new(&self.control, &volume.key);
-        let handed = self.hand_over(&sr, volume, mode, &running, &image);
+        let handed = self.hand_over(&self.sr()?, volume, mode, &running, &image);
         let removed = image.remove();
         handed.and(removed)?;
         self.ctx.log.info(format_args!(
-            "lent volume {} to tapdisk {}, minor {}, which has its only copy of what is written \
-             until it is deactivated",
+            "lent volume {} to tapdisk {}, minor {}, which has the only copy of new writes until \
+             the volume is deactivated",
             volume.key, running.identity.pid, running.minor
         ));
         Ok(())
@@ -133,10 +87,10 @@ impl Disk<'_> {
         // Held until the mark is there, so that what was laid out is what the volume reads.
         let reading = Serving { pid: std::process::id(), read_only: true, ..serving.clone() };
         let path = self.layout.volume(&volume.key);
-        let mut disk = StoreDisk::open(&path, &StoreOpen { serving: reading })?;
+        let mut disk = Disk::open(&path, &store::Open { serving: reading })?;
         image.lay_out(&mut disk)?;
-        let loan = ExternalHolder { serving, lock: self.control.minor(minor), partial: false };
-        sr.lock()?.set_external_holder(key, &loan)?;
+        let holder = ExternalHolder { serving, lock: self.control.minor(minor), partial: false };
+        sr.lock()?.set_external_holder(key, &holder)?;
         drop(disk);
         let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
         let client = running.client.clone().timeout(LOAD_TIMEOUT);
@@ -151,7 +105,7 @@ impl Disk<'_> {
                     it.sectors, it.sector_size, volume.size
                 ),
             ),
-            Err(error) => refused(error),
+            Err(error) => errors::tapdisk(Provider::Blktap, error),
         };
         // Nobody has written to it.
         sr.lock()?.clear_external_holder(key)?;
@@ -163,12 +117,12 @@ impl Disk<'_> {
     pub(crate) fn take_back(&mut self) -> Result<(), Error> {
         let Some(key) = self.served_key() else { return Ok(()) };
         Image::new(&self.control, &key).remove()?;
-        let Some((sr, loan)) = self.loan_of(&key)? else { return Ok(()) };
+        let Some((sr, holder)) = self.holder_of(&key)? else { return Ok(()) };
         let end = |why: Option<String>| {
-            if let Some(why) = why.filter(|_| !loan.serving.read_only) {
+            if let Some(why) = why.filter(|_| !holder.serving.read_only) {
                 // As it is by now: this very call may have taken back a part.
                 let now = sr.external_holder(key.as_str()).ok().flatten();
-                let left = if now.is_some_and(|loan| loan.partial) {
+                let left = if now.is_some_and(|holder| holder.partial) {
                     "a part of it had come back, as the SR has no room for more at a time: the \
                      volume is a mixture of before and after, to be taken for corrupt"
                 } else {
@@ -180,10 +134,10 @@ impl Disk<'_> {
             }
             Ok(sr.lock()?.clear_external_holder(key.as_str())?)
         };
-        let pid = loan.serving.pid;
+        let pid = holder.serving.pid;
         let died = || Some(format!("the host's tapdisk {pid} is dead"));
-        let Some(running) = self.borrower(&loan) else { return end(died()) };
-        if loan.serving.read_only {
+        let Some(running) = self.holding_process(&holder) else { return end(died()) };
+        if holder.serving.read_only {
             return end(None);
         }
         if let Held::Nothing(why) = self.held(&running)? {
@@ -204,29 +158,29 @@ impl Disk<'_> {
 
     /// Who has a volume, by the store's word. Where there is no such SR or volume any more, there is
     /// nothing that was lent.
-    fn loan_of(&self, key: &Name) -> Result<Option<(Sr, ExternalHolder)>, Error> {
+    fn holder_of(&self, key: &Name) -> Result<Option<(Sr, ExternalHolder)>, Error> {
         let is_gone = |kind| {
             matches!(
                 kind,
-                store::ErrorKind::SrNotAttached
-                    | store::ErrorKind::SrMissing
-                    | store::ErrorKind::VolumeMissing
-                    | store::ErrorKind::VolumeLost
+                ErrorKind::SrNotAttached
+                    | ErrorKind::SrMissing
+                    | ErrorKind::VolumeMissing
+                    | ErrorKind::VolumeLost
             )
         };
         let found = self.open_sr().and_then(|sr| Ok((sr.external_holder(key.as_str())?, sr)));
         match found {
-            Ok((loan, sr)) => Ok(loan.map(|loan| (sr, loan))),
+            Ok((holder, sr)) => Ok(holder.map(|holder| (sr, holder))),
             Err(error) if is_gone(error.kind()) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The living process that has the volume.
-    fn borrower(&self, loan: &ExternalHolder) -> Option<Running> {
+    fn holding_process(&self, holder: &ExternalHolder) -> Option<Running> {
         self.running().filter(|running| {
-            running.identity.pid == loan.serving.pid
-                && u32::from(running.minor) == loan.serving.minor
+            running.identity.pid == holder.serving.pid
+                && u32::from(running.minor) == holder.serving.minor
         })
     }
 
@@ -238,7 +192,7 @@ impl Disk<'_> {
             Err(error) if self.has_died(running, &error)? => {
                 return Ok(Held::Nothing(format!("the host's tapdisk {pid} is dead")));
             }
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(errors::tapdisk(Provider::Blktap, error)),
         };
         let entry = entries.into_iter().find(|entry| entry.minor == i32::from(minor));
         let image = self.served_key().map(|key| params(&Image::new(&self.control, &key)));
@@ -264,14 +218,8 @@ impl Disk<'_> {
     }
 }
 
-fn params(image: &Image) -> OsString {
-    let mut params = OsString::from("ram:");
-    params.push(image.path());
-    params
-}
-
 /// Checks that the host's tapdisk takes a volume of that size.
-fn require_size(volume: &Volume) -> Result<(), Error> {
+pub(crate) fn require_size(volume: &Volume) -> Result<(), Error> {
     Provider::Blktap.check_size(volume.size).map_err(|error| {
         let (key, size) = (&volume.key, volume.size);
         let message = format!("volume {key} of {size} bytes is too large: {error}");
@@ -279,31 +227,16 @@ fn require_size(volume: &Volume) -> Result<(), Error> {
     })
 }
 
-/// What the host's tapdisk, or the way to it, could not do. It is not killed for that: it may have
-/// what nobody else has.
-#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
-pub(crate) fn refused(error: tapctl::Error) -> Error {
-    let advice = match error.kind() {
-        ErrorKind::Timeout => {
-            "it hangs: look at that process and repeat; end it (kill -9) only if it does not \
-             recover, which gives up what was written since the disk was activated"
-                .to_owned()
-        }
-        _ => format!("the host's log says more; {BLKTAP} names another program to start"),
-    };
-    let message =
-        format!("the host's own tapdisk (device-config:tapdisk=blktap): {error}; {advice}");
-    let mapped = Error::new(Failure::TapdiskFailed, message);
-    match std::error::Error::source(&error) {
-        Some(source) => mapped.caused_by(source.to_string()),
-        None => mapped,
-    }
+fn params(image: &Image) -> OsString {
+    let mut params = OsString::from("ram:");
+    params.push(image.path());
+    params
 }
 
 fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {
     let (pid, minor) = (running.identity.pid, running.minor);
     let advice = match failed {
-        Failed::Store(error) if error.kind() == store::ErrorKind::NoSpace => {
+        Failed::Store(error) if error.kind() == ErrorKind::NoSpace => {
             "free memory in the SR (delete disks or snapshots) and repeat; until then that process must \
              live, or the disk is left a mixture of before and after"
         }
@@ -315,7 +248,7 @@ fn not_taken_back(key: &Name, running: &Running, failed: &Failed) -> Error {
     };
     let kind = match failed {
         Failed::Store(error) => error.kind(),
-        Failed::Server(_) => store::ErrorKind::Unresponsive,
+        Failed::Server(_) => ErrorKind::Unresponsive,
     };
     let message = format!(
         "what was written to volume {key} could not be taken back from the host's tapdisk {pid}, \

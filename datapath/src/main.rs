@@ -1,26 +1,31 @@
 //! The datapath plugin: how domains get at the bytes of a volume. One short-lived process for each
 //! call of Datapath.* and Plugin.*, called by xapi-storage-script or by a person.
 //!
-//! This file is wiring. A method is one file below `methods/`; what the methods share is
-//! [`disk`] (one volume, locked for one call), [`state`] (what is remembered of it), [`tapdisk`]
-//! (the process that serves it), [`link`] (the path by which clients find that process) and
-//! [`errors`]. Where the SR wants the host's own tapdisk, [`blktap`] has a volume laid out ([`image`])
-//! and taken back ([`write_back`]).
+//! This file is wiring. A method is one file below `methods/`. The methods share [`vdi`] (one volume,
+//! locked for one call), [`state`] (the record of it), [`session`] (the clone of a non-persistent
+//! disk), [`activation`] (who serves it), [`link`] (the path by which clients reach that process).
+//! The process is handled by [`tapdisk`], [`starting`], [`serving`] and [`ending`]. Where the SR wants the
+//! host's own tapdisk, [`blktap`] has a volume laid out ([`image`]) and taken back ([`write_back`]).
 //!
 //! Invariant: calls for one volume come one after the other, and each may be killed at any point
 //! and repeated. So what is remembered never claims less than what exists: a number is written
 //! down before it is used, and forgotten after it is given back.
 
+mod activation;
 mod blktap;
-mod disk;
+mod ending;
 mod errors;
 mod image;
 mod link;
 mod methods;
+mod serving;
+mod session;
+mod starting;
 mod state;
 mod tapdisk;
 #[cfg(test)]
 mod tests;
+mod vdi;
 mod write_back;
 
 use std::process::ExitCode;

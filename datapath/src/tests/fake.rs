@@ -23,8 +23,8 @@ use rustix::{
 };
 use store::{Disk, Open};
 use tapctl::{
-    Call, ControlDir, Conversation, ErrorKind, Failure, Flags, Identification, Image, Interest,
-    Listener, Minor, MinorLock, Progress, Reply, Request, Serving,
+    Call, ControlDir, Conversation, Failure, Flags, Identification, Image, Interest, Listener,
+    Minor, MinorLock, Progress, Reply, Request, Serving,
 };
 
 /// How long it waits for anything before it looks around.
@@ -129,7 +129,7 @@ impl Fake {
                 self.vbds.insert(minor, Vbd { _lock: lock, image: None });
                 Reply::Done
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Errno::PERM.into(),
+            Err(error) if error.kind() == tapctl::ErrorKind::NotFound => Errno::PERM.into(),
             Err(error) => Failure::new(Errno::IO, error.to_string()).into(),
         }
     }

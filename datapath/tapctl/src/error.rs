@@ -70,6 +70,11 @@ impl Error {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_kind(self, kind: ErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// The kind of failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -35,6 +35,7 @@ pub mod server;
 pub mod spawn;
 pub mod testing;
 mod text;
+mod wire;
 
 pub use client::Client;
 pub use conversation::{Conversation, Interest, Progress, STEP_TIMEOUT};

@@ -3,8 +3,7 @@
 
 use rustix::io::Errno;
 use tapctl::{
-    Call, Entry, ErrorKind, Failure, Flags, Identification, MinorLock, Open, Reply, Request,
-    Resume, Switch,
+    Call, Entry, Failure, Flags, Identification, MinorLock, Open, Reply, Request, Resume, Switch,
     reply::{Image as ImageReply, Serving},
     request::ALL,
 };
@@ -117,7 +116,7 @@ impl Server {
         }
         let lock = MinorLock::take(&self.dir, minor).map_err(|error| {
             let errno = match error.kind() {
-                ErrorKind::NotFound => Errno::PERM,
+                tapctl::ErrorKind::NotFound => Errno::PERM,
                 _ => Errno::from_raw_os_error(error.errno()),
             };
             Failure::new(errno, error.to_string())

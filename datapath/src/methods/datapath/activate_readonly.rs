@@ -2,8 +2,8 @@
 
 use schemas::{Error, datapath::DomainParams};
 
-use crate::{Context, disk::Disk, state::Mode};
+use crate::{Context, state::Mode, vdi::Vdi};
 
 pub(crate) fn run(ctx: &Context<'_>, p: DomainParams) -> Result<(), Error> {
-    Disk::lock(ctx, &p.uri)?.activate(p.domain, Mode::ReadOnly)
+    Vdi::lock(ctx, &p.uri)?.activate(p.domain, Mode::ReadOnly)
 }

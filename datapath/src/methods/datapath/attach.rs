@@ -5,18 +5,18 @@ use schemas::{
     datapath::{Backend, DomainParams, Implementation, Nbd, XenDisk},
 };
 
-use crate::{Context, disk::Disk, state::Hold};
+use crate::{Context, state::Hold, vdi::Vdi};
 
 /// tapback's directory in xenstore: it connects guests to tapdisks.
 const BACKEND_TYPE: &str = "vbd3";
 
 pub(crate) fn run(ctx: &Context<'_>, p: DomainParams) -> Result<Backend, Error> {
-    let mut disk = Disk::lock(ctx, &p.uri)?;
-    let uri = disk.link.uri()?;
-    disk.require_volume()?;
-    disk.prepare()?;
-    disk.state.domains.entry(p.domain).or_insert(Hold::Attached);
-    disk.save()?;
+    let mut vdi = Vdi::lock(ctx, &p.uri)?;
+    let uri = vdi.link.uri()?;
+    vdi.require_volume()?;
+    vdi.prepare()?;
+    vdi.state.domains.entry(p.domain).or_insert(Hold::Attached);
+    vdi.save()?;
     Ok(backend(uri))
 }
 

@@ -2,13 +2,13 @@
 
 use schemas::{Error, datapath::DomainParams};
 
-use crate::{Context, disk::Disk};
+use crate::{Context, vdi::Vdi};
 
 pub(crate) fn run(ctx: &Context<'_>, p: DomainParams) -> Result<(), Error> {
-    let mut disk = Disk::lock(ctx, &p.uri)?;
-    disk.state.deactivate(&p.domain);
-    if disk.state.mode().is_none() {
-        disk.close_image()?;
+    let mut vdi = Vdi::lock(ctx, &p.uri)?;
+    vdi.state.deactivate(&p.domain);
+    if vdi.state.mode().is_none() {
+        vdi.close_image()?;
     }
-    disk.save()
+    vdi.save()
 }

@@ -2,16 +2,16 @@
 
 use schemas::{Error, datapath::DomainParams};
 
-use crate::{Context, disk::Disk};
+use crate::{Context, vdi::Vdi};
 
 pub(crate) fn run(ctx: &Context<'_>, p: DomainParams) -> Result<(), Error> {
-    let mut disk = Disk::lock(ctx, &p.uri)?;
-    disk.state.domains.remove(&p.domain);
-    if disk.state.domains.is_empty() {
-        disk.stop()?;
-    } else if disk.state.mode().is_none() {
+    let mut vdi = Vdi::lock(ctx, &p.uri)?;
+    vdi.state.domains.remove(&p.domain);
+    if vdi.state.domains.is_empty() {
+        vdi.stop()?;
+    } else if vdi.state.mode().is_none() {
         // It detaches without having deactivated.
-        disk.close_image()?;
+        vdi.close_image()?;
     }
-    disk.save()
+    vdi.save()
 }

@@ -3,33 +3,33 @@
 
 use schemas::{Error, Failure, datapath::OpenParams};
 
-use crate::{Context, disk::Disk};
+use crate::{Context, vdi::Vdi};
 
 pub(crate) fn run(ctx: &Context<'_>, p: OpenParams) -> Result<(), Error> {
-    let mut disk = Disk::lock(ctx, &p.uri)?;
-    disk.require_volume()?;
-    if disk.state.mode().is_some() {
-        if disk.state.persistent == p.persistent {
+    let mut vdi = Vdi::lock(ctx, &p.uri)?;
+    vdi.require_volume()?;
+    if vdi.state.mode().is_some() {
+        if vdi.state.persistent == p.persistent {
             return Ok(());
         }
-        if disk.is_alive() {
-            let kept = if disk.state.persistent { "kept" } else { "thrown away" };
+        if vdi.is_alive() {
+            let kept = if vdi.state.persistent { "kept" } else { "thrown away" };
             let message = format!(
                 "volume {} is active and its writes are to be {kept}: deactivate it before that \
                  is changed",
-                disk.uri.key
+                vdi.uri.key
             );
             return Err(Error::new(Failure::VdiInUse, message));
         }
         // The tapdisk that they had it from is dead: nobody uses it.
-        disk.state.deactivate_all();
+        vdi.state.deactivate_all();
     }
     // What a call left open that was killed.
-    disk.close_image()?;
-    disk.drop_clone()?;
+    vdi.close_image()?;
+    vdi.drop_clone()?;
     // From here on it is a clone or nothing that is served: never the volume itself by mistake.
-    disk.state.persistent = p.persistent;
-    disk.save()?;
-    disk.drop_unknown_clones();
-    if p.persistent { Ok(()) } else { disk.make_clone() }
+    vdi.state.persistent = p.persistent;
+    vdi.save()?;
+    vdi.drop_unknown_clones();
+    if p.persistent { Ok(()) } else { vdi.make_clone() }
 }

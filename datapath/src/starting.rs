@@ -1,0 +1,132 @@
+//! Starting the tapdisk of a volume, and replacing one that is dead.
+
+use std::{path::PathBuf, time::Duration};
+
+use host::{
+    Provider,
+    cgroup::{self, Groups},
+};
+use schemas::{Error, Failure};
+use tapctl::{Client, Minor, Spawn, minors};
+
+use crate::{
+    errors::{self, errno},
+    state::Tapdisk,
+    tapdisk::{ANSWER_TIMEOUT, MINORS_TIMEOUT, Running},
+    vdi::Vdi,
+};
+
+impl Vdi<'_> {
+    /// Makes sure of a tapdisk that lives and has a minor, and of a link to it. The
+    /// process of another provider has ended before.
+    pub(crate) fn start(&mut self, provider: Provider) -> Result<(), Error> {
+        if let Some(running) = self.running() {
+            match running.client.attach(running.minor) {
+                Ok(()) => return self.point(&running),
+                Err(error) if error.kind() == tapctl::ErrorKind::Remote(errno::EXIST) => {
+                    return self.point(&running);
+                }
+                // It has lost the minor: whatever it does, it does not serve this volume.
+                Err(error) if matches!(error.kind(), tapctl::ErrorKind::Remote(_)) => {
+                    self.ctx.log.warning(&error);
+                    self.end(&running)?;
+                }
+                Err(error) if self.has_died(&running, &error)? => {}
+                // Nobody can reach it any more, and nobody uses it.
+                Err(error)
+                    if error.kind() == tapctl::ErrorKind::Gone && self.state.mode().is_none() =>
+                {
+                    self.ctx.log.warning(&error);
+                    self.end(&running)?;
+                }
+                Err(error) => return Err(errors::tapdisk(provider, error)),
+            }
+        }
+        self.replace(provider)
+    }
+
+    /// Starts a tapdisk where none lives.
+    fn replace(&mut self, provider: Provider) -> Result<(), Error> {
+        let before = self.state.tapdisk.take();
+        let dead = before.as_ref().and_then(|it| it.identity.as_ref());
+        if let Some(dead) = dead {
+            self.remove_leftovers(dead);
+        }
+        let minor = self.reserve(before.as_ref().map(|it| it.minor))?;
+        self.state.tapdisk = Some(Tapdisk { minor, identity: None, provider });
+        let started = self.save().and_then(|()| self.spawn(minor, provider));
+        match started {
+            Ok(running) => {
+                let (pid, path) = (running.identity.pid, self.link.path());
+                let to = path.display();
+                match dead {
+                    Some(dead) => self.ctx.log.warning(format_args!(
+                        "tapdisk {} is dead; replaced by {pid}, minor {minor}, at {to}",
+                        dead.pid
+                    )),
+                    None => self
+                        .ctx
+                        .log
+                        .info(format_args!("started tapdisk {pid}, minor {minor}, at {to}")),
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.free(minor);
+                self.state.tapdisk = None;
+                // The first error is the one to tell.
+                let _kept = self.save();
+                Err(error)
+            }
+        }
+    }
+
+    /// A minor for a new tapdisk: the one before, where it is still reserved and nobody's.
+    fn reserve(&self, before: Option<Minor>) -> Result<Minor, Error> {
+        if let Some(before) = before
+            && minors::is_attached(&self.control, before).is_ok_and(|attached| !attached)
+        {
+            return Ok(before);
+        }
+        Ok(minors::allocate(&self.control, MINORS_TIMEOUT)?)
+    }
+
+    /// Starts the process, remembers it, attaches the minor to it and points the link to it.
+    fn spawn(&mut self, minor: Minor, provider: Provider) -> Result<Running, Error> {
+        let refused = |error| errors::tapdisk(provider, error);
+        let program = self.program(provider)?;
+        if provider == Provider::Blktap {
+            // It stays in the control groups that it is started in, and would be ended with them.
+            cgroup::leave(Groups::Deadly, &|text| self.ctx.log.warning(text));
+        }
+        let spawn = Spawn::new(&self.control, program).variables(self.ctx.config.for_tapdisk());
+        let spawned = spawn.start().map_err(refused)?;
+        let identity = spawned.identity;
+        self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity.clone()), provider });
+        let client = Client::new(&self.control, spawned.pid).timeout(ANSWER_TIMEOUT);
+        let running = Running { client, minor, identity };
+        let ready = self
+            .save()
+            .and_then(|()| running.client.attach(minor).map_err(refused))
+            .and_then(|()| self.point(&running));
+        if let Err(error) = ready {
+            // Nobody knows of it yet.
+            if let Err(error) = self.kill(&running, Duration::ZERO) {
+                self.ctx.log.error(error.chain());
+            }
+            return Err(error);
+        }
+        Ok(running)
+    }
+
+    /// The program of a provider.
+    pub(crate) fn program(&self, provider: Provider) -> Result<PathBuf, Error> {
+        match provider {
+            Provider::Ram => Ok(self.ctx.config.tapdisk()),
+            Provider::Blktap => {
+                let program = self.ctx.config.blktap();
+                program.map_err(|message| Error::new(Failure::TapdiskFailed, message))
+            }
+        }
+    }
+}

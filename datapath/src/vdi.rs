@@ -1,0 +1,80 @@
+//! One volume for the length of one call: its lock, its record, and the SR that it lies in.
+//!
+//! What the methods do with it lies in files of their own: [`crate::session`] (the clone of a
+//! non-persistent disk), [`crate::tapdisk`] and its neighbours (the process that serves it),
+//! [`crate::blktap`] (the host's own tapdisk in its place), [`crate::activation`] (which of the two).
+
+use std::cell::OnceCell;
+
+use host::Config;
+use schemas::{Error, Failure};
+use store::{Host, Layout, Sr, VolumeUri};
+use tapctl::ControlDir;
+
+use crate::{
+    Context,
+    link::Link,
+    state::{Record, State},
+};
+
+/// A volume, for the length of one call.
+pub(crate) struct Vdi<'a> {
+    pub(crate) ctx: &'a Context<'a>,
+    pub(crate) uri: VolumeUri,
+    pub(crate) control: ControlDir,
+    pub(crate) link: Link,
+    pub(crate) state: State,
+    pub(crate) layout: Layout,
+    host: Host,
+    /// Opened when it is needed first.
+    sr: OnceCell<Sr>,
+    record: Record,
+}
+
+impl<'a> Vdi<'a> {
+    /// Takes the volume's lock and reads what is remembered. The volume need not exist.
+    pub(crate) fn lock(ctx: &'a Context<'a>, uri: &str) -> Result<Self, Error> {
+        let uri: VolumeUri = uri.parse()?;
+        let Config { sr_root, lock_dir, may_mount, control, .. } = ctx.config.clone();
+        let host = Host::new(sr_root, lock_dir, may_mount);
+        let layout = Layout::new(&host.sr_root, &uri.sr);
+        let record = Record::lock(&host, &uri)?;
+        let state = record.read()?;
+        let link = Link::new(&control, &uri);
+        let mut vdi =
+            Self { ctx, uri, control, link, state, layout, host, sr: OnceCell::new(), record };
+        vdi.recover();
+        Ok(vdi)
+    }
+
+    /// Remembers what is known by now.
+    pub(crate) fn save(&self) -> Result<(), Error> {
+        self.record.write(&self.state)
+    }
+
+    /// The SR, where it is attached.
+    pub(crate) fn sr(&self) -> Result<Sr, Error> {
+        let sr = self.open_sr()?;
+        if !self.record.is_locked() {
+            // There was no SR when this call began: nothing could be remembered of what it does.
+            let message = format!("SR {} is just being attached: repeat the call", self.uri.sr);
+            return Err(Error::new(Failure::Eagain, message));
+        }
+        Ok(sr)
+    }
+
+    /// The same, also where the record was not there to be locked.
+    pub(crate) fn open_sr(&self) -> store::Result<Sr> {
+        if let Some(sr) = self.sr.get() {
+            return Ok(sr.clone());
+        }
+        let sr = Sr::open(&self.host, self.uri.sr.as_str())?;
+        Ok(self.sr.get_or_init(|| sr).clone())
+    }
+
+    /// Checks that there is such a volume, in an SR that is attached.
+    pub(crate) fn require_volume(&self) -> Result<(), Error> {
+        self.sr()?.volume(self.uri.key.as_str())?;
+        Ok(())
+    }
+}
