@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use host::Provider;
+use host::{Provider, variables::STARTED_FOR};
 use schemas::{Error, Failure};
-use tapctl::{Client, Identity, Minor, minors, reply::NAME};
+use tapctl::{Client, Identity, Minor, minors, process, reply::NAME};
 
 use crate::{
     state::Tapdisk,
@@ -18,9 +18,13 @@ pub(crate) const EXIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the kernel may take to end a process that was killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often processes are searched for, while some are found.
+const SEARCHES_MAX: u32 = 8;
+
 impl Vdi<'_> {
     /// Ends the tapdisk, and removes the link, its files and its minor. Succeeds where it is dead
-    /// already, or was never started.
+    /// already, or was never started. Where the record names none, it may have been lost with the
+    /// volume or the SR, or a call was killed: whatever was started for the volume ends then.
     pub(crate) fn stop_process(&mut self) -> Result<(), Error> {
         if let Some(running) = self.running() {
             self.end(&running)?;
@@ -29,11 +33,62 @@ impl Vdi<'_> {
         } else if let Some(dead) = self.state.tapdisk.as_ref().and_then(|it| it.identity.clone()) {
             self.remove_leftovers(&dead);
         }
+        if self.state.tapdisk.is_none() {
+            if let Some((pid, _)) = self.link.target() {
+                self.remove_sockets(pid, None);
+            }
+            self.end_orphans()?;
+        }
         self.link.remove()?;
         if let Some(tapdisk) = self.state.tapdisk.take() {
             self.free(tapdisk.minor);
         }
         Ok(())
+    }
+
+    /// Ends the processes and frees the minors that calls which were killed had started and reserved
+    /// for this volume, and that its record does not name.
+    pub(crate) fn end_orphans(&mut self) -> Result<(), Error> {
+        let known = self.state.tapdisk.clone();
+        let known_identity = known.as_ref().and_then(|it| it.identity.as_ref());
+        let mark = self.mark();
+        // A process may just be starting another one, which is found the next time.
+        for _ in 0..SEARCHES_MAX {
+            let mut found = process::started_with(STARTED_FOR.name, mark.as_ref())?;
+            found.retain(|orphan| Some(orphan) != known_identity && !self.has_image(orphan));
+            if found.is_empty() {
+                break;
+            }
+            for orphan in found {
+                let pid = orphan.pid;
+                self.ctx.log.warning(format_args!(
+                    "ending process {pid}, which a call that was killed started for this volume"
+                ));
+                orphan.kill()?;
+                orphan.wait(KILL_TIMEOUT)?;
+                self.remove_sockets(pid, Some(&orphan));
+            }
+        }
+        // One that ended because the call that waited for it was killed.
+        for pid in self.control.tapdisks()? {
+            if !process::exists(pid) {
+                self.remove_sockets(pid, None);
+            }
+        }
+        for minor in minors::reserved_for(&self.control, &mark)? {
+            if known.as_ref().is_none_or(|it| it.minor != minor) {
+                self.free(minor);
+            }
+        }
+        self.state.starting = false;
+        Ok(())
+    }
+
+    /// Whether a tapdisk has an image open: then it may have the only copy of what was written, and
+    /// the record that named it was removed by hand.
+    fn has_image(&self, orphan: &Identity) -> bool {
+        let client = Client::new(&self.control, orphan.pid).timeout(ANSWER_TIMEOUT);
+        client.list().is_ok_and(|vbds| vbds.iter().any(|vbd| !vbd.params.is_empty()))
     }
 
     /// Finds the tapdisk by the link where nothing is remembered: the SR was destroyed, or the
@@ -118,8 +173,12 @@ impl Vdi<'_> {
     }
 
     pub(crate) fn remove_leftovers(&self, dead: &Identity) {
-        // Sockets that nobody listens on disturb nobody.
-        if let Err(error) = self.control.remove_leftovers(dead.pid, Some(dead)) {
+        self.remove_sockets(dead.pid, Some(dead));
+    }
+
+    fn remove_sockets(&self, pid: u32, known: Option<&Identity>) {
+        // Sockets on which no process listens do no harm, so the call goes on without.
+        if let Err(error) = self.control.remove_leftovers(pid, known) {
             self.ctx.log.warning(error);
         }
     }

@@ -9,7 +9,6 @@ pub(crate) mod errno {
     use rustix::io::Errno;
 
     pub(crate) const ALREADY: i32 = Errno::ALREADY.raw_os_error();
-    pub(crate) const EXIST: i32 = Errno::EXIST.raw_os_error();
 }
 
 /// The error for an exchange with the tapdisk of a provider. The host's own tapdisk is not killed

@@ -5,12 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use host::{
     Provider,
     cgroup::{self, Groups},
+    variables::STARTED_FOR,
 };
 use schemas::{Error, Failure};
 use tapctl::{Client, Minor, Spawn, minors};
 
 use crate::{
-    errors::{self, errno},
+    errors,
     state::Tapdisk,
     tapdisk::{ANSWER_TIMEOUT, MINORS_TIMEOUT, Running},
     vdi::Vdi,
@@ -21,18 +22,15 @@ impl Vdi<'_> {
     /// process of another provider has ended before.
     pub(crate) fn start(&mut self, provider: Provider) -> Result<(), Error> {
         if let Some(running) = self.running() {
-            match running.client.attach(running.minor) {
+            match running.take_minor() {
                 Ok(()) => return self.point(&running),
-                Err(error) if error.kind() == tapctl::ErrorKind::Remote(errno::EXIST) => {
-                    return self.point(&running);
-                }
                 // It has lost the minor: whatever it does, it does not serve this volume.
                 Err(error) if matches!(error.kind(), tapctl::ErrorKind::Remote(_)) => {
                     self.ctx.log.warning(&error);
                     self.end(&running)?;
                 }
                 Err(error) if self.has_died(&running, &error)? => {}
-                // Nobody can reach it any more, and nobody uses it.
+                // Its control socket is lost, and no domain uses it.
                 Err(error)
                     if error.kind() == tapctl::ErrorKind::Gone && self.state.mode().is_none() =>
                 {
@@ -52,9 +50,10 @@ impl Vdi<'_> {
         if let Some(dead) = dead {
             self.remove_leftovers(dead);
         }
+        self.state.starting = true;
+        self.save()?;
         let minor = self.reserve(before.as_ref().map(|it| it.minor))?;
-        self.state.tapdisk = Some(Tapdisk { minor, identity: None, provider });
-        let started = self.save().and_then(|()| self.spawn(minor, provider));
+        let started = self.spawn(minor, provider);
         match started {
             Ok(running) => {
                 let (pid, path) = (running.identity.pid, self.link.path());
@@ -73,7 +72,7 @@ impl Vdi<'_> {
             }
             Err(error) => {
                 self.free(minor);
-                self.state.tapdisk = None;
+                (self.state.tapdisk, self.state.starting) = (None, false);
                 // The first error is the one to tell.
                 let _kept = self.save();
                 Err(error)
@@ -88,7 +87,7 @@ impl Vdi<'_> {
         {
             return Ok(before);
         }
-        Ok(minors::allocate(&self.control, MINORS_TIMEOUT)?)
+        Ok(minors::allocate_for(&self.control, &self.mark(), MINORS_TIMEOUT)?)
     }
 
     /// Starts the process, remembers it, attaches the minor to it and points the link to it.
@@ -99,10 +98,13 @@ impl Vdi<'_> {
             // It stays in the control groups that it is started in, and would be ended with them.
             cgroup::leave(Groups::Deadly, &|text| self.ctx.log.warning(text));
         }
-        let spawn = Spawn::new(&self.control, program).variables(self.ctx.config.for_tapdisk());
+        let spawn = Spawn::new(&self.control, program)
+            .variables(self.ctx.config.for_tapdisk())
+            .variables([(STARTED_FOR.name, self.mark())]);
         let spawned = spawn.start().map_err(refused)?;
         let identity = spawned.identity;
         self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity.clone()), provider });
+        self.state.starting = false;
         let client = Client::new(&self.control, spawned.pid).timeout(ANSWER_TIMEOUT);
         let running = Running { client, minor, identity };
         let ready = self
@@ -110,7 +112,7 @@ impl Vdi<'_> {
             .and_then(|()| running.client.attach(minor).map_err(refused))
             .and_then(|()| self.point(&running));
         if let Err(error) = ready {
-            // Nobody knows of it yet.
+            // It never had the minor, so nothing else would make it end.
             if let Err(error) = self.kill(&running, Duration::ZERO) {
                 self.ctx.log.error(error.chain());
             }

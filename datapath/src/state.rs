@@ -91,11 +91,26 @@ pub(crate) struct State {
     /// The process that serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tapdisk: Option<Tapdisk>,
+    /// Whether a call is starting a process that `tapdisk` does not name yet. A call that finds this
+    /// set comes after one that was killed, and looks for that process.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) starting: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { persistent: true, clone: None, domains: BTreeMap::new(), tapdisk: None }
+        Self {
+            persistent: true,
+            clone: None,
+            domains: BTreeMap::new(),
+            tapdisk: None,
+            starting: false,
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 use std::{ffi::OsString, path::Path, time::Duration};
 
 use schemas::{Error, Failure};
-use tapctl::{Client, Flags, Identity, Minor, Open};
+use tapctl::{Client, Entry, Flags, Identity, Minor, Open};
 
 use crate::{errors::errno, state::Mode, vdi::Vdi};
 
@@ -70,6 +70,16 @@ impl Vdi<'_> {
 }
 
 impl Running {
+    /// Makes sure that it has the minor. One that has it already is not asked to take it, as it would
+    /// log that it refused.
+    pub(crate) fn take_minor(&self) -> tapctl::Result<()> {
+        let has_it = |vbd: &Entry| vbd.minor == i32::from(self.minor);
+        if self.client.list()?.iter().any(has_it) {
+            return Ok(());
+        }
+        self.client.attach(self.minor)
+    }
+
     /// Opens `path`, unless it is open already.
     pub(crate) fn open(&self, path: &Path, mode: Mode) -> tapctl::Result<()> {
         let Self { client, minor, .. } = self;

@@ -43,8 +43,17 @@ impl<'a> Vdi<'a> {
         let link = Link::new(&control, &uri);
         let mut vdi =
             Self { ctx, uri, control, link, state, layout, host, sr: OnceCell::new(), record };
+        if vdi.state.starting {
+            vdi.end_orphans()?;
+        }
         vdi.recover();
         Ok(vdi)
+    }
+
+    /// The mark of what was started and reserved for this volume: a process and a minor that a
+    /// killed call left are found by it. Unique on a host, where several control directories may be.
+    pub(crate) fn mark(&self) -> String {
+        format!("{} {}", self.control.path().display(), self.uri)
     }
 
     /// Remembers what is known by now.

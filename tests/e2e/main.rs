@@ -15,6 +15,7 @@ mod install;
 mod interop;
 mod lifecycle;
 mod maintenance;
+mod orphans;
 mod provider;
 mod snapshots;
 mod tapctl;

@@ -56,6 +56,8 @@ pub struct Config {
     pub control: ControlDir,
     /// How long the loop of a tapdisk polls before it sleeps.
     pub poll: Duration,
+    /// Whether the datapath plugin started this program, as the tapdisk of a volume.
+    pub started_by_plugin: bool,
     /// Values that were replaced by a default because nothing depends on them but speed.
     pub warnings: Vec<String>,
     tapdisk: Option<PathBuf>,
@@ -91,6 +93,7 @@ impl Config {
             may_mount: reader.may_mount() && rustix::process::geteuid().is_root(),
             control: reader.control(),
             poll,
+            started_by_plugin: reader.text(variables::STARTED_FOR).is_some(),
             warnings,
             tapdisk: reader.path(variables::TAPDISK),
             blktap: reader.path(variables::BLKTAP),

@@ -76,9 +76,18 @@ pub const POLL_US: Variable = Variable {
            client before it sleeps; `0`: never",
 };
 
+/// The volume that a tapdisk was started for.
+pub const STARTED_FOR: Variable = Variable {
+    name: "XAPI_RAM_STARTED_FOR",
+    default: "a tapdisk that was started by hand waits for as long as it takes",
+    help: "set by the datapath plugin for a tapdisk that it starts, to find it again: the control \
+           directory and the volume. Such a tapdisk ends when nothing is attached to it within a \
+           minute",
+};
+
 /// All of them.
-pub const ALL: [Variable; 8] =
-    [SR_ROOT, MOUNT, CONTROL_DIR, SHM_DIR, TAPDISK, BLKTAP, SYSLOG, POLL_US];
+pub const ALL: [Variable; 9] =
+    [SR_ROOT, MOUNT, CONTROL_DIR, SHM_DIR, TAPDISK, BLKTAP, SYSLOG, POLL_US, STARTED_FOR];
 
 /// The table of all variables as README has it, in Markdown.
 #[must_use]

@@ -1,34 +1,24 @@
-//! The other side as a program for this crate's tests: a tapdisk that attaches minors, opens volumes
-//! and holds their locks as a real one does, through tapctl's server half and the store, and serves
-//! no byte. Like every tapdisk it becomes a daemon: what was started exits, what stays says where.
+//! A stand-in tapdisk as a program, for this crate's tests: it attaches minors, opens volumes and
+//! holds their locks as a real one does, through tapctl's server half and the store, and serves no
+//! byte. Like every tapdisk it becomes a daemon: the started process exits, the daemon announces itself.
 //!
-//! It writes what it is asked into `asked`, refuses what a file `refuse-<request>` names, and does
-//! not end while there is a file `stay`, all in the control directory. It ends when that is gone.
+//! It writes the requests into `asked`, refuses those that a file `refuse-<request>` names, and does
+//! not end while there is a file `stay`, all in the control directory. It ends without that directory.
 
 use std::{
     collections::BTreeMap,
     env, fs,
     io::Write,
-    os::{
-        fd::AsFd,
-        unix::{net::UnixListener, process::CommandExt},
-    },
+    os::unix::{net::UnixListener, process::CommandExt},
     process::{self, Command},
-    time::Duration,
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-};
+use rustix::io::Errno;
 use store::{Disk, Open};
 use tapctl::{
-    Call, ControlDir, Conversation, Failure, Flags, Identification, Image, Interest, Listener,
-    Minor, MinorLock, Progress, Reply, Request, Serving,
+    Call, ControlDir, Conversations, Entry, Failure, Flags, Identification, Image, Listener, Minor,
+    MinorLock, Reply, Request, Serving, reply::state, testing::pass,
 };
-
-/// How long it waits for anything before it looks around.
-const TURN: Duration = Duration::from_millis(100);
 
 /// A minor, and what is open on it.
 struct Vbd {
@@ -54,38 +44,14 @@ fn main() {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{}", listener.path().display()).unwrap();
     let mut fake = Fake { dir, vbds: BTreeMap::new(), ends: false };
+    let mut conversations = Conversations::new();
     while fake.dir.path().exists() && !fake.ends {
-        wait(&listener, PollFlags::IN);
-        while let Some(conversation) = listener.accept().unwrap() {
-            fake.converse(conversation);
-        }
+        pass(&listener, &mut conversations, &mut |request| fake.handle(request));
     }
-}
-
-fn wait(descriptor: impl AsFd, events: PollFlags) {
-    let timeout = Timespec::try_from(TURN).unwrap();
-    poll(&mut [PollFd::new(&descriptor, events)], Some(&timeout)).unwrap();
 }
 
 impl Fake {
-    fn converse(&mut self, mut conversation: Conversation) {
-        loop {
-            let progress = match conversation.ready() {
-                Progress::Asked(request) => {
-                    let reply = self.obey(&request);
-                    conversation.answer(&reply)
-                }
-                progress => progress,
-            };
-            match (progress, conversation.interest()) {
-                (Progress::Finished, _) => return,
-                (_, Interest::Write) => wait(&conversation, PollFlags::OUT),
-                _ => wait(&conversation, PollFlags::IN),
-            }
-        }
-    }
-
-    fn obey(&mut self, request: &Request) -> Reply {
+    fn handle(&mut self, request: &Request) -> Reply {
         let name = request.call.name().split_whitespace().next().unwrap_or_default();
         let file = |name: &str| self.dir.path().join(name);
         let mut asked = fs::File::options().create(true).append(true).open(file("asked")).unwrap();
@@ -96,16 +62,9 @@ impl Fake {
         match &request.call {
             Call::Identify => Reply::Identity(Identification::ours("fake")),
             Call::Attach => self.attach(request.minor),
-            Call::List => Reply::List(
-                self.vbds
-                    .keys()
-                    .map(|&minor| tapctl::Entry {
-                        minor: minor.into(),
-                        state: tapctl::reply::state::CLOSED,
-                        params: "".into(),
-                    })
-                    .collect(),
-            ),
+            Call::List => {
+                Reply::List(self.vbds.iter().map(|(&minor, vbd)| vbd.entry(minor)).collect())
+            }
             Call::Exit => Errno::INVAL.into(),
             call => match self.vbds.get_mut(&request.minor) {
                 None => Errno::NODEV.into(),
@@ -145,6 +104,13 @@ impl Fake {
 }
 
 impl Vbd {
+    fn entry(&self, minor: Minor) -> Entry {
+        let path = self.image.as_ref().and_then(|(_, serving)| serving.path.as_ref());
+        let params = path.map(|path| format!("ram:{}", path.display())).unwrap_or_default();
+        let state = if path.is_some() { state::RUNNING } else { state::CLOSED };
+        Entry { minor: minor.into(), state, params: params.into() }
+    }
+
     fn open(&mut self, dir: &ControlDir, minor: Minor, open: &tapctl::Open) -> Reply {
         if self.image.is_some() {
             return Failure::new(Errno::ALREADY, "open already").into();

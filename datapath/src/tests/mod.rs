@@ -16,7 +16,10 @@ use plugin::testing::{self, Refusal, assert_refused as refused};
 use scratch::Scratch;
 use serde_json::{Value, json};
 use store::{Host, Inactive, Name, Sr};
-use tapctl::{Client, ControlDir, Identity, Minor, process::Executable};
+use tapctl::{
+    Client, ControlDir, Identity, Minor,
+    process::{self, Executable},
+};
 
 use crate::state::State;
 
@@ -151,11 +154,21 @@ impl Fixture {
         fs::write(self.control.path().join(file), "").unwrap();
     }
 
+    /// The mark of the volume, as a call has it.
+    fn mark(&self) -> String {
+        format!("{} {}", self.control.path().display(), self.uri())
+    }
+
     /// That no process, reservation, link or record is left.
     #[track_caller]
     fn assert_nothing_left(&self) {
+        assert_eq!(
+            process::started_with("XAPI_RAM_STARTED_FOR", self.mark().as_ref()).unwrap(),
+            []
+        );
         assert_eq!(self.control.tapdisks().unwrap(), [0; 0]);
         assert_eq!(self.control.reserved().unwrap(), [0; 0]);
+        assert_eq!(fs::read_dir(self.control.minors()).into_iter().flatten().count(), 0);
         assert!(!self.link().parent().unwrap().exists());
         let left = |directory: &Path| -> Vec<_> {
             let entries = fs::read_dir(directory).into_iter().flatten();

@@ -79,31 +79,95 @@ fn a_minor_that_was_freed_or_taken_meanwhile_is_not_used() {
     assert_eq!(it.control.reserved().unwrap(), [minor], "whose it is, is not ours to say");
 }
 
+impl Fixture {
+    /// A tapdisk as a call starts it, which it was killed before it could remember.
+    fn start_for_volume(&self) -> Identity {
+        let spawn = tapctl::Spawn::new(&self.control, fake());
+        let spawn = spawn.variables(self.config().for_tapdisk());
+        spawn.variables([("XAPI_RAM_STARTED_FOR", self.mark())]).start().unwrap().identity
+    }
+
+    /// A minor as a call reserves it.
+    fn reserve_for_volume(&self) -> Minor {
+        let patience = Duration::from_secs(1);
+        tapctl::minors::allocate_for(&self.control, &self.mark(), patience).unwrap()
+    }
+}
+
+/// A call is killed after each step of starting a tapdisk: the state, made by hand, is what it leaves.
+/// The next call finds all of it, whichever it is.
 #[test]
 fn a_call_that_was_killed_at_any_step_of_starting_is_made_up_for() {
+    for steps in 0..=2 {
+        for method in ["attach", "activate", "detach"] {
+            let it = Fixture::new();
+            it.write_state(&State { starting: true, ..State::default() });
+            let reserved = (steps >= 1).then(|| it.reserve_for_volume());
+            let orphan = (steps >= 2).then(|| it.start_for_volume());
+            it.ok(method, "1");
+            assert!(orphan.is_none_or(|it| !it.is_same()), "{method} after step {steps}");
+            if method != "detach" {
+                assert_eq!(it.control.reserved().unwrap().len(), 1);
+                assert_eq!(
+                    it.tapdisk().1,
+                    reserved.unwrap_or_default(),
+                    "the number is free again"
+                );
+            }
+            it.ok("detach", "1");
+            it.assert_nothing_left();
+        }
+    }
+}
+
+/// After the process was remembered, before it had its minor.
+#[test]
+fn a_process_that_was_remembered_and_has_no_minor_yet_gets_it() {
+    for method in ["attach", "detach"] {
+        let it = Fixture::new();
+        let minor = it.reserve_for_volume();
+        let identity = it.start_for_volume();
+        let tapdisk =
+            Some(Tapdisk { minor, identity: Some(identity.clone()), provider: Provider::Ram });
+        it.write_state(&State { tapdisk, ..State::default() });
+        it.ok(method, "1");
+        if method == "attach" {
+            assert_eq!(it.tapdisk(), (identity.clone(), minor));
+            assert_eq!(it.link_target(), it.control.nbd(identity.pid, minor));
+        }
+        it.ok("detach", "1");
+        it.assert_nothing_left();
+    }
+}
+
+/// A record of the version before: the minor was remembered before the process was started.
+#[test]
+fn a_start_that_the_version_before_did_not_finish_is_made_up_for() {
     let it = Fixture::new();
-    // Before the process was started.
     let minor = tapctl::minors::allocate(&it.control, Duration::from_secs(1)).unwrap();
-    let tapdisk = Some(Tapdisk { minor, identity: None, provider: Provider::Ram });
-    it.write_state(&State { tapdisk, ..State::default() });
+    let record = format!(r#"{{"persistent":true,"domains":{{}},"tapdisk":{{"minor":{minor}}}}}"#);
+    std::fs::write(it.state_path(), record).unwrap();
     it.ok("attach", "1");
     assert_eq!(it.tapdisk().1, minor);
     it.ok("detach", "1");
     it.assert_nothing_left();
-    // After it was started, before it had its minor.
-    let minor = tapctl::minors::allocate(&it.control, Duration::from_secs(1)).unwrap();
-    let spawn = tapctl::Spawn::new(&it.control, fake());
-    let spawned = spawn.variables(it.config().for_tapdisk()).start().unwrap();
-    let tapdisk =
-        Some(Tapdisk { minor, identity: Some(spawned.identity.clone()), provider: Provider::Ram });
-    for method in ["attach", "detach"] {
-        it.write_state(&State { tapdisk: tapdisk.clone(), ..State::default() });
-        it.ok(method, "1");
-        if method == "attach" {
-            assert_eq!(it.tapdisk(), (spawned.identity.clone(), minor));
-            assert_eq!(it.link_target(), it.control.nbd(spawned.pid, minor));
-        }
-    }
+}
+
+/// Others may be in the middle of starting theirs.
+#[test]
+fn what_was_started_for_another_volume_is_left_alone() {
+    let (it, mut other) = (Fixture::new(), Fixture::new());
+    other.control = it.control.clone();
+    let minor = other.reserve_for_volume();
+    let identity = other.start_for_volume();
+    it.write_state(&State { starting: true, ..State::default() });
+    it.ok("attach", "1");
+    it.ok("detach", "1");
+    it.ok("detach", "1");
+    assert!(identity.is_same());
+    assert_eq!(it.control.reserved().unwrap(), [minor]);
+    other.ok("detach", "1");
+    assert!(!identity.is_same());
     it.assert_nothing_left();
 }
 
@@ -138,30 +202,31 @@ fn a_detach_that_was_killed_half_way_is_repeated() {
     it.assert_nothing_left();
 }
 
+/// The record of an attached volume vanishes with the volume, and with its SR. Its tapdisk is found
+/// all the same, and so is what it left where it is dead.
 #[test]
-fn an_attached_disk_that_was_destroyed_is_detached_all_the_same() {
-    let it = Fixture::new();
-    it.ok("attach", "1");
-    let (identity, _) = it.tapdisk();
-    it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap();
-    it.ok("deactivate", "1");
-    it.ok("detach", "1");
-    assert!(!identity.is_same());
-    it.assert_nothing_left();
-}
-
-#[test]
-fn an_attached_disk_whose_sr_was_destroyed_is_detached_all_the_same() {
-    let it = Fixture::new();
-    it.ok("attach", "1");
-    let (identity, _) = it.tapdisk();
-    it.host.destroy(&Name::parse(SR).unwrap()).unwrap();
-    for method in ["deactivate", "detach", "detach"] {
-        it.ok(method, "1");
+fn an_attached_disk_that_was_destroyed_or_whose_sr_was_is_detached_all_the_same() {
+    for sr_too in [false, true] {
+        for dead in [false, true] {
+            let it = Fixture::new();
+            it.ok("attach", "1");
+            let (identity, _) = it.tapdisk();
+            if dead {
+                it.kill();
+            }
+            if sr_too {
+                it.host.destroy(&Name::parse(SR).unwrap()).unwrap();
+            } else {
+                it.sr.lock().unwrap().destroy_volume(&it.key, &mut Inactive).unwrap();
+            }
+            for method in ["deactivate", "detach", "detach"] {
+                it.ok(method, "1");
+            }
+            it.close().unwrap();
+            assert!(!identity.is_same());
+            it.assert_nothing_left();
+        }
     }
-    it.close().unwrap();
-    assert!(!identity.is_same());
-    it.assert_nothing_left();
 }
 
 #[test]

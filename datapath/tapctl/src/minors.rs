@@ -7,8 +7,9 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io,
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
+    path::Path,
     time::Duration,
 };
 
@@ -23,6 +24,12 @@ use crate::{
 /// for a moment only, to find out whether the minor is free.
 const ATTACH_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// The longest owner that a minor's file is read for. Bytes.
+const OWNER_BYTES_MAX: u64 = 4096;
+
+/// The name under which a minor's file is made before it gets its number.
+const NEW_NAME: &str = ".new";
+
 /// Reserves the first free minor, creating the directories where they are missing.
 ///
 /// # Errors
@@ -31,15 +38,68 @@ const ATTACH_TIMEOUT: Duration = Duration::from_millis(100);
 pub fn allocate(dir: &ControlDir, timeout: Duration) -> Result<Minor> {
     dir.create()?;
     let _locked = lock_directory(dir, "allocate a minor in", timeout)?;
+    first_free(dir, |path| {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+    })
+}
+
+/// The first minor whose file can be made.
+fn first_free(dir: &ControlDir, make: impl Fn(&Path) -> io::Result<()>) -> Result<Minor> {
     for minor in 0..MINORS_MAX {
         let path = dir.minor(minor);
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(_) => return Ok(minor),
+        match make(&path) {
+            Ok(()) => return Ok(minor),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(Error::io("create", path.display(), error)),
         }
     }
     Err(Error::new(ErrorKind::Full, "allocate a minor in", dir.minors().display()))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Reserves the first free minor as [`allocate`] does, and says in its file what it is reserved for:
+/// a minor that a killed process reserved is found by its owner then. For blktap such a file is one
+/// as all others.
+///
+/// # Errors
+/// See [`allocate`].
+pub fn allocate_for(dir: &ControlDir, owner: &str, timeout: Duration) -> Result<Minor> {
+    dir.create()?;
+    let _locked = lock_directory(dir, "allocate a minor in", timeout)?;
+    // Made elsewhere and linked, so that no reserved minor is without its owner at any moment.
+    let new = dir.minors().join(NEW_NAME);
+    let failed = |cause| Error::io("create", new.display(), cause);
+    remove_if_there(&new).map_err(failed)?;
+    let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+    create.and_then(|mut file| file.write_all(owner.as_bytes())).map_err(failed)?;
+    let reserved = first_free(dir, |path| fs::hard_link(&new, path));
+    remove_if_there(&new).map_err(failed)?;
+    reserved
+}
+
+/// The minors that [`allocate_for`] reserved for `owner`.
+///
+/// # Errors
+/// Those of readdir(3) and read(2).
+pub fn reserved_for(dir: &ControlDir, owner: &str) -> Result<Vec<Minor>> {
+    let mut found = Vec::new();
+    for minor in dir.reserved()? {
+        let path = dir.minor(minor);
+        let mut text = Vec::new();
+        match File::open(&path).and_then(|file| file.take(OWNER_BYTES_MAX).read_to_end(&mut text)) {
+            Ok(_) if text == owner.as_bytes() => found.push(minor),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("read", path.display(), error)),
+        }
+    }
+    Ok(found)
 }
 
 /// Gives a minor back.

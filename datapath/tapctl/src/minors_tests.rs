@@ -109,3 +109,26 @@ fn many_at_once_never_share_a_number() {
     let reserved: BTreeSet<Minor> = dir.reserved().unwrap().into_iter().collect();
     assert_eq!(reserved, numbers);
 }
+
+#[test]
+fn a_minor_is_found_by_what_it_is_reserved_for() {
+    let (_root, dir) = dir();
+    assert_eq!(reserved_for(&dir, "a").unwrap(), [0; 0]);
+    assert_eq!(allocate(&dir, TIMEOUT).unwrap(), 0);
+    // What a call left that was killed before its file had a number.
+    fs::write(dir.minors().join(NEW_NAME), "b").unwrap();
+    assert_eq!(allocate_for(&dir, "a", TIMEOUT).unwrap(), 1);
+    assert_eq!(allocate_for(&dir, "a b", TIMEOUT).unwrap(), 2);
+    assert_eq!(allocate_for(&dir, "a", TIMEOUT).unwrap(), 3);
+    assert_eq!(reserved_for(&dir, "a").unwrap(), [1, 3]);
+    assert_eq!(reserved_for(&dir, "a b").unwrap(), [2]);
+    assert_eq!(reserved_for(&dir, "b").unwrap(), [0; 0]);
+    let metadata = fs::metadata(dir.minor(1)).unwrap();
+    assert_eq!((metadata.permissions().mode() & 0o7777), 0o600);
+    let _lock = MinorLock::take(&dir, 1).unwrap();
+    free(&dir, 3, TIMEOUT).unwrap();
+    assert_eq!(reserved_for(&dir, "a").unwrap(), [1]);
+    assert_eq!(dir.reserved().unwrap(), [0, 1, 2]);
+    let names = fs::read_dir(dir.minors()).unwrap().count();
+    assert_eq!(names, 3, "no other file is left");
+}

@@ -10,6 +10,7 @@
 //! kernel went through all other numbers within those microseconds.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -113,7 +114,7 @@ impl Identity {
         let path = fs::read_link(proc_path(self.pid, "exe")).ok()?;
         let bytes = path.as_os_str().as_bytes();
         let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
-        Some(PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
+        Some(PathBuf::from(OsStr::from_bytes(bytes)))
     }
 
     /// Sends it a signal, if it still lives.
@@ -174,6 +175,32 @@ impl Identity {
         }
         Ok(true)
     }
+}
+
+/// The living processes, without the caller, whose program was started with this variable in its
+/// environment. Processes of other users are not visible to an unprivileged caller, and left out.
+///
+/// # Errors
+/// Where /proc cannot be read.
+pub fn started_with(name: &str, value: &OsStr) -> Result<Vec<Identity>> {
+    let failed = |cause| Error::io("search the processes in", "/proc", cause);
+    let wanted = [name.as_bytes(), b"=", value.as_bytes()].concat();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if pid == std::process::id() {
+            continue;
+        }
+        // The identity is taken before the environment is read, so that both are of one process.
+        let Ok(Some(identity)) = Identity::of(pid) else { continue };
+        let environment = fs::read(proc_path(pid, "environ")).unwrap_or_default();
+        let is_meant = environment.split(|&byte| byte == 0).any(|variable| variable == wanted);
+        if is_meant && identity.is_same() {
+            found.push(identity);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether any process has this number now.

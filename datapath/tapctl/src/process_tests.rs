@@ -103,3 +103,20 @@ fn survives_being_written_down() {
     let text = serde_json::to_string(&own).unwrap();
     assert_eq!(serde_json::from_str::<Identity>(&text).unwrap(), own);
 }
+
+#[test]
+fn a_process_is_found_by_the_environment_that_it_was_started_with() {
+    let value = format!("{}", std::process::id());
+    let find = || started_with("TAPCTL_TEST_MARK", OsStr::new(&value)).unwrap();
+    assert_eq!(find(), []);
+    let mut child = std::process::Command::new("sleep")
+        .arg("60")
+        .env("TAPCTL_TEST_MARK", &value)
+        .spawn()
+        .unwrap();
+    assert_eq!(find(), [Identity::of(child.id()).unwrap().unwrap()]);
+    assert_eq!(started_with("TAPCTL_TEST_MARK", OsStr::new("another")).unwrap(), []);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(find(), []);
+}

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Starts the process that stays and prints the path of its control socket.
 pub(crate) fn run() -> Result<()> {
@@ -28,8 +29,9 @@ pub(crate) fn run() -> Result<()> {
     let mut stdout = io::stdout().lock();
     let told = stdout.write_all(announced.as_bytes()).and_then(|()| stdout.flush());
     if told.is_err() {
-        // Whoever started this is dead, and nobody else will ever know of the one that stays.
-        let _ended_already = child.kill();
+        // The process that started this one is dead, so no other process knows of the daemon. It
+        // removes its files when it is told to end, as it would not if it were killed.
+        let _ended_already = kill_process(Pid::from_child(&child), Signal::TERM);
     }
     told.context("announcing")
 }

@@ -86,9 +86,6 @@ pub(crate) fn run() -> Result<()> {
     let poller = Poller::new(Polling::new(config.poll)).context("making an epoll")?;
     poller.add(&signals, Key::Signal, true, false).context("waiting for signals")?;
     poller.add(&listener, Key::Control, true, false).context("waiting for callers")?;
-    if let Err(error) = dir.metrics().create_own() {
-        log.send(Severity::Warning, format_args!("without statistics: {error}"));
-    }
     let mut server = Server {
         dir,
         vbds: Vec::new(),
@@ -109,6 +106,10 @@ pub(crate) fn run() -> Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "{announced}").context("announcing the control socket")?;
     stdout.flush().context("announcing the control socket")?;
+    // Last: a process that cannot announce itself leaves nothing behind.
+    if let Err(error) = server.dir.metrics().create_own() {
+        server.warn(format_args!("without statistics: {error}"));
+    }
     daemon::release_streams()?;
     server.info(format_args!("started, control socket {announced}"));
     let done = server.serve();
