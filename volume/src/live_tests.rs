@@ -7,7 +7,6 @@ use std::{
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     sync::mpsc,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -15,6 +14,7 @@ use store::{Disk, Open};
 use tapctl::{
     Call, Reply, Request,
     message::{MESSAGE_BYTES, Raw},
+    testing::StandIn,
 };
 
 use super::*;
@@ -74,40 +74,29 @@ impl Fixture {
 /// What a tapdisk is told to do beside what clients ask.
 type Errand = Box<dyn FnOnce(&mut Disk) + Send>;
 
-/// A process that serves the volume: a disk and a control socket, in a thread.
+/// A process that serves the volume: a disk behind the control socket of a stand-in tapdisk.
 struct Tapdisk {
     errands: mpsc::Sender<Errand>,
-    thread: Option<JoinHandle<()>>,
-    socket: PathBuf,
+    control: Client,
+    _stand_in: StandIn,
 }
 
 impl Tapdisk {
     fn start(fixture: &Fixture) -> Self {
-        let socket = fixture.control_dir().ctl(PID);
-        let listener = UnixListener::bind(&socket).unwrap();
         let (errands, received) = mpsc::channel::<Errand>();
         let (path, serving) = (fixture.path(), fixture.serving());
-        let (send_ready, ready) = mpsc::channel();
-        // The disk stays with the thread that opens it.
-        let thread = std::thread::spawn(move || {
+        // The disk stays in the thread that opens it.
+        let stand_in = StandIn::start_with(&fixture.control_dir(), PID, move || {
             let mut disk = Disk::open(&path, &Open { serving }).unwrap();
-            send_ready.send(()).unwrap();
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
+            move |request: &Request| {
                 while let Ok(errand) = received.try_recv() {
                     errand(&mut disk);
                 }
-                let mut bytes = [0; MESSAGE_BYTES];
-                if stream.read_exact(&mut bytes).is_err() {
-                    return;
-                }
-                let request = Request::parse(&Raw::from_bytes(bytes)).unwrap();
-                let reply = answer(&mut disk, &path, &request);
-                stream.write_all(&reply.encode(&request)).unwrap();
+                answer(&mut disk, &path, request)
             }
         });
-        ready.recv().unwrap();
-        Self { errands, thread: Some(thread), socket }
+        let control = Client::new(&fixture.control_dir(), PID);
+        Self { errands, control, _stand_in: stand_in }
     }
 
     /// Has it do something with the disk before it answers the next request.
@@ -115,15 +104,17 @@ impl Tapdisk {
         self.errands.send(Box::new(errand)).unwrap();
     }
 
-    /// Has it do what it was told, and end.
-    fn end(mut self) {
-        drop(std::os::unix::net::UnixStream::connect(&self.socket).unwrap());
-        self.thread.take().unwrap().join().unwrap();
+    /// Has it do its errands, and ends it.
+    fn end(self) {
+        assert_eq!(self.control.pid().unwrap(), PID);
     }
 }
 
 fn answer(disk: &mut Disk, path: &Path, request: &Request) -> Reply {
-    assert!(request.minor == MINOR);
+    match &request.call {
+        Call::Pid => return Reply::Pid(PID.try_into().unwrap()),
+        _ => assert_eq!(request.minor, MINOR),
+    }
     match &request.call {
         Call::Serving => Reply::Serving(tapctl::Serving {
             path: Some(path.to_owned()),
