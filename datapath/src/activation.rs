@@ -1,4 +1,4 @@
-//! From attach to detach: which provider serves the volume, and what each of the two does about it.
+//! From attach to detach: the provider that serves the volume, and the steps of each of the two.
 
 use host::Provider;
 use schemas::{Error, Failure};

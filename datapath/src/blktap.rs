@@ -1,14 +1,15 @@
 //! The host's own tapdisk as the one that serves: `device-config:tapdisk=blktap`.
 //!
 //! Its `ram:` driver loads an image into memory of its own and never writes it back
-//! (`drivers/block-ram.c`). So a volume is laid out, lent to one process of its own, and taken back
-//! at deactivate; then the process ends, as it holds one image in its life. There is none between
-//! attach and activate. What the driver cannot do is refused here, or by the store as long as the
-//! volume is lent.
+//! (`drivers/block-ram.c`). So a volume is written into an image, loaded by one process of its own, and
+//! taken back at deactivate; then the process ends, as it holds one image in its life. There is none between
+//! attach and activate. Operations that the driver cannot support are refused here, or by the
+//! store as long as the volume has an external holder.
 //!
-//! Invariant, for a kill at any moment: a volume is marked as lent before the process may write,
-//! and until all of it has come back; the process ends after that. So whoever finds the mark and
-//! the process takes back, and may do so again; who finds no mark has nothing to take back.
+//! Invariant, for a kill at any moment: the store knows the process as external holder before
+//! it may write, and until all of the volume has come back; the process ends after that. So a call
+//! that finds the holder alive takes the volume back, and may do so again; without a holder there is
+//! nothing to take back.
 
 use std::{ffi::OsString, time::Duration};
 
@@ -29,11 +30,11 @@ use crate::{
 /// How long it may take to load an image, which it does 512 bytes at a time.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a process that a volume was lent to has of it by now.
+/// The part of a volume that its external holder has.
 enum Held {
     /// The volume's bytes.
     All,
-    /// Nothing that could be had: why.
+    /// Nothing that could be taken back, with the reason.
     Nothing(String),
 }
 
@@ -64,7 +65,7 @@ impl Vdi<'_> {
         let removed = image.remove();
         handed.and(removed)?;
         self.ctx.log.info(format_args!(
-            "lent volume {} to tapdisk {}, minor {}, which has the only copy of new writes until \
+            "loaded volume {} into tapdisk {}, minor {}, which has the only copy of new writes until \
              the volume is deactivated",
             volume.key, running.identity.pid, running.minor
         ));
@@ -84,7 +85,7 @@ impl Vdi<'_> {
         let control_dir = self.control.path().to_string_lossy().into_owned();
         let pid = running.identity.pid;
         let serving = Serving { pid, control_dir, minor: minor.into(), read_only };
-        // Held until the mark is there, so that what was laid out is what the volume reads.
+        // Held until the store knows the holder, so that the volume cannot change after it was copied.
         let reading = Serving { pid: std::process::id(), read_only: true, ..serving.clone() };
         let path = self.layout.volume(&volume.key);
         let mut disk = Disk::open(&path, &store::Open { serving: reading })?;
@@ -107,13 +108,14 @@ impl Vdi<'_> {
             ),
             Err(error) => errors::tapdisk(Provider::Blktap, error),
         };
-        // Nobody has written to it.
+        // The process has written nothing yet.
         sr.lock()?.clear_external_holder(key)?;
         Err(refusal)
     }
 
-    /// Takes back what was lent, if anything was, before its process is ended. Where the process
-    /// is dead, or has let go of it, the volume is what it was at activate: that is logged.
+    /// Takes the volume back from its external holder, if it has one, before the process is ended.
+    /// Where the process is dead, or has closed the image, the volume keeps the contents that it had
+    /// at activate: that is logged.
     pub(crate) fn take_back(&mut self) -> Result<(), Error> {
         let Some(key) = self.served_key() else { return Ok(()) };
         Image::new(&self.control, &key).remove()?;
@@ -156,8 +158,8 @@ impl Vdi<'_> {
         }
     }
 
-    /// Who has a volume, by the store's word. Where there is no such SR or volume any more, there is
-    /// nothing that was lent.
+    /// The external holder of a volume, as the store knows it; none where the SR or the volume does not
+    /// exist any more.
     fn holder_of(&self, key: &Name) -> Result<Option<(Sr, ExternalHolder)>, Error> {
         let is_gone = |kind| {
             matches!(
@@ -176,7 +178,7 @@ impl Vdi<'_> {
         }
     }
 
-    /// The living process that has the volume.
+    /// The external holder, if it is the process of this volume and lives.
     fn holding_process(&self, holder: &ExternalHolder) -> Option<Running> {
         self.running().filter(|running| {
             running.identity.pid == holder.serving.pid
@@ -184,7 +186,7 @@ impl Vdi<'_> {
         })
     }
 
-    /// What a process has of the volume, by its own word.
+    /// The part of the volume that a process has, as it says itself.
     fn held(&self, running: &Running) -> Result<Held, Error> {
         let (pid, minor) = (running.identity.pid, running.minor);
         let entries = match running.client.list() {
@@ -201,7 +203,7 @@ impl Vdi<'_> {
                 Held::All
             }
             Some(it) => Held::Nothing(format!(
-                "the host's tapdisk {pid}, minor {minor}, was paused or closed by somebody else \
+                "the host's tapdisk {pid}, minor {minor}, was paused or closed by another program \
                  (state {:#x})",
                 it.state
             )),
@@ -209,7 +211,7 @@ impl Vdi<'_> {
         })
     }
 
-    /// The key of what is served between open and close: the volume, or the clone that takes its place.
+    /// The key that is served between open and close: that of the volume, or of the clone in its place.
     fn served_key(&self) -> Option<Name> {
         match &self.state.clone {
             Some(clone) if !self.state.persistent => Name::parse(clone).ok(),

@@ -84,8 +84,8 @@ impl Vdi<'_> {
         Ok(())
     }
 
-    /// Whether a tapdisk has an image open: then it may have the only copy of what was written, and
-    /// the record that named it was removed by hand.
+    /// Whether a tapdisk has an image open: then it may have the only copy of recent writes, and the
+    /// record that named it was removed by hand.
     fn has_image(&self, orphan: &Identity) -> bool {
         let client = Client::new(&self.control, orphan.pid).timeout(ANSWER_TIMEOUT);
         client.list().is_ok_and(|vbds| vbds.iter().any(|vbd| !vbd.params.is_empty()))
@@ -149,7 +149,7 @@ impl Vdi<'_> {
         self.kill(running, Duration::ZERO)
     }
 
-    /// Waits for a process to end, kills it where it does not, and removes what it left.
+    /// Waits for a process to end, kills it where it does not, and removes its files.
     pub(crate) fn kill(&self, running: &Running, patience: Duration) -> Result<(), Error> {
         let identity = &running.identity;
         if !identity.wait(patience)? {

@@ -12,7 +12,7 @@ pub(crate) mod errno {
 }
 
 /// The error for an exchange with the tapdisk of a provider. The host's own tapdisk is not killed
-/// for a failure, as it may have the only copy of what was written.
+/// for a failure, as it may have the only copy of recent writes.
 pub(crate) fn tapdisk(provider: Provider, error: tapctl::Error) -> Error {
     if provider == Provider::Ram {
         return error.into();

@@ -2,8 +2,8 @@
 //! tapdisk takes to load them.
 //!
 //! It lies beside the tapdisks' statistics, in `/dev/shm`, and not in the SR, where a volume would
-//! count twice. The stock driver never reads it again and never closes it: what it holds is freed
-//! by cutting it off, and without its name a tapdisk that somebody pauses fails to resume instead of
+//! count twice. The stock driver never reads it again and never closes it: its memory is freed
+//! by truncating it, and without its name a tapdisk that is paused fails to resume instead of
 //! serving old contents.
 
 use std::{
@@ -36,7 +36,7 @@ impl Image {
         &self.path
     }
 
-    /// Writes the contents of `disk` into it. What has its name was left by a call that was killed.
+    /// Writes the contents of `disk` into it. A file of that name was left by a call that was killed.
     pub(crate) fn lay_out(&self, disk: &mut Disk) -> Result<(), Error> {
         require_memory(disk)?;
         self.remove()?;
@@ -56,7 +56,7 @@ impl Image {
         if let Some(directory) = self.path.parent() {
             fs::create_dir_all(directory)?;
         }
-        // New, or it could be a link that somebody else has put there.
+        // A new file: an existing one could be a link that another user has put there.
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.path)
     }
 
@@ -76,13 +76,13 @@ impl Image {
         done.map_err(|error| self.failed(error))
     }
 
-    /// Frees what it holds, and removes it.
+    /// Frees its memory, and removes it.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         let emptied = OpenOptions::new().write(true).custom_flags(no_follow()).open(&self.path);
         let removed = emptied.and_then(|file| file.set_len(0)).and_then(|()| self.unlink());
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                // Something else than a file of ours: its name is what is in the way.
+                // It is no file of this plugin, and in the way.
                 self.unlink().map_err(|error| self.failed(error))
             }
             _ => Ok(()),
@@ -102,7 +102,7 @@ fn no_follow() -> i32 {
     i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default()
 }
 
-/// Checks that the host has room for what a disk takes beside the SR: all of it in the tapdisk's
+/// Checks that the host has room for the memory that a disk takes beside the SR: all of it in the tapdisk's
 /// memory, and its data once more until it is loaded.
 fn require_memory(disk: &mut Disk) -> Result<(), Error> {
     let mut data = 0;

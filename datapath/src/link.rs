@@ -1,8 +1,8 @@
 //! The path by which clients reach a volume, whichever process serves it: a symlink
 //! `<control dir>/nbd/<sr>/<key>` to that process' socket, and the URI that names it.
 //!
-//! What xapi was told at attach stays true when the tapdisk is replaced, since the link is renamed
-//! into place anew. A vbd3 disk's hotplug script resolves it before tapback parses the name, so the
+//! The URI that xapi got at attach stays valid when the tapdisk is replaced, since a new link is
+//! renamed into place. A vbd3 disk's hotplug script resolves it before tapback parses the name, so the
 //! target is the absolute `<control dir>/nbd<pid>.<minor>`.
 
 use std::{
@@ -96,7 +96,7 @@ impl Link {
 
     fn replace(&self, target: &std::path::Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        // One call at a time works on a volume: what has this name was left by one that was killed.
+        // One call at a time works on a volume: a link of this name was left by a call that was killed.
         let temporary = self.directory.join(format!(".{}", self.key));
         match symlink(target, &temporary) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -166,7 +166,7 @@ mod tests {
         }
         let mode = fs::metadata(&link.directory).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        // What a call left that was killed between the two steps is no obstacle.
+        // A link that a call left when it was killed between the two steps is no obstacle.
         symlink("/nowhere", link.directory.join(".key")).unwrap();
         link.point(9, 3).unwrap();
         link.remove().unwrap();

@@ -3,13 +3,13 @@
 //!
 //! This file is wiring. A method is one file below `methods/`. The methods share [`vdi`] (one volume,
 //! locked for one call), [`state`] (the record of it), [`session`] (the clone of a non-persistent
-//! disk), [`activation`] (who serves it), [`link`] (the path by which clients reach that process).
+//! disk), [`activation`] (which program serves it), [`link`] (the path by which clients reach that process).
 //! The process is handled by [`tapdisk`], [`starting`], [`serving`] and [`ending`]. Where the SR wants the
 //! host's own tapdisk, [`blktap`] has a volume laid out ([`image`]) and taken back ([`write_back`]).
 //!
 //! Invariant: calls for one volume come one after the other, and each may be killed at any point
-//! and repeated. So what is remembered never claims less than what exists: a number is written
-//! down before it is used, and forgotten after it is given back.
+//! and repeated. So a record never names less than what exists: a number is written down
+//! before it is used, and removed after it is given back.
 
 mod activation;
 mod blktap;
@@ -39,7 +39,7 @@ use crate::methods::{datapath, plugin as query};
 /// The name by which the plugin introduces itself.
 const NAME: &str = "datapath-plugin";
 
-/// What a method gets beside its parameters.
+/// The context of a call, which a method gets beside its parameters.
 type Context<'a> = plugin::Context<'a, Config>;
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     ExitCode::from(plugin::run(edges, &registry(Config::read(&environment))))
 }
 
-/// What this plugin implements. Each method becomes an installed link.
+/// The methods of this plugin. Each becomes an installed link.
 fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
     Registry::new(NAME, env!("CARGO_PKG_VERSION"), "Datapath of disks in the host's memory", config)
         .method::<p::Query>(query::query::run)

@@ -41,7 +41,7 @@ impl Vdi<'_> {
         }
     }
 
-    /// Has the tapdisk, if it lives, close what it serves. Afterwards nobody serves the volume for
+    /// Has the tapdisk, if it lives, close its image. Afterwards no process serves the volume for
     /// this plugin.
     pub(crate) fn close_in_tapdisk(&mut self) -> Result<(), Error> {
         let Some(running) = self.running() else { return Ok(()) };
@@ -66,15 +66,15 @@ impl Vdi<'_> {
         }
     }
 
-    /// Checks that no process but this tapdisk serves what `path` names. A tapdisk that finds out
-    /// itself has waited for some seconds then, and all of its clients with it.
+    /// Checks that no process but this tapdisk serves the volume at `path`. A tapdisk that finds another
+    /// holder by itself has waited some seconds for the lock by then.
     fn require_free(&self, path: &Path, pid: u32) -> Result<(), Error> {
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         let sr = self.sr()?;
         let holder = Name::parse(name).and_then(|key| sr.serving(&key))?;
         match holder {
-            // Somebody who changes the volume holds it for a moment, and may have left a name of
-            // the dead in place.
+            // A call that changes the volume holds it for a moment, and the lock file may still name
+            // a dead process.
             Some(other) if other.pid != pid && other.pid != 0 && process::exists(other.pid) => {
                 let message = format!(
                     "volume {name} is served by process {}, which is not its tapdisk (minor {}, \

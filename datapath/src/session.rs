@@ -1,5 +1,5 @@
-//! What is served between open and close: the volume, or the anonymous clone that takes the writes of
-//! a non-persistent disk.
+//! The volume that is served between open and close: the volume itself, or the anonymous clone that
+//! takes the writes of a non-persistent disk.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ impl Vdi<'_> {
         Ok(self.layout.volume(&volume.key))
     }
 
-    /// What is to be served: the volume, or the clone that takes its place.
+    /// The volume to serve: the volume itself, or the clone that takes its place.
     pub(crate) fn volume_to_serve(&mut self, mode: Mode) -> Result<Volume, Error> {
         let sr = self.sr()?;
         if !self.state.persistent {
@@ -62,7 +62,7 @@ impl Vdi<'_> {
         if sr.volume(clone.as_str()).is_ok() {
             return Ok(());
         }
-        // Nobody serves the volume through this plugin now, so nobody is there to be told.
+        // No process serves the volume through this plugin now, so none has to be told.
         Ok(sr.lock()?.clone_hidden(self.uri.key.as_str(), &clone, &mut Inactive)?)
     }
 
@@ -76,7 +76,7 @@ impl Vdi<'_> {
         }
     }
 
-    /// Throws the clone away, which nobody serves. Where the SR is not attached it is kept: it goes
+    /// Destroys the clone, which no process serves. Where the SR is not attached it is kept: it goes
     /// with the SR, or at the next chance.
     pub(crate) fn drop_clone(&mut self) -> Result<(), Error> {
         let Some(clone) = self.state.clone.clone() else { return Ok(()) };

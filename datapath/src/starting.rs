@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Vdi<'_> {
-    /// Makes sure of a tapdisk that lives and has a minor, and of a link to it. The
+    /// Makes sure that a tapdisk lives and has its minor, and that the link leads to it. The
     /// process of another provider has ended before.
     pub(crate) fn start(&mut self, provider: Provider) -> Result<(), Error> {
         if let Some(running) = self.running() {
@@ -80,7 +80,7 @@ impl Vdi<'_> {
         }
     }
 
-    /// A minor for a new tapdisk: the one before, where it is still reserved and nobody's.
+    /// A minor for a new tapdisk: the one before, where it is still reserved and no process has it.
     fn reserve(&self, before: Option<Minor>) -> Result<Minor, Error> {
         if let Some(before) = before
             && minors::is_attached(&self.control, before).is_ok_and(|attached| !attached)

@@ -1,5 +1,4 @@
-//! What is remembered of a volume between calls, and the lock that makes calls for it come one
-//! after the other.
+//! The record of a volume between calls, and the lock that serializes the calls for it.
 //!
 //! The store keeps both with the SR, and they vanish with it. A volume of which there is nothing to say
 //! has neither.
@@ -15,7 +14,7 @@ use tapctl::{Identity, Minor};
 /// How long a call waits for its turn: starting and stopping a tapdisk that hangs takes half of it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a domain does with a volume.
+/// The use that a domain makes of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Hold {
@@ -78,15 +77,15 @@ pub(crate) struct Tapdisk {
     pub(crate) provider: Provider,
 }
 
-/// What is remembered of a volume.
+/// The contents of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// Whether writes outlive Datapath.close. Else what is served is `clone`, never the volume.
+    /// Whether writes outlive Datapath.close. Otherwise `clone` is served, never the volume.
     pub(crate) persistent: bool,
     /// The key of the anonymous clone that takes the writes of a non-persistent disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) clone: Option<String>,
-    /// Who has attached the volume, and what for.
+    /// The domains that have attached the volume, and the use of each.
     pub(crate) domains: BTreeMap<String, Hold>,
     /// The process that serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -163,7 +162,7 @@ impl Record {
         self.0.is_locked()
     }
 
-    /// What it says; the default where there is none.
+    /// Reads it; the default where there is none.
     pub(crate) fn read(&self) -> Result<State, Error> {
         let Some(bytes) = self.0.read()? else { return Ok(State::default()) };
         serde_json::from_slice(&bytes).map_err(|error| {

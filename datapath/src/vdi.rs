@@ -1,6 +1,6 @@
 //! One volume for the length of one call: its lock, its record, and the SR that it lies in.
 //!
-//! What the methods do with it lies in files of their own: [`crate::session`] (the clone of a
+//! The operations on it lie in files of their own: [`crate::session`] (the clone of a
 //! non-persistent disk), [`crate::tapdisk`] and its neighbours (the process that serves it),
 //! [`crate::blktap`] (the host's own tapdisk in its place), [`crate::activation`] (which of the two).
 
@@ -32,7 +32,7 @@ pub(crate) struct Vdi<'a> {
 }
 
 impl<'a> Vdi<'a> {
-    /// Takes the volume's lock and reads what is remembered. The volume need not exist.
+    /// Takes the volume's lock and reads its record. The volume need not exist.
     pub(crate) fn lock(ctx: &'a Context<'a>, uri: &str) -> Result<Self, Error> {
         let uri: VolumeUri = uri.parse()?;
         let Config { sr_root, lock_dir, may_mount, control, .. } = ctx.config.clone();
@@ -50,13 +50,13 @@ impl<'a> Vdi<'a> {
         Ok(vdi)
     }
 
-    /// The mark of what was started and reserved for this volume: a process and a minor that a
-    /// killed call left are found by it. Unique on a host, where several control directories may be.
+    /// The mark of the process that was started for this volume, and of the minor that was reserved
+    /// for it: after a call was killed, both are found by it. Unique on a host, where several control directories may be.
     pub(crate) fn mark(&self) -> String {
         format!("{} {}", self.control.path().display(), self.uri)
     }
 
-    /// Remembers what is known by now.
+    /// Writes the state into the record.
     pub(crate) fn save(&self) -> Result<(), Error> {
         self.record.write(&self.state)
     }
@@ -65,7 +65,7 @@ impl<'a> Vdi<'a> {
     pub(crate) fn sr(&self) -> Result<Sr, Error> {
         let sr = self.open_sr()?;
         if !self.record.is_locked() {
-            // There was no SR when this call began: nothing could be remembered of what it does.
+            // There was no SR when this call began, so there is no record to write to.
             let message = format!("SR {} is just being attached: repeat the call", self.uri.sr);
             return Err(Error::new(Failure::Eagain, message));
         }

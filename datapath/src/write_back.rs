@@ -1,5 +1,5 @@
-//! Taking a disk back from an NBD server: what differs is written into the volume, block by block,
-//! and blocks of zeros take no memory.
+//! Taking a disk back from an NBD server: blocks that differ are written into the volume, and blocks
+//! of zeroes take no memory.
 //!
 //! The server is the host's tapdisk, of which no more is asked than it does well
 //! (`drivers/tapdisk-nbdserver.c`): one plain read at a time, no structured replies, no block
@@ -52,7 +52,7 @@ impl From<store::Error> for Failed {
     }
 }
 
-/// What a block of the volume has to become.
+/// The change that a block of the volume needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Nothing,
@@ -60,7 +60,8 @@ enum Change {
     Data,
 }
 
-/// Takes the lent volume `key` back from the server at `socket`, and ends the loan: all of it or
+/// Takes volume `key` back from its external holder, the server at `socket`, which holds it no longer
+/// afterwards: all of it or
 /// nothing, if the SR has room for both. The bytes that had changed.
 pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Failed> {
     let mut server = connect(socket)?;
@@ -76,8 +77,8 @@ pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Faile
         let length = u32::try_from(size - at).unwrap_or(STEP_BYTES).min(STEP_BYTES);
         match step(&mut server, returned.disk(), at, length, &mut changed) {
             Ok(()) => at += u64::from(length),
-            // A call that was killed may have left as much as the whole volume. What cannot be
-            // collected, check explains.
+            // A call that was killed may have left as much as the whole volume. A failed
+            // collection is reported by `volume-plugin check`.
             Err(Failed::Store(error)) if error.kind() == ErrorKind::NoSpace && !collected => {
                 collected = true;
                 let _freed = sr.lock().and_then(|lock| lock.collect(&mut Inactive));
@@ -98,7 +99,7 @@ pub(crate) fn write_back(sr: &Sr, key: &str, socket: &Path) -> Result<u64, Faile
     Ok(changed)
 }
 
-/// The first error is the one to tell; what is left is collected.
+/// The first error is the one to report; the next collection frees the rest.
 fn abandon(returned: WriteBack<'_>) {
     let _garbage = returned.abandon();
 }

@@ -1,4 +1,4 @@
-//! Datapath.attach: a tapdisk with a minor, idle, and how to reach what it will serve.
+//! Datapath.attach: an idle tapdisk with a minor, and the URI of the disk that it will serve.
 
 use schemas::{
     Error, StringMap,

@@ -19,7 +19,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: UriParams) -> Result<(), Error> {
             );
             return Err(Error::new(Failure::VdiInUse, message));
         }
-        // Whoever had it active has lost it with the tapdisk.
+        // The domains that had it active have lost it with the tapdisk.
         vdi.state.deactivate_all();
         vdi.close_image()?;
     }

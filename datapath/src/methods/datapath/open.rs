@@ -21,10 +21,10 @@ pub(crate) fn run(ctx: &Context<'_>, p: OpenParams) -> Result<(), Error> {
             );
             return Err(Error::new(Failure::VdiInUse, message));
         }
-        // The tapdisk that they had it from is dead: nobody uses it.
+        // The tapdisk of these domains is dead, so none of them uses the volume.
         vdi.state.deactivate_all();
     }
-    // What a call left open that was killed.
+    // An image that a killed call left open.
     vdi.close_image()?;
     vdi.drop_clone()?;
     // From here on it is a clone or nothing that is served: never the volume itself by mistake.

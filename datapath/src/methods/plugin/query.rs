@@ -1,4 +1,4 @@
-//! Plugin.query: what this plugin is and can do. Only what works is named: the caller relies on it.
+//! Plugin.query: name, version and features of this plugin. Only working features are named: the caller relies on them.
 
 use schemas::{
     Error, NoParams, StringMap,
