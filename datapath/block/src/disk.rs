@@ -11,7 +11,7 @@ use crate::{Extent, StatusExtent};
 /// never waits. Each one has taken effect when it returns, or has failed: a failed write may have been
 /// applied in part.
 ///
-/// [`Slice`](sys::Slice)s that `read` hands out keep their contents until something changes those
+/// [`Slice`](memory::Slice)s that `read` hands out keep their contents until something changes those
 /// blocks through this disk. Until then the drive has copied out what points into them.
 pub trait Disk {
     /// Unit in which the disk lets go of memory. A change of one byte may release the memory of all of

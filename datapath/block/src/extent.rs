@@ -1,6 +1,6 @@
 //! Parts of a disk: what was read, and what is allocated.
 
-use sys::Slice;
+use memory::Slice;
 
 /// A part of what was read.
 #[derive(Clone, Debug)]

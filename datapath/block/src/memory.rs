@@ -3,10 +3,10 @@
 //!
 //! A block that was never written, or was discarded, is a hole of the file and is not touched by reads.
 
-use std::{fs::File, io, rc::Rc};
+use std::{fs::File, io};
 
+use memory::{Slice, WriteMap};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
-use sys::{Access, Map, Slice};
 
 use crate::{Disk, Extent, StatusExtent};
 
@@ -17,7 +17,7 @@ const BLOCK_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub struct Memory {
     file: File,
-    map: Rc<Map>,
+    map: WriteMap,
     size: u64,
     present: Vec<bool>,
     /// Whether writes are refused.
@@ -42,7 +42,7 @@ impl Memory {
         let length =
             usize::try_from(blocks * BLOCK_BYTES).map_err(|_| io::ErrorKind::OutOfMemory)?;
         Ok(Self {
-            map: Rc::new(Map::new(&file, 0, length, Access::ReadWrite)?),
+            map: WriteMap::new(&file, 0, length)?,
             file,
             size,
             present: vec![false; length / BLOCK_BYTES as usize],
@@ -92,7 +92,7 @@ impl Disk for Memory {
         self.failure()?;
         self.runs(offset, length.into(), |at, length, present| {
             into.push(if present {
-                Extent::Data(Slice::new(&self.map, at as usize, length as usize))
+                Extent::Data(Slice::new(self.map.reader(), at as usize, length as usize))
             } else {
                 Extent::Zeroes(length as u32)
             });

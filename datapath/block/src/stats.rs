@@ -37,15 +37,15 @@ pub struct Stats {
 }
 
 impl Direction {
-    /// Counts a request for a range. Where it fails, [`Self::fail`] takes it back.
+    /// Counts a request for a range that the disk has carried out, or has failed to.
     #[inline]
-    pub fn count(&mut self, offset: u64, length: u32) {
-        self.requests += 1;
+    pub fn count(&mut self, offset: u64, length: u32, done: bool) {
+        *if done { &mut self.requests } else { &mut self.failed } += 1;
         self.sectors += (offset + u64::from(length)).div_ceil(SECTOR_BYTES) - offset / SECTOR_BYTES;
     }
 
-    /// Counts a request that is answered with an error.
-    pub fn fail(&mut self) {
+    /// Counts a request that did not reach the disk.
+    pub fn count_refused(&mut self) {
         self.failed += 1;
     }
 
@@ -114,12 +114,11 @@ mod tests {
     #[test]
     fn sectors_touched_in_part_count() {
         let mut reads = Direction::default();
-        reads.count(511, 2);
+        reads.count(511, 2, true);
         assert_eq!(reads.sectors, 2);
-        reads.count(512, 512);
-        assert_eq!((reads.sectors, reads.requests), (3, 2));
-        reads.fail();
-        assert_eq!(reads.answered(), 3);
+        reads.count(512, 512, false);
+        reads.count_refused();
+        assert_eq!((reads.sectors, reads.requests, reads.failed, reads.answered()), (3, 1, 2, 3));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 
 use std::{env, fs, io, os::unix::net::UnixListener, sync::atomic::AtomicBool};
 
-use nbd::memory::{Greeting, Memory, serve};
+use block::{Drive, memory::Memory};
+use nbd::serve::{Greeting, serve};
 
 fn main() -> io::Result<()> {
     let usage = || io::Error::other("usage: serve <socket> <MiB> [old]");
@@ -13,6 +14,7 @@ fn main() -> io::Result<()> {
     let greeting = if arguments.next().is_some() { Greeting::Old } else { Greeting::New };
     let _not_there = fs::remove_file(&path);
     let listener = UnixListener::bind(&path)?;
-    serve(&listener, greeting, &mut Memory::new(mebibytes << 20)?, &AtomicBool::new(false))?;
+    let mut drive = Drive::new(Memory::new(mebibytes << 20)?);
+    serve(&listener, greeting, &mut drive, &AtomicBool::new(false))?;
     Ok(())
 }

@@ -14,7 +14,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use nbd::memory::{Greeting, Memory, serve};
+use block::{Drive, memory::Memory};
+use nbd::serve::{Greeting, serve};
 
 /// A server in a thread, with a directory for its socket and for files of the test.
 struct Server {
@@ -31,9 +32,9 @@ impl Server {
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
-                let mut export = Memory::new(size).unwrap();
-                export.read_only = read_only;
-                serve(&listener, greeting, &mut export, &stop).unwrap();
+                let mut disk = Memory::new(size).unwrap();
+                disk.read_only = read_only;
+                serve(&listener, greeting, &mut Drive::new(disk), &stop).unwrap();
             }
         });
         Self { directory, stop, thread: Some(thread) }

@@ -63,7 +63,7 @@ fn random_requests_and_random_bytes_in_the_transmission() {
     let mut random = Random(0x8765_4321);
     for round in 0..150 {
         let mut rig = Rig::started(round % 2 == 0);
-        rig.export.read_only = round % 5 == 0;
+        rig.disk().read_only = round % 5 == 0;
         for _ in 0..40 {
             let offset = match random.below(4) {
                 0 => random.next(),

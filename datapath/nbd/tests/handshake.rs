@@ -145,7 +145,7 @@ fn info_tells_what_is_asked_and_go_starts() {
 #[test]
 fn a_read_only_disk_says_so() {
     let mut rig = greeted(3);
-    rig.export.read_only = true;
+    rig.disk().read_only = true;
     let replies = rig.option(option::INFO, &client::info_request(b"", &[]));
     assert_eq!(replies[0].1, export_info(SIZE, FLAGS | flag::READ_ONLY));
 }
@@ -240,16 +240,16 @@ fn an_old_style_server_is_served_without_a_word_of_the_client() {
 #[test]
 fn a_server_that_shuts_down_refuses_and_is_over_when_everything_is_said() {
     let mut rig = greeted(3);
-    rig.connection.shutdown();
+    rig.connection.stop();
     rig.drive();
-    assert!(matches!(rig.end, Some(End::Shutdown)));
+    assert!(matches!(rig.end, Some(End::Stopped)));
 
     let mut rig = greeted(3);
-    rig.connection.shutdown();
+    rig.connection.stop();
     rig.send(&option_bytes(option::GO, &client::info_request(b"", &[])));
     let got = rig.exchange(b"");
     assert_eq!(refusal(&option_replies(&got, option::GO)), reply::ERR_SHUTDOWN);
-    assert!(matches!(rig.end, Some(End::Shutdown)));
+    assert!(matches!(rig.end, Some(End::Stopped)));
 }
 
 /// A whole conversation gives the same answer however the bytes are cut into portions.

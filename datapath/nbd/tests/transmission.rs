@@ -9,11 +9,12 @@ use std::{
     thread,
 };
 
+use block::{Drive, Stats, StatusExtent, memory::Memory};
 use common::*;
 use nbd::{
-    End, Errno, Stats, StatusExtent,
+    End, Errno,
     client::{Client, Error, Wish},
-    memory::{Greeting, Memory, serve},
+    serve::{Greeting, serve},
     wire::{self, chunk, command, command_flag as flag, transmission_flag},
 };
 
@@ -25,9 +26,9 @@ fn with_client(structured: bool, read_only: bool, test: impl FnOnce(&mut Client)
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let server = scope.spawn(|| {
-            let mut export = Memory::new(SIZE).unwrap();
-            export.read_only = read_only;
-            serve(&listener, Greeting::New, &mut export, &stop).unwrap()
+            let mut disk = Memory::new(SIZE).unwrap();
+            disk.read_only = read_only;
+            serve(&listener, Greeting::New, &mut Drive::new(disk), &stop).unwrap()
         });
         // Also when the test panics, so that the scope can end.
         let _stopped = Stop(&stop);
@@ -83,10 +84,11 @@ fn what_is_written_is_read_with_every_kind_of_reply() {
             assert_eq!(client.read(0, 0).unwrap(), b"");
             client.write(0, b"").unwrap();
         });
-        assert_eq!((stats.reads, stats.writes, stats.discards), (3, 2, 4));
-        assert_eq!(stats.write_sectors, 196 + 1);
+        let (reads, writes) = (stats.read.requests, stats.write.requests);
+        assert_eq!((reads, writes, stats.discards), (3, 2, 4));
+        assert_eq!(stats.write.sectors, 196 + 1);
         assert_eq!(stats.flushes, 3);
-        assert_eq!((stats.read_fails, stats.write_fails, stats.other_fails), (0, 0, 0));
+        assert_eq!(stats.failed(), 0);
     }
 }
 
@@ -109,7 +111,7 @@ fn requests_outside_the_disk_or_the_rules_are_refused_and_the_connection_goes_on
             }
             assert_eq!(client.read(0, 1).unwrap(), [0]);
         });
-        assert_eq!((stats.read_fails, stats.write_fails), (3, 2));
+        assert_eq!((stats.read.failed, stats.write.failed), (3, 2));
     }
 }
 
@@ -187,7 +189,7 @@ fn a_read_over_holes_comes_in_chunks_and_in_one_if_that_is_demanded() {
 #[test]
 fn errors_of_the_export_reach_the_client_with_their_text() {
     let mut rig = Rig::started(true);
-    rig.export.fail_next = Some(std::io::Error::new(std::io::ErrorKind::StorageFull, "full up"));
+    rig.disk().fail_next = Some(std::io::Error::new(std::io::ErrorKind::StorageFull, "full up"));
     let got = rig.exchange(&write_request(1, 0, &[7; 4096]));
     let head = wire::Chunk::from_bytes(got.first_chunk().unwrap());
     assert_eq!((head.kind, head.flags), (chunk::ERROR, 1));
@@ -196,14 +198,14 @@ fn errors_of_the_export_reach_the_client_with_their_text() {
     let unsupported = || Some(std::io::Error::from(std::io::ErrorKind::Unsupported));
     let mut rig = Rig::started(false);
     for (flags, expected) in [(0, Errno::EINVAL), (flag::FAST_ZERO, Errno::ENOTSUP)] {
-        rig.export.fail_next = unsupported();
+        rig.disk().fail_next = unsupported();
         let got = rig.exchange(&request(command::WRITE_ZEROES, flags, 1, 0, 4096));
         assert_eq!(got, simple_reply(1, expected.code()));
     }
-    rig.export.fail_next = Some(std::io::Error::other("broken"));
+    rig.disk().fail_next = Some(std::io::Error::other("broken"));
     let got = rig.exchange(&request(command::READ, 0, 1, 0, 4096));
     assert_eq!(got, simple_reply(1, Errno::EIO.code()));
-    assert_eq!((rig.stats.read_fails, rig.stats.other_fails), (1, 2));
+    assert_eq!((rig.stats().read.failed, rig.stats().other_failed), (1, 2));
 }
 
 #[test]
@@ -220,8 +222,9 @@ fn a_thousand_requests_in_one_go_are_answered_in_order() {
         expected.extend(data);
     }
     assert!(rig.exchange(&requests) == expected);
-    assert_eq!((rig.stats.reads, rig.stats.writes), (1000, 1000));
-    assert_eq!(rig.connection.outstanding(), 0);
+    assert_eq!((rig.stats().read.requests, rig.stats().write.requests), (1000, 1000));
+    let frontend: &dyn block::Frontend<Memory> = &rig.connection;
+    assert_eq!(frontend.outstanding(), 0);
 }
 
 /// The client dies at every point of a write: nothing of it is applied until all of it is here.
@@ -235,18 +238,18 @@ fn a_write_that_is_cut_off_changes_nothing() {
         rig.client.shutdown(std::net::Shutdown::Both).unwrap();
         rig.drive();
         assert!(matches!(rig.end, Some(End::Truncated)), "{length}: {:?}", rig.end);
-        assert_eq!(rig.export.changes, 0);
+        assert_eq!(rig.disk().changes, 0);
     }
     let mut rig = Rig::started(true);
     rig.send(&whole);
     rig.client.shutdown(std::net::Shutdown::Write).unwrap();
     rig.drive();
-    assert!(matches!(rig.end, Some(End::Gone)));
+    assert!(matches!(rig.end, Some(End::SocketClosed)));
     assert_eq!(rig.take(), simple_reply(1, 0), "a half-closed client still gets its reply");
-    assert!(contents(&mut rig.export, 4096, 10_000) == data);
+    assert!(contents(&mut rig.drive, 4096, 10_000) == data);
 }
 
-/// While one large write is carried out the next ones come in already: each still arrives whole, in
+/// While one large write is handled the next ones come in already: each still arrives whole, in
 /// its turn, whatever lies between them, and the last one, which is cut off, not at all.
 #[test]
 fn large_writes_in_flight_keep_their_order_and_their_bytes() {
@@ -270,11 +273,11 @@ fn large_writes_in_flight_keep_their_order_and_their_bytes() {
     let cut_off = write_request(99, 0, &vec![7; 1 << 20]);
     bytes.extend(&cut_off[..cut_off.len() - 1]);
     assert!(rig.exchange(&bytes) == expected);
-    assert!(contents(&mut rig.export, 0, model.len() as u32) == model);
+    assert!(contents(&mut rig.drive, 0, model.len() as u32) == model);
     rig.client.shutdown(std::net::Shutdown::Both).unwrap();
     rig.drive();
     assert!(matches!(rig.end, Some(End::Truncated)), "{:?}", rig.end);
-    assert!(contents(&mut rig.export, 0, model.len() as u32) == model);
+    assert!(contents(&mut rig.drive, 0, model.len() as u32) == model);
 }
 
 #[test]
@@ -293,12 +296,12 @@ fn a_request_without_its_magic_ends_the_session_after_the_replies_before_it() {
 #[test]
 fn a_disk_that_is_closed_answers_what_comes_and_applies_none_of_it() {
     let mut rig = Rig::started(false);
-    rig.connection.shutdown();
+    rig.connection.stop();
     let bytes = [write_request(1, 0, &[1; 100]), request(command::READ, 0, 2, 0, 100)].concat();
     let code = Errno::ESHUTDOWN.code();
     assert_eq!(rig.exchange(&bytes), [simple_reply(1, code), simple_reply(2, code)].concat());
-    assert!(matches!(rig.end, Some(End::Shutdown)));
-    assert_eq!(rig.export.changes, 0);
+    assert!(matches!(rig.end, Some(End::Stopped)));
+    assert_eq!(rig.disk().changes, 0);
 }
 
 /// Requests from a model's hand: random commands against a plain array, with several in flight.

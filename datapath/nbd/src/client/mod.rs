@@ -15,9 +15,10 @@ use std::{
 use handshake::array;
 pub use handshake::{greet, info_request, meta_query, option, receive_option_reply, send_option};
 
+use block::StatusExtent;
+
 use crate::{
     errno::Errno,
-    export::StatusExtent,
     wire::{
         self, BASE_ALLOCATION, PAYLOAD_BYTES_MAX, chunk, client_flag, command, command_flag, info,
         option, state,

@@ -1,13 +1,13 @@
-//! What was received after the message that is just being carried out of the buffer: the next buffer.
+//! Bytes received after the message that is just being handled: the next buffer.
 
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{RecvFlags, recv};
 
-use super::reserve::Reserve;
+use super::reserve::{ReceiveLimit, Reserve};
 
 /// Bytes that follow those in the buffer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ahead {
     bytes: Vec<u8>,
     end: usize,
@@ -15,6 +15,10 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
+    pub(super) fn new(limit: &ReceiveLimit) -> Self {
+        Self { bytes: Vec::new(), end: 0, reserve: Reserve::none(limit) }
+    }
+
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.end == 0
@@ -25,16 +29,15 @@ impl Ahead {
         self.bytes.len()
     }
 
-    /// Receives what is there into as much memory as the buffer has, where that is to spare. What
-    /// goes wrong is found out again by whoever receives when there is nothing else to do. How many
-    /// bytes came.
+    /// Receives into as much memory as the buffer has (`length` bytes), where that is to spare. Returns
+    /// the number of bytes that came. An error of the socket comes again at the next receive.
     pub(super) fn receive(&mut self, socket: &UnixStream, length: usize) -> usize {
         if self.bytes.len() < length {
-            if !self.is_empty() || !Reserve::has_plenty(length) {
+            if !self.is_empty() || !self.reserve.limit().has_plenty(length) {
                 return 0;
             }
             self.bytes = vec![0; length];
-            self.reserve = Reserve::take(length);
+            self.reserve.become_bytes(length);
         }
         let room = &mut self.bytes[self.end..];
         if room.is_empty() {
@@ -45,7 +48,8 @@ impl Ahead {
         count
     }
 
-    /// Takes the place of a buffer of which everything is consumed; how many bytes it then holds.
+    /// Takes the place of a buffer of which everything is consumed. Returns the number of bytes that
+    /// the buffer then holds.
     pub(super) fn become_buffer(&mut self, buffer: &mut Vec<u8>) -> usize {
         let count = std::mem::take(&mut self.end);
         if self.bytes.len() == buffer.len() {

@@ -1,8 +1,8 @@
-//! One connection: moves bytes between the socket, the two queues and whoever obeys.
+//! One connection: moves bytes between the socket and the two queues, and has messages handled.
 
 use std::{
     cell::RefCell,
-    fmt, io,
+    io,
     os::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
@@ -10,312 +10,144 @@ use std::{
     rc::Rc,
 };
 
+use block::{Budget, Clock, Disk, Drive, Frontend, Interest, Pins, Progress, Stats};
+
 use super::{
-    handshake,
+    end::End,
+    greeting,
     input::{Input, Received},
-    loans::Loans,
     output::Output,
-    request::Refusal,
-};
-use crate::{
-    export::{Export, Extent, Stats, StatusExtent},
-    wire::STRING_BYTES_MAX,
+    session::{Export, PENDING_MAX, Phase, Session},
+    turn::{Scratch, Turn},
 };
 
-/// Work of one turn before other connections get theirs, in bytes received or sent.
-const TURN_BYTES: usize = 4 << 20;
-/// What a request costs beside its bytes, in the same unit.
+/// The cost of a request beside its bytes, in the unit of [`Budget`].
 const REQUEST_COST_BYTES: usize = 1 << 10;
-/// What a disk is called by clients that ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    pub(super) name: String,
-    pub(super) description: String,
-}
 
-impl Identity {
-    /// `name` is answered to `LIST` and `INFO`, `description` is for people. Both are cut to
-    /// what the protocol allows.
-    #[must_use]
-    pub fn new(name: &str, description: &str) -> Self {
-        let cut = |text: &str| {
-            let mut length = text.len().min(STRING_BYTES_MAX);
-            while !text.is_char_boundary(length) {
-                length -= 1;
-            }
-            text[..length].to_owned()
-        };
-        Self { name: cut(name), description: cut(description) }
-    }
-}
-
-/// What the loop has to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interest {
-    /// Until the socket has something to receive.
-    pub readable: bool,
-    /// Until the socket takes something.
-    pub writable: bool,
-}
-
-/// How a turn ended.
+/// How a turn of a connection ended.
 #[derive(Debug)]
-pub enum Progress {
+pub enum Turned {
     /// There was nothing to do.
     Idle,
-    /// Something was done; the rest has to wait for the socket.
+    /// Something was done; the rest waits for the socket or the drive.
     Worked,
-    /// The turn was over before the work: the next one need not wait for the socket.
+    /// The budget was spent before the work was done: the next turn need not wait for the socket.
     More,
     /// Over. The connection can be dropped, which closes the socket.
     Closed(End),
 }
 
-/// Why a connection is over.
-#[derive(Debug)]
-pub enum End {
-    /// The client took its leave, and has every reply.
-    Disconnected,
-    /// The client gave up during the handshake.
-    Aborted,
-    /// The client closed the socket between two requests, without taking its leave.
-    Gone,
-    /// The client closed the socket in the middle of a message, which had no effect.
-    Truncated,
-    /// [`Connection::shutdown`], and the client has every reply.
-    Shutdown,
-    /// The client broke the protocol where it has no error reply.
-    Violation(&'static str),
-    /// The socket failed.
-    Failed(io::Error),
-}
-
-impl End {
-    /// What an error of the socket means.
-    pub(super) fn of(error: io::Error) -> Self {
-        match error.kind() {
-            // What a socket says whose other end was closed with something unread.
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Gone,
-            _ => Self::Failed(error),
-        }
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disconnected => f.write_str("the client has disconnected"),
-            Self::Aborted => f.write_str("the client has aborted the handshake"),
-            Self::Gone => f.write_str("the client has closed the socket"),
-            Self::Truncated => f.write_str("the client has closed the socket within a message"),
-            Self::Shutdown => f.write_str("shut down"),
-            Self::Violation(what) => write!(f, "protocol violation: {what}"),
-            Self::Failed(error) => write!(f, "socket: {error}"),
-        }
-    }
-}
-
-/// Which messages are expected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    ClientFlags,
-    Options,
-    Transmission,
-}
-
-/// What was negotiated, and what is under way.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) phase: Phase,
-    /// No zeroes after `EXPORT_NAME`.
-    pub(super) no_zeroes: bool,
-    /// Structured replies.
-    pub(super) structured: bool,
-    /// The export name for which `base:allocation` was chosen.
-    pub(super) allocation_of: Option<Vec<u8>>,
-    /// `base:allocation` can be asked for.
-    pub(super) allocation: bool,
-    /// To be answered when the payload that is being dropped is through.
-    pub(super) refused: Option<(u64, Refusal)>,
-    /// Requests are answered and not obeyed any more.
-    pub(super) stopping: bool,
-}
-
-/// Everything that obeying a message may touch, for the length of one turn.
-pub(super) struct Turn<'a, E> {
-    pub(super) socket: &'a UnixStream,
-    pub(super) identity: &'a Identity,
-    pub(super) session: &'a mut Session,
-    pub(super) input: &'a mut Input,
-    pub(super) output: &'a mut Output,
-    pub(super) loans: Option<&'a Loans>,
-    pub(super) extents: &'a mut Vec<Extent>,
-    pub(super) statuses: &'a mut Vec<StatusExtent>,
-    pub(super) descriptors: &'a mut Vec<u8>,
-    pub(super) export: &'a mut E,
-    pub(super) stats: &'a mut Stats,
-    /// Work done, in bytes: see [`TURN_BYTES`].
-    pub(super) spent: usize,
-}
-
-/// Why obeying has paused.
+/// Why handling messages has paused.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pause {
     /// The next message is not complete.
     Starved,
-    /// Too much is unsent.
+    /// Too much is unsent, or too many large changes are under way.
     Full,
     /// Enough for one turn.
-    Over,
-}
-
-impl<E: Export> Turn<'_, E> {
-    /// Obeys every message that is here, until too much is unsent.
-    #[inline]
-    fn obey(&mut self) -> Result<Pause, End> {
-        while !self.output.is_full() {
-            if self.input.skipping() {
-                return Ok(Pause::Starved);
-            }
-            self.answer_refused();
-            let obeyed = match self.session.phase {
-                Phase::Transmission => self.request()?,
-                Phase::Options => self.option()?,
-                Phase::ClientFlags => self.client_flags()?,
-            };
-            if !obeyed {
-                return Ok(Pause::Starved);
-            }
-            self.spent += REQUEST_COST_BYTES;
-            if self.spent >= TURN_BYTES {
-                return Ok(Pause::Over);
-            }
-        }
-        Ok(Pause::Full)
-    }
+    Spent,
 }
 
 /// The server side of a connection.
 ///
-/// The loop calls [`ready`](Self::ready) whenever the socket is ready for what
-/// [`interest`](Self::interest) says, asks for the interest again, and drops the connection when
-/// it is told that it is over.
+/// The loop calls [`turn`](Self::turn) whenever the socket is ready for what
+/// [`interest`](Self::interest) says and when the drive has finished a large change, asks for the
+/// interest again, and drops the connection when a turn says that it is over.
 #[derive(Debug)]
 pub struct Connection {
     socket: UnixStream,
-    identity: Rc<Identity>,
+    export: Rc<Export>,
     session: Session,
     input: Input,
     output: Rc<RefCell<Output>>,
-    loans: Option<Rc<Loans>>,
-    /// The last turn, when everything queued is sent.
+    stats: Stats,
+    /// Why the connection ends as soon as everything queued is sent.
     end: Option<End>,
-    // Kept for their capacity.
-    extents: Vec<Extent>,
-    statuses: Vec<StatusExtent>,
-    descriptors: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Connection {
-    /// A connection that begins with the newstyle greeting, which is queued.
+    /// A connection that begins with the newstyle greeting, which is queued. Its replies may point into
+    /// the disk of the drive to which `pins` belongs.
     ///
     /// # Errors
     /// Where the socket cannot be made non-blocking.
-    pub fn new(socket: UnixStream, identity: Rc<Identity>) -> io::Result<Self> {
-        Self::begin(socket, identity, Phase::ClientFlags, &handshake::greeting())
+    pub fn new(socket: UnixStream, export: Rc<Export>, pins: &Pins) -> io::Result<Self> {
+        Self::begin(socket, export, pins, Phase::ClientFlags, &greeting::newstyle())
     }
 
     /// A connection that begins with the old-style greeting, after which requests follow at once.
     ///
     /// # Errors
     /// Where the socket cannot be made non-blocking.
-    pub fn old_style<E: Export>(
+    pub fn old_style<D: Disk>(
         socket: UnixStream,
-        identity: Rc<Identity>,
-        export: &E,
+        export: Rc<Export>,
+        drive: &Drive<D>,
     ) -> io::Result<Self> {
-        let flags = handshake::transmission_flags(export.read_only(), false);
-        let greeting = handshake::old_greeting(export.size(), flags);
-        Self::begin(socket, identity, Phase::Transmission, &greeting)
+        let flags = greeting::transmission_flags(drive.read_only(), false);
+        let greeting = greeting::oldstyle(drive.size(), flags);
+        let pins = drive.attachments().pins();
+        Self::begin(socket, export, pins, Phase::Transmission, &greeting)
     }
 
     fn begin(
         socket: UnixStream,
-        identity: Rc<Identity>,
+        export: Rc<Export>,
+        pins: &Pins,
         phase: Phase,
         greeting: &[u8],
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let mut output = Output::default();
         output.push(greeting);
+        let output = Rc::new(RefCell::new(output));
+        pins.register(&output);
         Ok(Self {
             socket,
-            identity,
-            session: Session {
-                phase,
-                no_zeroes: false,
-                structured: false,
-                allocation_of: None,
-                allocation: false,
-                refused: None,
-                stopping: false,
-            },
-            input: Input::new(),
-            output: Rc::new(RefCell::new(output)),
-            loans: None,
+            session: Session::new(phase),
+            input: Input::new(&export.limit),
+            export,
+            output,
+            stats: Stats::default(),
             end: None,
-            extents: Vec::new(),
-            statuses: Vec::new(),
-            descriptors: Vec::new(),
+            scratch: Scratch::default(),
         })
     }
 
-    /// Lets replies point into the export from one turn to the next: see [`Loans`] for what the
-    /// owner of the disk promises. Otherwise what is not sent at the end of a turn is copied.
-    #[must_use]
-    pub fn lending(mut self, loans: &Rc<Loans>) -> Self {
-        loans.enter(&self.output);
-        self.loans = Some(Rc::clone(loans));
-        self
-    }
-
-    /// Receives what is there, obeys every request that is complete, and sends the replies.
-    pub fn ready<E: Export>(&mut self, export: &mut E, stats: &mut Stats) -> Progress {
-        let queue = Rc::clone(&self.output);
-        let mut output = queue.borrow_mut();
+    /// Receives what has arrived, handles every request that is complete, and sends the replies.
+    pub fn turn<D: Disk>(&mut self, drive: &mut Drive<D>, budget: &mut Budget) -> Turned {
         let mut turn = Turn {
             socket: &self.socket,
-            identity: &self.identity,
+            export: &self.export,
             session: &mut self.session,
             input: &mut self.input,
-            output: &mut output,
-            loans: self.loans.as_deref(),
-            extents: &mut self.extents,
-            statuses: &mut self.statuses,
-            descriptors: &mut self.descriptors,
-            export,
-            stats,
-            spent: 0,
+            output: &self.output,
+            scratch: &mut self.scratch,
+            drive,
+            stats: &mut self.stats,
+            clock: Clock::start(),
+            budget,
         };
-        let progress = run(&mut turn, &mut self.end);
-        if self.loans.is_none() {
-            output.settle_all();
-        }
+        let turned = turn.run(&mut self.end);
         self.input.rest();
-        progress
+        turned
     }
 
-    /// Sends replies that wait, and obeys nothing: for a disk that is paused.
-    pub fn drain(&mut self) -> Progress {
+    /// Sends replies that wait, and takes no request: while the disk is paused, or closed.
+    pub fn drain(&mut self) -> Turned {
+        self.session.answer_completed(&mut self.output.borrow_mut(), &mut self.stats);
         let mut output = self.output.borrow_mut();
         let before = output.unsent();
         if let Err(error) = output.send(&self.socket) {
-            return Progress::Closed(End::of(error));
+            return Turned::Closed(End::of(error));
         }
-        match self.end.take_if(|_| output.is_empty()) {
-            Some(end) => Progress::Closed(end),
-            None if output.unsent() < before => Progress::Worked,
-            None => Progress::Idle,
+        let worked = output.unsent() < before;
+        drop(output);
+        match self.end.take_if(|end| may_end(end, &self.output, &self.session)) {
+            Some(end) => Turned::Closed(end),
+            None if worked => Turned::Worked,
+            None => Turned::Idle,
         }
     }
 
@@ -323,39 +155,26 @@ impl Connection {
     #[must_use]
     pub fn interest(&self) -> Interest {
         let output = self.output.borrow();
-        Interest { readable: self.end.is_none() && !output.is_full(), writable: !output.is_empty() }
+        let takes_more = !output.is_full() && self.session.pending.len() < PENDING_MAX;
+        Interest { readable: self.end.is_none() && takes_more, writable: !output.is_empty() }
     }
 
-    /// From now on requests are answered with `ESHUTDOWN` and have no effect. The connection is
-    /// over when a turn finds nothing more to answer and everything sent.
-    pub fn shutdown(&mut self) {
+    /// From now on requests are answered with `ESHUTDOWN` and have no effect. The connection is over
+    /// when a turn finds nothing more to answer and everything sent.
+    pub fn stop(&mut self) {
         self.session.stopping = true;
-    }
-
-    /// Gives back memory that is held only to be quick: for a connection that has been idle.
-    pub fn relax(&mut self) {
-        self.input.relax();
-        self.extents = Vec::new();
-        self.statuses = Vec::new();
-        self.descriptors = Vec::new();
-    }
-
-    /// Whether the client has not finished the handshake yet.
-    #[must_use]
-    pub fn is_negotiating(&self) -> bool {
-        self.session.phase != Phase::Transmission
-    }
-
-    /// At most that many requests were obeyed whose replies are not sent.
-    #[must_use]
-    pub fn outstanding(&self) -> usize {
-        self.output.borrow().replies()
     }
 
     /// Bytes of replies that are not sent.
     #[must_use]
     pub fn unsent_bytes(&self) -> usize {
         self.output.borrow().unsent()
+    }
+
+    /// What this connection has served.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 }
 
@@ -365,67 +184,166 @@ impl AsFd for Connection {
     }
 }
 
-/// One turn: obey, send, receive, until the socket has no more or it is others' turn.
-fn run<E: Export>(turn: &mut Turn<'_, E>, end: &mut Option<End>) -> Progress {
-    let mut worked = false;
-    // The last receive has emptied the socket: another one would only be told so.
-    let mut drained = false;
-    loop {
-        let obeyed = match end {
-            Some(_) => Ok(Pause::Starved),
-            None => turn.obey(),
-        };
-        let before = turn.output.unsent();
-        if before > 0 {
-            if let Err(error) = turn.output.send(turn.socket) {
-                return Progress::Closed(End::of(error));
-            }
-            turn.spent += before - turn.output.unsent();
-            worked |= turn.output.unsent() < before;
+impl<D: Disk> Frontend<D> for Connection {
+    fn interest(&self) -> Interest {
+        Self::interest(self)
+    }
+
+    fn turn(&mut self, drive: &mut Drive<D>, budget: &mut Budget) -> Progress {
+        Self::turn(self, drive, budget).into()
+    }
+
+    fn drain(&mut self) -> Progress {
+        Self::drain(self).into()
+    }
+
+    fn stop(&mut self) {
+        Self::stop(self);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.unsent_bytes() == 0 && self.session.pending.is_empty()
+    }
+
+    fn is_established(&self) -> bool {
+        self.session.phase == Phase::Transmission
+    }
+
+    fn outstanding(&self) -> usize {
+        self.output.borrow().replies() + self.session.pending.len()
+    }
+
+    fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    fn relax(&mut self) {
+        self.input.relax();
+        self.scratch = Scratch::default();
+    }
+}
+
+impl From<Turned> for Progress {
+    fn from(turned: Turned) -> Self {
+        match turned {
+            Turned::Idle => Self::Idle,
+            Turned::Worked => Self::Worked,
+            Turned::More => Self::More,
+            Turned::Closed(end) => Self::Closed { fault: end.is_fault().then(|| end.to_string()) },
         }
-        let pause = match obeyed {
-            Ok(pause) => pause,
-            // Answered so far, and nothing after it: what is queued is sent as far as it goes.
-            Err(violation @ (End::Violation(_) | End::Failed(_) | End::Gone)) => {
-                return Progress::Closed(violation);
-            }
-            Err(last) => {
-                *end = Some(last);
-                Pause::Starved
-            }
-        };
-        if end.is_some() {
-            return match end.take_if(|_| turn.output.is_empty()) {
-                Some(end) => Progress::Closed(end),
-                None if worked => Progress::Worked,
-                None => Progress::Idle,
+    }
+}
+
+/// Whether a connection that is to end may do so now: every reply is sent that can be.
+fn may_end(end: &End, output: &RefCell<Output>, session: &Session) -> bool {
+    output.borrow().is_empty() && (session.pending.is_empty() || end.is_unreachable())
+}
+
+impl<D: Disk> Turn<'_, D> {
+    /// One turn: handle, send, receive, until the socket has no more or the budget is spent.
+    fn run(&mut self, end: &mut Option<End>) -> Turned {
+        let mut worked = false;
+        // The last receive has emptied the socket: another one would only say so.
+        let mut drained = false;
+        loop {
+            self.session.answer_completed(&mut self.output.borrow_mut(), self.stats);
+            let handled = match end {
+                Some(_) => Ok(Pause::Starved),
+                None => self.handle(),
             };
-        }
-        let over = turn.spent >= TURN_BYTES;
-        match pause {
-            Pause::Full | Pause::Over if turn.output.is_full() => break,
-            Pause::Full if !over => {}
-            Pause::Full | Pause::Over => return Progress::More,
-            Pause::Starved if drained => break,
-            Pause::Starved if over => return Progress::More,
-            Pause::Starved => match turn.input.receive(turn.socket) {
-                Ok(Received::Bytes { count, drained: empty }) => {
-                    worked = true;
-                    turn.spent += count;
-                    drained = empty;
+            match self.send() {
+                Ok(sent) => worked |= sent > 0,
+                Err(error) => return Turned::Closed(End::of(error)),
+            }
+            let pause = match handled {
+                Ok(pause) => pause,
+                // Replies so far are queued, and sent as far as the socket takes them.
+                Err(fault @ (End::Violation(_) | End::Failed(_) | End::SocketClosed)) => {
+                    return Turned::Closed(fault);
                 }
-                Ok(Received::Nothing) => {
-                    drained = true;
-                    break;
+                Err(last) => {
+                    *end = Some(last);
+                    Pause::Starved
                 }
-                Ok(Received::End) if turn.input.is_empty() => *end = Some(End::Gone),
-                Ok(Received::End) => *end = Some(End::Truncated),
-                Err(error) => return Progress::Closed(End::of(error)),
-            },
+            };
+            if end.is_some() {
+                return match end.take_if(|end| may_end(end, self.output, self.session)) {
+                    Some(end) => Turned::Closed(end),
+                    None if worked => Turned::Worked,
+                    None => Turned::Idle,
+                };
+            }
+            let spent = self.budget.is_spent();
+            match pause {
+                Pause::Full | Pause::Spent if self.is_full() => break,
+                Pause::Full if !spent => {}
+                Pause::Full | Pause::Spent => return Turned::More,
+                Pause::Starved if drained => break,
+                Pause::Starved if spent => return Turned::More,
+                Pause::Starved => match self.input.receive(self.socket) {
+                    Ok(Received::Bytes { count, drained: empty }) => {
+                        worked = true;
+                        self.budget.spend(count);
+                        drained = empty;
+                    }
+                    Ok(Received::Nothing) => {
+                        drained = true;
+                        break;
+                    }
+                    Ok(Received::End) if self.input.is_empty() => *end = Some(End::SocketClosed),
+                    Ok(Received::End) => *end = Some(End::Truncated),
+                    Err(error) => return Turned::Closed(End::of(error)),
+                },
+            }
         }
+        let answered = self.session.pending.is_empty() && self.output().is_empty();
+        if self.session.stopping && drained && answered {
+            return Turned::Closed(End::Stopped);
+        }
+        if worked { Turned::Worked } else { Turned::Idle }
     }
-    if turn.session.stopping && drained && turn.output.is_empty() {
-        return Progress::Closed(End::Shutdown);
+
+    /// Handles every message that is here, until too much is unsent.
+    #[inline]
+    fn handle(&mut self) -> Result<Pause, End> {
+        self.clock = Clock::start();
+        while !self.is_full() {
+            if self.input.skipping() {
+                return Ok(Pause::Starved);
+            }
+            self.answer_refused();
+            let handled = match self.session.phase {
+                Phase::Transmission => self.request()?,
+                Phase::Options => self.option()?,
+                Phase::ClientFlags => self.client_flags()?,
+            };
+            if !handled {
+                return Ok(Pause::Starved);
+            }
+            self.budget.spend(REQUEST_COST_BYTES);
+            if self.budget.is_spent() {
+                return Ok(Pause::Spent);
+            }
+        }
+        Ok(Pause::Full)
     }
-    if worked { Progress::Worked } else { Progress::Idle }
+
+    /// Whether no further request may be taken.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.session.pending.len() >= PENDING_MAX || self.output.borrow().is_full()
+    }
+
+    /// Sends as much as the socket takes; how many bytes that were.
+    fn send(&mut self) -> io::Result<usize> {
+        let mut output = self.output.borrow_mut();
+        let before = output.unsent();
+        if before == 0 {
+            return Ok(0);
+        }
+        output.send(self.socket)?;
+        let sent = before - output.unsent();
+        self.budget.spend(sent);
+        Ok(sent)
+    }
 }

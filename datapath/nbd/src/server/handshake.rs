@@ -3,17 +3,19 @@
 //! One socket serves one disk, so every export name is right: the empty one, and whatever a
 //! client makes up (the tapdisk of blktap sends `tapdisk_client` with its NUL).
 
-use super::connection::{End, Phase, Turn};
-use crate::{
-    export::Export,
-    wire::{
-        self, BASE_ALLOCATION, BASE_WILDCARD, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX, client_flag,
-        handshake_flag, info, option, option_reply as reply, transmission_flag as flag,
-    },
+use block::Disk;
+
+use super::{
+    end::End,
+    greeting::{ALLOCATION_ID, transmission_flags},
+    session::Phase,
+    turn::Turn,
+};
+use crate::wire::{
+    self, BASE_ALLOCATION, BASE_WILDCARD, PAYLOAD_BYTES_MAX, STRING_BYTES_MAX, client_flag, info,
+    option, option_reply as reply,
 };
 
-/// Identifies `base:allocation` in answers to `BLOCK_STATUS`.
-pub(super) const ALLOCATION_ID: u32 = 1;
 /// More data than this is no option, but is dropped and answered.
 const OPTION_BYTES_MAX: u32 = 64 << 10;
 /// More than this is not even dropped.
@@ -23,43 +25,6 @@ const HEAD: usize = wire::OptionHead::BYTES;
 /// Smallest and preferred unit of a request, in bytes (proto.md, Size constraints).
 const BLOCK_BYTES_MIN: u32 = 1;
 const BLOCK_BYTES_PREFERRED: u32 = 4096;
-
-/// The greeting of a newstyle server.
-pub(super) fn greeting() -> [u8; wire::Greeting::BYTES] {
-    let flags = handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES;
-    wire::Greeting { magic: wire::GREETING_MAGIC, style: wire::OPTION_MAGIC, flags }.to_bytes()
-}
-
-/// The greeting of an old-style server, after which requests follow at once.
-pub(super) fn old_greeting(size: u64, flags: u16) -> Vec<u8> {
-    let flags = u32::from(flags);
-    let greeting = wire::OldGreeting {
-        magic: wire::GREETING_MAGIC,
-        style: wire::OLD_STYLE_MAGIC,
-        size,
-        flags,
-    };
-    [greeting.to_bytes().as_slice(), &[0; wire::RESERVED_ZEROES]].concat()
-}
-
-/// What the export can do (proto.md, Transmission flags).
-pub(super) fn transmission_flags(read_only: bool, structured: bool) -> u16 {
-    let mut flags = flag::HAS_FLAGS
-        | flag::SEND_FLUSH
-        | flag::SEND_FUA
-        | flag::SEND_TRIM
-        | flag::SEND_WRITE_ZEROES
-        | flag::CAN_MULTI_CONN
-        | flag::SEND_CACHE
-        | flag::SEND_FAST_ZERO;
-    if read_only {
-        flags |= flag::READ_ONLY;
-    }
-    if structured {
-        flags |= flag::SEND_DF;
-    }
-    flags
-}
 
 /// Takes numbers and strings off the front of option data.
 struct Fields<'a>(&'a [u8]);
@@ -139,7 +104,7 @@ impl<'a> MetaQuery<'a> {
     }
 }
 
-impl<E: Export> Turn<'_, E> {
+impl<D: Disk> Turn<'_, D> {
     /// Takes the client's flags, if they are here. `false`: they are not.
     pub(super) fn client_flags(&mut self) -> Result<bool, End> {
         let Some(bytes) = self.input.array() else { return Ok(false) };
@@ -186,7 +151,7 @@ impl<E: Export> Turn<'_, E> {
     fn answer(&mut self, code: u32, data: &[u8]) -> Result<(), End> {
         if self.session.stopping && code != option::ABORT {
             if code == option::EXPORT_NAME {
-                return Err(End::Shutdown);
+                return Err(End::Stopped);
             }
             self.error(code, reply::ERR_SHUTDOWN, "the disk is being closed");
             return Ok(());
@@ -224,11 +189,11 @@ impl<E: Export> Turn<'_, E> {
             return Err(End::Violation("an export name that is too long"));
         }
         self.start(name);
-        let flags = transmission_flags(self.export.read_only(), self.session.structured);
-        let answer = wire::ExportName { size: self.export.size(), flags };
-        self.output.push(&answer.to_bytes());
+        let flags = transmission_flags(self.drive.read_only(), self.session.structured);
+        let answer = wire::ExportName { size: self.drive.size(), flags };
+        self.output().push(&answer.to_bytes());
         if !self.session.no_zeroes {
-            self.output.push(&[0; wire::RESERVED_ZEROES]);
+            self.output().push(&[0; wire::RESERVED_ZEROES]);
         }
         Ok(())
     }
@@ -243,22 +208,21 @@ impl<E: Export> Turn<'_, E> {
     }
 
     fn list(&mut self) {
-        let name = self.identity.name.as_bytes();
+        let export = self.export;
+        let name = export.name.as_bytes();
         // A name is not longer than a string may be, so its length fits.
         let length = (name.len() as u32).to_be_bytes();
-        let data = [&length, name, self.identity.description.as_bytes()].concat();
+        let data = [&length, name, export.description.as_bytes()].concat();
         self.reply(option::LIST, reply::SERVER, &data);
         self.reply(option::LIST, reply::ACK, &[]);
     }
 
     fn info(&mut self, code: u32, request: &InfoRequest<'_>) {
-        let flags = transmission_flags(self.export.read_only(), self.session.structured);
-        let export = wire::InfoExport { kind: info::EXPORT, size: self.export.size(), flags };
+        let flags = transmission_flags(self.drive.read_only(), self.session.structured);
+        let export = wire::InfoExport { kind: info::EXPORT, size: self.drive.size(), flags };
         self.reply(code, reply::INFO, &export.to_bytes());
-        let identity = self.identity;
-        for (kind, text) in
-            [(info::NAME, &identity.name), (info::DESCRIPTION, &identity.description)]
-        {
+        let names = self.export;
+        for (kind, text) in [(info::NAME, &names.name), (info::DESCRIPTION, &names.description)] {
             if request.wants(kind) {
                 self.reply(code, reply::INFO, &[&kind.to_be_bytes(), text.as_bytes()].concat());
             }
@@ -281,7 +245,7 @@ impl<E: Export> Turn<'_, E> {
     fn meta_context(&mut self, code: u32, data: &[u8]) {
         let set = code == option::SET_META_CONTEXT;
         if set {
-            // Whatever comes of it, the former choice is gone.
+            // The former choice does not hold any more, whether this one succeeds or not.
             self.session.allocation_of = None;
         }
         if !self.session.structured {
@@ -311,7 +275,7 @@ impl<E: Export> Turn<'_, E> {
         let magic = wire::OPTION_REPLY_MAGIC;
         // Bounded by the strings in it, so it fits.
         let head = wire::OptionReply { magic, option, kind, length: data.len() as u32 };
-        self.output.push(&head.to_bytes());
-        self.output.push(data);
+        self.output().push(&head.to_bytes());
+        self.output().push(data);
     }
 }

@@ -1,9 +1,9 @@
-//! What a client has sent and nobody has obeyed yet: one buffer, received into directly.
+//! The bytes that a client has sent and that are not handled yet: one buffer, received into directly.
 //!
-//! Invariant: a message lies in one piece, and the kernel writes to where it is parsed. The
-//! buffer is small; it grows for a request that does not fit and is given back afterwards. While a
-//! large payload is carried out of it, what follows already comes in beside it
-//! ([`Input::look_ahead`]): the client never waits for a copy.
+//! Invariant: a message lies in one piece, and the kernel writes to where it is parsed. The buffer is
+//! small; it grows for a request that does not fit and is given back afterwards. While a large payload
+//! is copied out of the buffer, the bytes behind it are received into a second one
+//! ([`Input::receive_ahead`]), so that the client never waits for a copy.
 
 use std::{io, os::unix::net::UnixStream};
 
@@ -12,12 +12,14 @@ use rustix::{
     net::{RecvFlags, recv},
 };
 
-use super::{ahead::Ahead, reserve::Reserve};
+use super::{
+    ahead::Ahead,
+    reserve::{ReceiveLimit, Reserve},
+};
 
 /// Size of the buffer: room for a 256 KiB write, the unit of many copy tools, and what follows it.
 const BUFFER_BYTES: usize = 320 << 10;
-/// From this size on a message is received without anything that follows it, and that while it is
-/// carried out.
+/// From this size on a message is received alone; the bytes behind it are received while it is handled.
 const LARGE_BYTES: usize = 128 << 10;
 /// Less than this may be moved to the front of the buffer, to receive behind it.
 const MOVED_BYTES_MAX: usize = 16 << 10;
@@ -49,14 +51,14 @@ pub(super) struct Input {
     /// Bytes still to be received only to be dropped.
     skip: usize,
     unneeded: u32,
-    /// What came after the message that begins at `start`, which then ends at `end`.
+    /// Bytes that came after the message that begins at `start`, which then ends at `end`.
     ahead: Ahead,
-    /// What the buffer has beyond its usual size.
+    /// The memory of the buffer beyond its usual size.
     reserve: Reserve,
 }
 
 impl Input {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(limit: &ReceiveLimit) -> Self {
         Self {
             buffer: vec![0; BUFFER_BYTES],
             start: 0,
@@ -64,8 +66,8 @@ impl Input {
             wanted: 0,
             skip: 0,
             unneeded: 0,
-            ahead: Ahead::default(),
-            reserve: Reserve::default(),
+            ahead: Ahead::new(limit),
+            reserve: Reserve::none(limit),
         }
     }
 
@@ -131,7 +133,7 @@ impl Input {
         let limit = self.make_room();
         let room = &mut self.buffer[self.end..limit];
         let count = loop {
-            // Never waits, also where somebody else who has the socket has made it blocking.
+            // Does not wait even where another process that shares the socket has made it blocking.
             match recv(socket, &mut *room, RecvFlags::DONTWAIT) {
                 Ok((count, _)) => break count,
                 Err(Errno::INTR) => {}
@@ -150,9 +152,9 @@ impl Input {
         Ok(Received::Bytes { count, drained })
     }
 
-    /// While the message of `length` bytes that begins here is carried out: takes from the socket
-    /// what follows it. How many bytes came.
-    pub(super) fn look_ahead(&mut self, socket: &UnixStream, length: usize) -> usize {
+    /// While the message of `length` bytes that begins here is handled: receives the bytes that follow
+    /// it. Returns how many came.
+    pub(super) fn receive_ahead(&mut self, socket: &UnixStream, length: usize) -> usize {
         if length >= LARGE_BYTES && self.end - self.start <= length {
             self.ahead.receive(socket, self.buffer.len())
         } else {
@@ -160,15 +162,16 @@ impl Input {
         }
     }
 
-    /// Gives back what large requests have needed, as far as nothing lies in it.
+    /// Gives back the memory that large requests have needed, unless some of it is in use.
     pub(super) fn relax(&mut self) {
         let is_more = self.buffer.len() > BUFFER_BYTES || self.ahead.capacity() > 0;
         if self.start == self.end && is_more && self.wanted <= BUFFER_BYTES {
-            *self = Self { wanted: self.wanted, skip: self.skip, ..Self::new() };
+            let limit = self.reserve.limit().clone();
+            *self = Self { wanted: self.wanted, skip: self.skip, ..Self::new(&limit) };
         }
     }
 
-    /// At the end of a turn: what one huge request has needed is not kept until the next one.
+    /// At the end of a turn: gives back the memory of a huge request, which may be the only one.
     #[inline]
     pub(super) fn rest(&mut self) {
         if self.buffer.len() > KEPT_BYTES_MAX {
@@ -182,8 +185,8 @@ impl Input {
         length <= self.buffer.len() || self.reserve.may_become(length)
     }
 
-    /// Frees the tail of the buffer so that the wanted message fits, and returns up to where to
-    /// receive.
+    /// Frees the tail of the buffer so that the wanted message fits. Returns the end of the part of the
+    /// buffer to receive into.
     fn make_room(&mut self) -> usize {
         let unread = self.end - self.start;
         self.give_back();
@@ -198,7 +201,7 @@ impl Input {
             let mut buffer = vec![0; larger];
             buffer[..unread].copy_from_slice(&self.buffer[self.start..self.end]);
             self.buffer = buffer;
-            self.reserve = Reserve::take(larger - BUFFER_BYTES);
+            self.reserve.become_bytes(larger - BUFFER_BYTES);
             (self.start, self.end) = (0, unread);
         } else if self.start > 0
             && (self.start + self.wanted > length
@@ -267,7 +270,7 @@ mod tests {
                 theirs
             }
         });
-        let mut input = Input::new();
+        let mut input = Input::new(&ReceiveLimit::new());
         fill(&mut input, &ours, 4);
         assert_eq!(input.bytes(4), b"head");
         input.consume(4);
@@ -289,7 +292,7 @@ mod tests {
     #[test]
     fn a_grown_buffer_is_kept_while_it_is_needed_and_not_for_ever() {
         let (ours, mut theirs) = pair();
-        let mut input = Input::new();
+        let mut input = Input::new(&ReceiveLimit::new());
         assert!(!input.has(1 << 20));
         assert_eq!(input.receive(&ours).unwrap(), Received::Nothing);
         input.rest();
@@ -306,7 +309,7 @@ mod tests {
     #[test]
     fn skipped_bytes_are_dropped_whether_they_are_here_or_not() {
         let (ours, mut theirs) = pair();
-        let mut input = Input::new();
+        let mut input = Input::new(&ReceiveLimit::new());
         theirs.write_all(b"abcdef").unwrap();
         fill(&mut input, &ours, 6);
         input.skip(8);
@@ -324,15 +327,15 @@ mod tests {
     #[test]
     fn what_is_received_ahead_follows_in_order() {
         let (ours, mut theirs) = pair();
-        let mut input = Input::new();
+        let mut input = Input::new(&ReceiveLimit::new());
         let first = vec![1; LARGE_BYTES];
         theirs.write_all(&first).unwrap();
         fill(&mut input, &ours, first.len());
         assert_eq!(input.receive(&ours).unwrap(), Received::Nothing);
         theirs.write_all(b"secondth").unwrap();
-        input.look_ahead(&ours, first.len());
+        input.receive_ahead(&ours, first.len());
         theirs.write_all(b"ird").unwrap();
-        input.look_ahead(&ours, first.len());
+        input.receive_ahead(&ours, first.len());
         assert!(input.bytes(first.len()) == first);
         assert!(input.capacity() > BUFFER_BYTES);
         input.consume(first.len());
@@ -353,6 +356,6 @@ mod tests {
     fn the_end_is_reported() {
         let (ours, theirs) = pair();
         drop(theirs);
-        assert_eq!(Input::new().receive(&ours).unwrap(), Received::End);
+        assert_eq!(Input::new(&ReceiveLimit::new()).receive(&ours).unwrap(), Received::End);
     }
 }

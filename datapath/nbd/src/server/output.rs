@@ -1,22 +1,24 @@
-//! Replies on their way out: heads in one arena, data where the export has it.
+//! Replies on their way out: heads in one arena, data where the disk has it.
 //!
-//! Invariant: what is lent ([`Piece::Lent`]) shows the export as it was when it was pushed.
-//! Whoever changes a range of the export has it settled first: copied into the arena.
+//! Invariant: pinned data ([`Piece::Pinned`]) is sent as it was when it was pushed. Before a range of the
+//! disk changes, its drive has what is pinned there copied into the arena.
 
-use std::{collections::VecDeque, io, os::unix::net::UnixStream};
+use std::{collections::VecDeque, io, ops::Range, os::unix::net::UnixStream};
+
+use block::Pinned;
 
 use memory::{PARTS_MAX, Part, Slice};
 
-/// More unsent bytes than this, and no further request is obeyed.
+/// With more unsent bytes than this, no further request is taken.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
-/// More pieces than this, and they are sent before a further request is obeyed: a request of
-/// one extent adds two, and one send takes [`PARTS_MAX`].
+/// With more pieces than this, they are sent before a further request is taken: a request of one
+/// extent adds two, and one send takes [`PARTS_MAX`].
 const PIECES_MAX: usize = PARTS_MAX - 2;
 /// Capacities beyond these are given back when the queue is empty.
 const KEPT_ARENA_BYTES: usize = 64 << 10;
 const KEPT_PIECES: usize = 2 * PARTS_MAX;
 
-/// Where zeroes are sent from.
+/// Zeroes are sent from here.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A part of the byte stream.
@@ -26,8 +28,8 @@ enum Piece {
     Owned(usize),
     /// That many zero bytes.
     Zeroes(usize),
-    /// Bytes of the export, from its offset `at` on.
-    Lent { slice: Slice, at: u64 },
+    /// Bytes of the disk, from its offset `at` on.
+    Pinned { slice: Slice, at: u64 },
 }
 
 /// The queue.
@@ -36,11 +38,11 @@ pub(super) struct Output {
     pieces: VecDeque<Piece>,
     arena: Vec<u8>,
     /// Bytes of the arena that are sent.
-    gone: usize,
+    sent: usize,
     /// Bytes that are not sent.
     unsent: usize,
-    /// Pieces that are lent.
-    lent: usize,
+    /// Pieces that are pinned.
+    pinned: usize,
     /// Replies that were begun since the queue was last empty.
     replies: usize,
 }
@@ -51,7 +53,7 @@ impl Output {
         self.unsent == 0
     }
 
-    /// Whether so much is unsent that no further request may be obeyed.
+    /// Whether so much is unsent that no further request may be taken.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.unsent >= UNSENT_BYTES_MAX || self.pieces.len() > PIECES_MAX
@@ -62,7 +64,7 @@ impl Output {
         self.unsent
     }
 
-    /// At most that many requests have been obeyed without their reply being sent.
+    /// An upper bound of the requests that were handled and whose replies are not sent.
     pub(super) fn replies(&self) -> usize {
         self.replies
     }
@@ -95,12 +97,12 @@ impl Output {
         }
     }
 
-    /// Appends bytes of the export, from its offset `at` on.
+    /// Appends bytes of the disk, from its offset `at` on.
     #[inline]
-    pub(super) fn push_lent(&mut self, slice: Slice, at: u64) {
+    pub(super) fn push_pinned(&mut self, slice: Slice, at: u64) {
         self.unsent += slice.length();
-        self.lent += 1;
-        self.pieces.push_back(Piece::Lent { slice, at });
+        self.pinned += 1;
+        self.pieces.push_back(Piece::Pinned { slice, at });
     }
 
     /// Sends as much as the socket takes.
@@ -129,20 +131,18 @@ impl Output {
         Ok(())
     }
 
-    /// Whether bytes of that range are lent.
+    /// Whether unsent replies point into that range of the disk.
     #[inline]
-    pub(super) fn has_lent(&self, offset: u64, length: u64) -> bool {
-        self.lent > 0 && self.pieces.iter().any(|piece| piece.overlaps(offset, length))
+    pub(super) fn has_pinned(&self, range: &Range<u64>) -> bool {
+        self.pinned > 0 && self.pieces.iter().any(|piece| piece.overlaps(range))
     }
 
-    /// Copies what is lent of that range.
-    pub(super) fn settle(&mut self, offset: u64, length: u64) {
-        if !self.has_lent(offset, length) {
-            return;
-        }
+    /// Copies the data that is pinned in that range.
+    #[cold]
+    fn unpin(&mut self, range: &Range<u64>) {
         let old = std::mem::take(self);
         self.replies = old.replies;
-        let mut arena = &old.arena[old.gone..];
+        let mut arena = &old.arena[old.sent..];
         for piece in old.pieces {
             match piece {
                 Piece::Owned(length) => {
@@ -151,7 +151,7 @@ impl Output {
                     arena = rest;
                 }
                 Piece::Zeroes(length) => self.push_zeroes(length),
-                Piece::Lent { ref slice, .. } if piece.overlaps(offset, length) => {
+                Piece::Pinned { ref slice, .. } if piece.overlaps(range) => {
                     self.push(&[]);
                     let from = self.arena.len();
                     self.arena.resize(from + slice.length(), 0);
@@ -161,19 +161,14 @@ impl Output {
                         *length += slice.length();
                     }
                 }
-                Piece::Lent { slice, at } => self.push_lent(slice, at),
+                Piece::Pinned { slice, at } => self.push_pinned(slice, at),
             }
         }
     }
 
-    /// Copies everything that is lent.
-    pub(super) fn settle_all(&mut self) {
-        self.settle(0, u64::MAX);
-    }
-
     /// The unsent bytes, as the kernel takes them.
     fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        let mut owned = &self.arena[self.gone..];
+        let mut owned = &self.arena[self.sent..];
         self.pieces.iter().flat_map(move |piece| match piece {
             Piece::Owned(length) => {
                 let (bytes, rest) = owned.split_at(*length);
@@ -181,11 +176,11 @@ impl Output {
                 Run::One(Part::Bytes(bytes))
             }
             Piece::Zeroes(length) => Run::Zeroes(*length),
-            Piece::Lent { slice, .. } => Run::One(Part::Shared(slice)),
+            Piece::Pinned { slice, .. } => Run::One(Part::Shared(slice)),
         })
     }
 
-    /// Lets go of the first `count` unsent bytes.
+    /// Drops the first `count` unsent bytes.
     fn advance(&mut self, mut count: usize) {
         self.unsent -= count;
         if self.unsent == 0 {
@@ -198,7 +193,7 @@ impl Output {
                 Piece::Owned(length) => {
                     let taken = count.min(*length);
                     *length -= taken;
-                    self.gone += taken;
+                    self.sent += taken;
                     if *length > 0 {
                         break;
                     }
@@ -212,14 +207,14 @@ impl Output {
                     }
                     taken
                 }
-                Piece::Lent { slice, at } => {
+                Piece::Pinned { slice, at } => {
                     let taken = count.min(slice.length());
                     slice.advance(taken);
                     *at += taken as u64;
                     if slice.length() > 0 {
                         break;
                     }
-                    self.lent -= 1;
+                    self.pinned -= 1;
                     taken
                 }
             };
@@ -242,12 +237,21 @@ impl Output {
     }
 }
 
+impl Pinned for Output {
+    #[inline]
+    fn copy_out(&mut self, range: Range<u64>) {
+        if self.has_pinned(&range) {
+            self.unpin(&range);
+        }
+    }
+}
+
 impl Piece {
     #[inline]
-    fn overlaps(&self, offset: u64, length: u64) -> bool {
+    fn overlaps(&self, range: &Range<u64>) -> bool {
         match self {
-            Self::Lent { slice, at } => {
-                *at < offset.saturating_add(length) && offset < at + slice.length() as u64
+            Self::Pinned { slice, at } => {
+                *at < range.end && range.start < at + slice.length() as u64
             }
             _ => false,
         }
@@ -292,27 +296,27 @@ mod tests {
         WriteMap::new(&file, 0, 1 << 20).unwrap()
     }
 
-    /// What is lent is read when it is sent, what is settled as it was: at every point of a
+    /// Pinned data is read when it is sent, copied data is sent as it was: at every point of a
     /// transfer that goes out in odd portions.
     #[test]
-    fn settled_bytes_keep_their_content_wherever_the_transfer_has_stopped() {
-        for gone in [0, 1, 7, 8, 9, 4103, 4104, 4105, 8000, 8196] {
+    fn copied_bytes_keep_their_content_wherever_the_transfer_has_stopped() {
+        for sent in [0, 1, 7, 8, 9, 4103, 4104, 4105, 8000, 8196] {
             let map = map();
             map.write(0, &[1; 8192]);
             let mut output = Output::default();
             output.push(b"head one");
-            output.push_lent(Slice::new(map.reader(), 0, 4096), 0);
+            output.push_pinned(Slice::new(map.reader(), 0, 4096), 0);
             output.push_zeroes(100);
             output.push(b"head two");
-            output.push_lent(Slice::new(map.reader(), 4096, 4096), 4096);
+            output.push_pinned(Slice::new(map.reader(), 4096, 4096), 4096);
             let total = output.unsent();
-            output.advance(gone);
-            assert_eq!(output.unsent(), total - gone);
-            assert_eq!(output.has_lent(0, 1), gone < 9);
-            output.settle(0, 4096);
-            assert!(!output.has_lent(0, 4096));
-            assert_eq!(output.has_lent(4096, 1), gone < 4213);
-            assert_eq!(output.unsent(), total - gone);
+            output.advance(sent);
+            assert_eq!(output.unsent(), total - sent);
+            assert_eq!(output.has_pinned(&(0..1)), sent < 9);
+            output.copy_out(0..4096);
+            assert!(!output.has_pinned(&(0..4096)));
+            assert_eq!(output.has_pinned(&(4096..4097)), sent < 4213);
+            assert_eq!(output.unsent(), total - sent);
             map.write(0, &[2; 8192]);
 
             let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -323,9 +327,9 @@ mod tests {
             expected.extend([0; 100]);
             expected.extend(b"head two");
             expected.extend([2; 4096]);
-            let mut got = vec![0; total - gone];
+            let mut got = vec![0; total - sent];
             theirs.read_exact(&mut got).unwrap();
-            assert!(got == expected[gone..], "after {gone}");
+            assert!(got == expected[sent..], "after {sent}");
         }
     }
 
@@ -336,7 +340,7 @@ mod tests {
         let mut output = Output::default();
         for i in 0..3 * PARTS_MAX {
             map.write(i, &[i as u8]);
-            output.push_lent(Slice::new(map.reader(), i, 1), i as u64);
+            output.push_pinned(Slice::new(map.reader(), i, 1), i as u64);
         }
         assert!(output.is_full());
         output.send(&ours).unwrap();

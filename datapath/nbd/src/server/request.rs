@@ -1,15 +1,15 @@
-//! From the numbers of a request to something that may be obeyed: the one place that checks.
+//! From the numbers of a request to something that may be carried out: the one place that checks.
 //!
-//! A [`wire::Request`] is what arrived. A [`Request`] is what `transmission` can obey without
-//! looking at it again: its range lies inside the export and is not empty, its flags fit its
-//! command, and it changes nothing that is read-only.
+//! A [`wire::Request`] is what arrived. A [`Request`] is what `transmission` can carry out without
+//! looking at it again: its range lies inside the export and is not empty, its flags fit its command,
+//! and it changes nothing that is read-only.
 
 use crate::{
     errno::Errno,
     wire::{self, PAYLOAD_BYTES_MAX, command, command_flag as flag},
 };
 
-/// A request that may be obeyed.
+/// A request that may be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     /// `whole`: in one chunk.
@@ -55,14 +55,14 @@ pub(super) enum Request {
     Nothing,
 }
 
-/// Why a request is not obeyed.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) errno: Errno,
     pub(super) message: &'static str,
 }
 
-/// What requests are measured against.
+/// The limits that requests are checked against.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Bytes of the export.

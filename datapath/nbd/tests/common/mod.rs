@@ -8,9 +8,9 @@ use std::{
     rc::Rc,
 };
 
+use block::{Budget, Drive, Extent, Stats, memory::Memory};
 use nbd::{
-    Connection, End, Export, Identity, Loans, Progress, Stats, client,
-    memory::Memory,
+    Connection, End, Export, ReceiveLimit, Turned, client,
     wire::{self, command, option, option_reply},
 };
 
@@ -21,38 +21,63 @@ pub(crate) const NAME: &str = "disk";
 
 pub(crate) struct Rig {
     pub(crate) connection: Connection,
-    pub(crate) export: Memory,
-    pub(crate) stats: Stats,
+    pub(crate) drive: Drive<Memory>,
     pub(crate) client: UnixStream,
     pub(crate) end: Option<End>,
 }
 
-pub(crate) fn identity() -> Rc<Identity> {
-    Rc::new(Identity::new(NAME, "a disk for tests"))
+pub(crate) fn export(limit: &ReceiveLimit) -> Rc<Export> {
+    Rc::new(Export::new(NAME, "a disk for tests", limit))
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        let (server, client) = UnixStream::pair().unwrap();
-        Self::with(Connection::new(server, identity()).unwrap(), client)
+        Self::limited(&ReceiveLimit::new())
     }
 
-    /// A connection that may leave replies in the export between turns.
-    pub(crate) fn lending(loans: &Rc<Loans>) -> Self {
+    /// A connection that shares a bound on memory with others.
+    pub(crate) fn limited(limit: &ReceiveLimit) -> Self {
+        Self::on(Drive::new(Memory::new(SIZE).unwrap()), limit)
+    }
+
+    fn on(drive: Drive<Memory>, limit: &ReceiveLimit) -> Self {
         let (server, client) = UnixStream::pair().unwrap();
-        Self::with(Connection::new(server, identity()).unwrap().lending(loans), client)
+        let pins = drive.attachments().pins();
+        Self::with(Connection::new(server, export(limit), pins).unwrap(), drive, client)
     }
 
     pub(crate) fn old_style() -> Self {
         let (server, client) = UnixStream::pair().unwrap();
-        let export = Memory::new(SIZE).unwrap();
-        Self::with(Connection::old_style(server, identity(), &export).unwrap(), client)
+        let drive = Drive::new(Memory::new(SIZE).unwrap());
+        let export = export(&ReceiveLimit::new());
+        Self::with(Connection::old_style(server, export, &drive).unwrap(), drive, client)
     }
 
-    fn with(connection: Connection, client: UnixStream) -> Self {
+    fn with(connection: Connection, drive: Drive<Memory>, client: UnixStream) -> Self {
         client.set_nonblocking(true).unwrap();
-        let export = Memory::new(SIZE).unwrap();
-        Self { connection, export, stats: Stats::default(), client, end: None }
+        Self { connection, drive, client, end: None }
+    }
+
+    /// Lets another client use the same drive for a while.
+    pub(crate) fn beside(&mut self, use_it: impl FnOnce(&mut Self)) {
+        let drive = std::mem::replace(&mut self.drive, Drive::new(Memory::new(4096).unwrap()));
+        let mut other = Self::on(drive, &ReceiveLimit::new());
+        other.start(false);
+        use_it(&mut other);
+        self.drive = other.drive;
+    }
+
+    /// The disk behind the drive.
+    pub(crate) fn disk(&mut self) -> &mut Memory {
+        self.drive.structure()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        *self.connection.stats()
+    }
+
+    pub(crate) fn turn(&mut self) -> Turned {
+        self.connection.turn(&mut self.drive, &mut Budget::turn())
     }
 
     /// A connection past the handshake.
@@ -88,13 +113,16 @@ impl Rig {
         }
     }
 
-    /// Turns of the connection until there is nothing to do.
+    /// Turns of the connection and of the drive until there is nothing to do.
     pub(crate) fn drive(&mut self) {
         while self.end.is_none() {
-            match self.connection.ready(&mut self.export, &mut self.stats) {
-                Progress::Idle => break,
-                Progress::Worked | Progress::More => {}
-                Progress::Closed(end) => self.end = Some(end),
+            match self.turn() {
+                Turned::Idle if !self.drive.attachments().has_work() => break,
+                Turned::Idle => {
+                    self.drive.work(&mut Budget::turn());
+                }
+                Turned::Worked | Turned::More => {}
+                Turned::Closed(end) => self.end = Some(end),
             }
         }
     }
@@ -176,15 +204,15 @@ pub(crate) fn simple_reply(cookie: u64, error: u32) -> Vec<u8> {
     wire::SimpleReply { magic, error, cookie }.to_bytes().to_vec()
 }
 
-/// What the export holds.
-pub(crate) fn contents(export: &mut Memory, offset: u64, length: u32) -> Vec<u8> {
+/// The bytes of a disk.
+pub(crate) fn contents(drive: &mut Drive<Memory>, offset: u64, length: u32) -> Vec<u8> {
     let mut extents = Vec::new();
-    export.read(offset, length, &mut extents).unwrap();
+    drive.read(offset, length, &mut extents).unwrap();
     let mut all = Vec::new();
     for extent in extents {
         let from = all.len();
         all.resize(from + extent.length(), 0);
-        if let nbd::Extent::Data(slice) = extent {
+        if let Extent::Data(slice) = extent {
             slice.read(0, &mut all[from..]);
         }
     }
