@@ -197,6 +197,18 @@ impl Conversation {
     }
 }
 
+impl AsRef<Self> for Conversation {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl AsMut<Self> for Conversation {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
 impl AsFd for Conversation {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

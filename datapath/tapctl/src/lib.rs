@@ -49,6 +49,6 @@ pub use process::Identity;
 pub use reply::{Entry, Failure, Identification, Image, Reply, Serving};
 pub use request::{Call, Flags, Open, Request, Resume, Switch};
 pub use ring::Ring;
-pub use server::{Conversations, Listener};
+pub use server::{Conversations, Key, Listener};
 pub use spawn::{Spawn, Spawned};
 pub use text::{Malformed, Unsendable};

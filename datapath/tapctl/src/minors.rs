@@ -20,10 +20,6 @@ use crate::{
     minor::{MINORS_MAX, Minor},
 };
 
-/// How long the tapdisk that attaches tries to lock a minor's file: other processes hold that lock
-/// for a moment only, to find out whether the minor is free.
-const ATTACH_TIMEOUT: Duration = Duration::from_millis(100);
-
 /// The longest owner that a minor's file is read for. Bytes.
 const OWNER_BYTES_MAX: u64 = 4096;
 
@@ -143,18 +139,22 @@ pub struct MinorLock {
 }
 
 impl MinorLock {
-    /// Attaches a minor that was reserved. blktap's tapdisk waits without end for one that another
-    /// process has; this one tries for a tenth of a second.
+    /// Attaches a minor that was reserved, without waiting. blktap's tapdisk waits without end for a
+    /// minor that another process has.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] where it is not reserved, [`ErrorKind::Busy`] where another tapdisk
-    /// has it.
+    /// [`ErrorKind::NotFound`] where it is not reserved, [`ErrorKind::Busy`] where another tapdisk has
+    /// it, or another process is just freeing it.
     pub fn take(dir: &ControlDir, minor: Minor) -> Result<Self> {
         let action = "attach minor";
         let (file, path) = (open(dir, minor, action)?, dir.minor(minor));
         let failed = |cause| Error::io("lock", path.display(), cause);
-        if !lock::exclusive(&file, ATTACH_TIMEOUT).map_err(failed)? {
-            return Err(Error::new(ErrorKind::Busy, action, minor));
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(ErrorKind::Busy, action, minor));
+            }
+            Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }
         // It may have been freed between open and lock, and even reserved anew.
         match lock::is_named(&file, &path) {

@@ -2,13 +2,12 @@
 //!
 //! For a single-threaded epoll loop:
 //!
-//! * wait for [`Listener`] to be readable while [`Conversations::can_accept`]; else leave it out,
-//!   and look again at [`Conversations::next_deadline`];
-//! * [`Conversations::accept`] gives a key, to be registered with the conversation's descriptor;
+//! * wait for [`Listener`] to be readable while [`Conversations::can_accept`]; else leave it out, and try
+//!   again at [`Conversations::next_deadline`];
+//! * [`Conversations::accept`] gives a key, and lets the loop register the conversation's descriptor;
 //!   go on at once with [`Conversation::ready`], since the request is mostly there already;
-//! * an event for a key: `get_mut(key)`, then [`Conversation::ready`]. Keys are used again, so an
-//!   event may be meant for the one before: `ready` takes no harm from that;
-//! * [`crate::Progress::Finished`]: [`Conversations::remove`] closes it, which takes it out of epoll.
+//! * an event for a key: `get_mut(key)`, then [`Conversation::ready`];
+//! * [`crate::Progress::Finished`]: [`Conversations::remove`] closes it.
 
 use std::{
     fs::{self, Permissions},
@@ -108,13 +107,27 @@ impl Drop for Listener {
     }
 }
 
-/// The conversations of a tapdisk, at most [`CONVERSATIONS_MAX`], each with a key.
-#[derive(Default)]
-pub struct Conversations {
-    slots: Vec<Option<Conversation>>,
+/// Names a conversation. No two conversations of a process have the same key, so that an answer that
+/// comes late cannot reach another caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    slot: usize,
+    serial: u64,
 }
 
-impl Conversations {
+/// The conversations of a tapdisk, at most [`CONVERSATIONS_MAX`], each in whatever the loop wraps it in.
+pub struct Conversations<C = Conversation> {
+    slots: Vec<Option<(u64, C)>>,
+    next_serial: u64,
+}
+
+impl<C> Default for Conversations<C> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), next_serial: 0 }
+    }
+}
+
+impl<C: AsRef<Conversation> + AsMut<Conversation>> Conversations<C> {
     /// None yet.
     #[must_use]
     pub fn new() -> Self {
@@ -127,28 +140,47 @@ impl Conversations {
         self.vacant().is_some() || self.stalled(now).is_some()
     }
 
-    /// Accepts a connection and gives its key; `None` where there is none, or no room.
+    /// Accepts a connection and gives its key; `None` where there is none, or no room. `wrap` is called
+    /// with the conversation to register it with the loop.
     ///
     /// # Errors
-    /// See [`Listener::accept`].
-    pub fn accept(&mut self, listener: &Listener, now: Instant) -> io::Result<Option<usize>> {
-        let Some(key) = self.vacant().or_else(|| self.stalled(now)) else { return Ok(None) };
+    /// See [`Listener::accept`]; those of `wrap`.
+    pub fn accept(
+        &mut self,
+        listener: &Listener,
+        now: Instant,
+        wrap: impl FnOnce(Conversation, Key) -> io::Result<C>,
+    ) -> io::Result<Option<Key>> {
+        let Some(slot) = self.vacant().or_else(|| self.stalled(now)) else { return Ok(None) };
         let Some(conversation) = listener.accept()? else { return Ok(None) };
-        if key == self.slots.len() {
+        let key = Key { slot, serial: self.next_serial };
+        let wrapped = wrap(conversation, key)?;
+        self.next_serial += 1;
+        if slot == self.slots.len() {
             self.slots.push(None);
         }
-        self.slots[key] = Some(conversation);
+        self.slots[slot] = Some((key.serial, wrapped));
         Ok(Some(key))
     }
 
     /// The conversation of that key.
-    pub fn get_mut(&mut self, key: usize) -> Option<&mut Conversation> {
-        self.slots.get_mut(key)?.as_mut()
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut C> {
+        let (serial, conversation) = self.slots.get_mut(key.slot)?.as_mut()?;
+        (*serial == key.serial).then_some(conversation)
+    }
+
+    /// All of them, with their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, &C)> {
+        self.slots.iter().enumerate().filter_map(|(slot, it)| {
+            let (serial, conversation) = it.as_ref()?;
+            Some((Key { slot, serial: *serial }, conversation))
+        })
     }
 
     /// Takes it out; dropping it closes it.
-    pub fn remove(&mut self, key: usize) -> Option<Conversation> {
-        self.slots.get_mut(key)?.take()
+    pub fn remove(&mut self, key: Key) -> Option<C> {
+        let found = self.slots.get_mut(key.slot)?.take_if(|(serial, _)| *serial == key.serial)?;
+        Some(found.1)
     }
 
     /// How many there are.
@@ -167,22 +199,19 @@ impl Conversations {
     pub fn expire(&mut self, now: Instant) -> usize {
         let before = self.len();
         for slot in &mut self.slots {
-            let deadline = slot.as_ref().and_then(Conversation::deadline);
-            if deadline.is_some_and(|deadline| deadline <= now) {
-                *slot = None;
-            }
+            slot.take_if(|(_, it)| it.as_ref().deadline().is_some_and(|deadline| deadline <= now));
         }
         before - self.len()
     }
 
-    /// When to call [`Self::expire`], or to accept again: `None` while nobody keeps us waiting.
+    /// When to call [`Self::expire`], or to accept again; `None` while no client is waited for.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let waiting = self.slots.iter().flatten();
+        let all = self.slots.iter().flatten().map(|(_, it)| it.as_ref());
         if self.vacant().is_some() {
-            waiting.filter_map(Conversation::deadline).min()
+            all.filter_map(Conversation::deadline).min()
         } else {
-            waiting.filter_map(Conversation::waiting_since).min().map(|since| since + STALLED)
+            all.filter_map(Conversation::waiting_since).min().map(|since| since + STALLED)
         }
     }
 
@@ -191,14 +220,12 @@ impl Conversations {
         vacant.or_else(|| (self.slots.len() < CONVERSATIONS_MAX).then_some(self.slots.len()))
     }
 
-    /// The one that has kept us waiting longest, if it is long.
+    /// The slot of the client that has been waited for longest, if that is long.
     fn stalled(&self, now: Instant) -> Option<usize> {
-        let waiting = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(key, slot)| Some((slot.as_ref()?.waiting_since()?, key)));
-        waiting.min().filter(|(since, _)| *since + STALLED <= now).map(|(_, key)| key)
+        let slots = self.slots.iter().enumerate();
+        let waiting =
+            slots.filter_map(|(slot, it)| Some((it.as_ref()?.1.as_ref().waiting_since()?, slot)));
+        waiting.min().filter(|(since, _)| *since + STALLED <= now).map(|(_, slot)| slot)
     }
 }
 

@@ -19,6 +19,11 @@ fn dir() -> (tempfile::TempDir, ControlDir) {
     (root, dir)
 }
 
+/// Accepts a conversation that no loop waits for.
+fn accept(conversations: &mut Conversations, listener: &Listener, now: Instant) -> Option<Key> {
+    conversations.accept(listener, now, |conversation, _| Ok(conversation)).unwrap()
+}
+
 #[test]
 fn the_socket_is_its_owners_and_leaves_with_it() {
     let (_root, dir) = dir();
@@ -59,19 +64,22 @@ fn when_full_the_one_that_stalled_longest_gives_way() {
     let (_root, dir) = dir();
     let listener = Listener::bind(&dir, 5).unwrap();
     let mut conversations = Conversations::new();
-    let mut clients = Vec::new();
-    for key in 0..CONVERSATIONS_MAX {
+    let (mut clients, mut keys) = (Vec::new(), Vec::new());
+    for _ in 0..CONVERSATIONS_MAX {
         clients.push(UnixStream::connect(dir.ctl(5)).unwrap());
-        assert_eq!(conversations.accept(&listener, Instant::now()).unwrap(), Some(key));
+        keys.push(accept(&mut conversations, &listener, Instant::now()).unwrap());
     }
     let (late, mut now) = (UnixStream::connect(dir.ctl(5)).unwrap(), Instant::now());
     assert!(!conversations.can_accept(now), "they may still be about to speak");
-    assert_eq!(conversations.accept(&listener, now).unwrap(), None);
+    assert_eq!(accept(&mut conversations, &listener, now), None);
     let next = conversations.next_deadline().unwrap();
     assert!(next > now && next <= now + STALLED);
     now += STALLED;
     assert!(conversations.can_accept(now));
-    assert_eq!(conversations.accept(&listener, now).unwrap(), Some(0));
+    let key = accept(&mut conversations, &listener, now).unwrap();
+    assert!(conversations.get_mut(key).is_some());
+    assert!(conversations.get_mut(keys[0]).is_none(), "an answer to it must not reach the new one");
+    assert!(conversations.remove(keys[0]).is_none());
     assert_eq!(clients[0].read(&mut [0]).unwrap(), 0, "the first one was closed");
     assert_eq!(conversations.len(), CONVERSATIONS_MAX);
     drop(late);
@@ -82,12 +90,14 @@ fn a_request_that_is_worked_on_never_gives_way() {
     let (_root, dir) = dir();
     let listener = Listener::bind(&dir, 5).unwrap();
     let mut conversations = Conversations::new();
+    let mut keys = Vec::new();
     let request = Request { minor: 0, call: Call::Pause };
     let mut clients = Vec::new();
     for _ in 0..CONVERSATIONS_MAX {
         let mut client = UnixStream::connect(dir.ctl(5)).unwrap();
         client.write_all(request.encode().unwrap().as_bytes()).unwrap();
-        let key = conversations.accept(&listener, Instant::now()).unwrap().unwrap();
+        let key = accept(&mut conversations, &listener, Instant::now()).unwrap();
+        keys.push(key);
         let asked = conversations.get_mut(key).unwrap().ready();
         assert_eq!(asked, crate::Progress::Asked(request.clone()));
         clients.push(client);
@@ -95,7 +105,7 @@ fn a_request_that_is_worked_on_never_gives_way() {
     let later = Instant::now() + Duration::from_secs(3600);
     assert!(!conversations.can_accept(later));
     assert_eq!((conversations.expire(later), conversations.next_deadline()), (0, None));
-    for key in 0..CONVERSATIONS_MAX {
+    for key in keys {
         conversations.get_mut(key).unwrap().answer(&Reply::Done);
         conversations.remove(key);
     }
@@ -109,12 +119,12 @@ fn deadlines_are_kept() {
     let mut conversations = Conversations::new();
     assert_eq!(conversations.next_deadline(), None);
     let mut client = UnixStream::connect(dir.ctl(5)).unwrap();
-    conversations.accept(&listener, Instant::now()).unwrap().unwrap();
+    let key = accept(&mut conversations, &listener, Instant::now()).unwrap();
     let deadline = conversations.next_deadline().unwrap();
     assert_eq!(conversations.expire(deadline - Duration::from_millis(1)), 0);
     assert_eq!(conversations.expire(deadline), 1);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    assert!(conversations.get_mut(0).is_none() && conversations.get_mut(999).is_none());
+    assert!(conversations.get_mut(key).is_none());
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::{
     dir::ControlDir,
     reply::Reply,
     request::Request,
-    server::{CONVERSATIONS_MAX, Conversations, Listener},
+    server::{Conversations, Key, Listener},
 };
 
 /// How long one pass of the loop waits for something to happen.
@@ -107,7 +107,7 @@ pub fn pass(
 ) {
     let keys = wait(listener, conversations);
     conversations.expire(Instant::now());
-    while let Some(key) = conversations.accept(listener, Instant::now()).expect("accept") {
+    while let Some(key) = accept(listener, conversations) {
         advance(conversations, key, answer);
     }
     for key in keys {
@@ -115,12 +115,15 @@ pub fn pass(
     }
 }
 
+fn accept(listener: &Listener, conversations: &mut Conversations) -> Option<Key> {
+    conversations.accept(listener, Instant::now(), |it, _| Ok(it)).expect("accept")
+}
+
 /// Keys that are ready, within one pass.
-fn wait(listener: &Listener, conversations: &mut Conversations) -> Vec<usize> {
+fn wait(listener: &Listener, conversations: &mut Conversations) -> Vec<Key> {
     let mut keys = Vec::new();
     let mut copies = Vec::new();
-    for key in 0..CONVERSATIONS_MAX {
-        let Some(conversation) = conversations.get_mut(key) else { continue };
+    for (key, conversation) in conversations.iter() {
         let events = match conversation.interest() {
             Interest::Read => PollFlags::IN,
             Interest::Write => PollFlags::OUT,
@@ -142,11 +145,7 @@ fn wait(listener: &Listener, conversations: &mut Conversations) -> Vec<usize> {
     keys.into_iter().zip(ready).filter_map(|(key, ready)| ready.then_some(key)).collect()
 }
 
-fn advance(
-    conversations: &mut Conversations,
-    key: usize,
-    answer: &mut dyn FnMut(&Request) -> Reply,
-) {
+fn advance(conversations: &mut Conversations, key: Key, answer: &mut dyn FnMut(&Request) -> Reply) {
     let Some(conversation) = conversations.get_mut(key) else { return };
     let progress = match conversation.ready() {
         Progress::Asked(request) => conversation.answer(&answer(&request)),

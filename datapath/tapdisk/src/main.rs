@@ -1,26 +1,24 @@
 //! tapdisk-ram: a process that the tools of dom0 take for a tapdisk. It serves RAM disks over NBD
 //! and is told what to do through its control socket.
 //!
-//! `launch` starts the process that stays, `daemon` detaches it from whoever started it, `server`
-//! is its single-threaded event loop, `poller` and `polling` how it waits, `serving` the part of it
-//! that is about clients, `vbd` what they are clients of, `door` and `receiver` how they come,
-//! `control` what the process is told, `metrics` and `stats` what it tells of itself. PROTOCOL.md has
-//! all of it in tables.
+//! `launch` starts the process that stays, and `daemon` detaches that from its caller. `event_loop` is
+//! its single thread: it waits in `poll` and calls the methods of `tapdisk`, the state of the process,
+//! which are in `control` (what callers ask for) and `clients` (accepting, serving, closing). `vbd` is a
+//! minor and its disk, `frontend` one client, `task` what takes longer than a pass of the loop may,
+//! `volume` the store's disk, `metrics` the statistics. PROTOCOL.md has all of the protocol in tables.
 
-mod client;
+mod clients;
 mod control;
 mod daemon;
-mod disk;
-mod door;
+mod event_loop;
+mod frontend;
 mod launch;
 mod metrics;
-mod poller;
-mod polling;
-mod receiver;
-mod server;
-mod serving;
-mod stats;
+mod poll;
+mod tapdisk;
+mod task;
 mod vbd;
+mod volume;
 
 use std::{
     ffi::OsStr,
@@ -58,7 +56,7 @@ fn main() -> ExitCode {
     }
     let done = match argument.as_deref().map(OsStr::as_encoded_bytes) {
         None => launch::run(),
-        Some(b"serve") => server::run(),
+        Some(b"serve") => event_loop::run(),
         Some(b"-h" | b"--help") => print(&help()),
         Some(b"-V" | b"--version") => {
             print(&format!("tapdisk-ram {}\n", env!("CARGO_PKG_VERSION")))

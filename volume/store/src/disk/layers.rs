@@ -39,6 +39,11 @@ impl Top {
         Ok(Self { layer, data, map, words, windows: Vec::new() })
     }
 
+    /// The files of its data and of its map.
+    pub(super) fn into_files(self) -> (File, File) {
+        (self.data, self.map)
+    }
+
     /// The entries of the top's map; only pages that the index names may be touched.
     pub(super) fn words(&self) -> &[AtomicU32] {
         self.words.words()
@@ -104,6 +109,11 @@ impl Layers {
             windows: FxHashMap::default(),
             files: FxHashMap::default(),
         }
+    }
+
+    /// The layer that is written to, without the others.
+    pub(super) fn into_top(self) -> Option<Top> {
+        self.top
     }
 
     /// The layer that is written to.

@@ -5,11 +5,12 @@ use std::{
     collections::HashSet,
     fs::File,
     io,
-    os::unix::fs::{FileExt, FileTypeExt},
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::fs::{MemfdFlags, SeekFrom, memfd_create, seek};
+use rustix::fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek};
 
 use super::{
     Disk,
@@ -17,66 +18,114 @@ use super::{
     map::BlockMap,
 };
 use crate::{
-    block::{BLOCK_BYTES, LAYER_FIRST, NEVER, chunks},
+    block::{BLOCK_BYTES, LAYER_FIRST, Layer, NEVER, chunks},
     budget::Budget,
     error::{Context, Error, ErrorKind, Result},
 };
 
 /// The unit of a disk's size, and of a loaded file's. Bytes.
 const SECTOR_BYTES: u64 = 512;
+/// What errors say is being done.
+const DOING: &str = "loading";
 /// How much is read at a time. Bytes.
 const READ_BYTES: usize = 1 << 20;
 
-impl Disk {
-    /// Loads a file; its size is rounded down to whole sectors.
-    pub(super) fn load(path: &Path, read_only: bool) -> Result<Self> {
-        const DOING: &str = "loading";
-        let file = File::open(path).doing(DOING, || path)?;
-        let kind = file.metadata().doing(DOING, || path)?.file_type();
-        if kind.is_dir() {
-            return Err(Error::os(DOING, path, rustix::io::Errno::ISDIR.into()));
-        }
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(Error::new(
-                ErrorKind::BadArgument,
-                format!("{} is neither a plain file nor a block device", path.display()),
-            ));
-        }
-        let length = seek(&file, SeekFrom::End(0)).doing(DOING, || path)?;
-        let size = length / SECTOR_BYTES * SECTOR_BYTES;
-        if size == 0 {
-            return Err(Error::new(
-                ErrorKind::BadSize,
-                format!(
-                    "{} has {length} bytes, less than one sector of {SECTOR_BYTES}",
-                    path.display()
-                ),
-            ));
-        }
+/// A file in memory that no disk serves yet: a thread may load it while others are served.
+#[derive(Debug)]
+pub struct Loaded {
+    size: u64,
+    read_only: bool,
+    data: File,
+    map: File,
+    index: Vec<Layer>,
+}
+
+impl Loaded {
+    /// Loads a file; its size is rounded down to whole sectors. Gives up between two reads when
+    /// `cancelled` is set.
+    ///
+    /// # Errors
+    /// What reading the file gives, [`ErrorKind::BadArgument`] for what is neither a plain file nor a block
+    /// device, [`ErrorKind::NoSpace`] where it does not fit into memory.
+    pub fn read(path: &Path, read_only: bool, cancelled: &AtomicBool) -> Result<Self> {
+        // Opening a FIFO would wait for its other end.
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let file = File::options()
+            .read(true)
+            .custom_flags(nonblocking)
+            .open(path)
+            .doing(DOING, || path)?;
+        let size = size_of(&file, path)?;
         let memory =
             |name| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from).doing(DOING, || path);
-        let top = Top::new(LAYER_FIRST, memory("ram-disk")?, memory("ram-disk-map")?, size)?;
-        let mut disk = Self {
+        let (data, map) = (memory("ram-disk")?, memory("ram-disk-map")?);
+        let index = vec![NEVER; chunks(size)];
+        let mut disk = Disk::try_from(Self { size, read_only: false, data, map, index })?;
+        disk.fill(&file, cancelled).doing(DOING, || path)?;
+        Ok(disk.unload(read_only))
+    }
+}
+
+impl TryFrom<Loaded> for Disk {
+    type Error = Error;
+
+    fn try_from(loaded: Loaded) -> Result<Self> {
+        let Loaded { size, read_only, data, map, index } = loaded;
+        let top = Top::new(LAYER_FIRST, data, map, size)?;
+        Ok(Self {
             key: None,
             size,
-            top: LAYER_FIRST,
-            map: BlockMap::new(vec![NEVER; chunks(size)], None),
+            top: if read_only { 0 } else { LAYER_FIRST },
+            map: BlockMap::new(index, None),
             layers: Layers::new(None, Some(top)),
             sole: HashSet::new(),
             budget: Budget::host(),
             _serving: None,
-        };
-        disk.fill(&file).doing(DOING, || path)?;
-        if read_only {
-            disk.top = 0;
-        }
-        Ok(disk)
+        })
+    }
+}
+
+/// The size of a file as a disk, in bytes.
+fn size_of(file: &File, path: &Path) -> Result<u64> {
+    let kind = file.metadata().doing(DOING, || path)?.file_type();
+    if kind.is_dir() {
+        return Err(Error::os(DOING, path, rustix::io::Errno::ISDIR.into()));
+    }
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(Error::new(
+            ErrorKind::BadArgument,
+            format!("{} is neither a plain file nor a block device", path.display()),
+        ));
+    }
+    let length = seek(file, SeekFrom::End(0)).doing(DOING, || path)?;
+    let size = length / SECTOR_BYTES * SECTOR_BYTES;
+    if size == 0 {
+        return Err(Error::new(
+            ErrorKind::BadSize,
+            format!(
+                "{} has {length} bytes, less than one sector of {SECTOR_BYTES}",
+                path.display()
+            ),
+        ));
+    }
+    Ok(size)
+}
+
+impl Disk {
+    /// Takes a loaded file out of the disk that it was loaded through.
+    fn unload(self, read_only: bool) -> Loaded {
+        let top = self.layers.into_top().expect("a loaded file has a top");
+        let (data, map) = top.into_files();
+        Loaded { size: self.size, read_only, data, map, index: self.map.into_index() }
     }
 
-    fn fill(&mut self, file: &File) -> io::Result<()> {
+    fn fill(&mut self, file: &File, cancelled: &AtomicBool) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut at = 0;
         while at < self.size {
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(rustix::io::Errno::CANCELED.into());
+            }
             at = match seek(file, SeekFrom::Data(at)) {
                 // The file has nothing but a hole from here on.
                 Err(rustix::io::Errno::NXIO) => break,

@@ -37,6 +37,11 @@ impl BlockMap {
         Self { index, file }
     }
 
+    /// The index.
+    pub(super) fn into_index(self) -> Vec<Layer> {
+        self.index
+    }
+
     /// Has chunks that were never written at the end.
     pub(super) fn grow(&mut self, chunks: usize) {
         self.index.resize(chunks, NEVER);

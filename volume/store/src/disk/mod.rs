@@ -18,7 +18,7 @@ mod write;
 
 use std::collections::HashSet;
 
-pub use self::{open::Open, read::Piece};
+pub use self::{load::Loaded, open::Open, read::Piece};
 
 use self::{layers::Layers, map::BlockMap};
 use crate::{

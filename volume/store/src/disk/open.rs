@@ -1,11 +1,11 @@
 //! Opening a volume for serving.
 
-use std::{collections::HashSet, path::Path, time::Duration};
+use std::{collections::HashSet, path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use rustix::fs::{AtFlags, CWD, fstat, statat};
 
 use super::{
-    Disk,
+    Disk, Loaded,
     layers::{Layers, Top},
     map::BlockMap,
 };
@@ -38,18 +38,47 @@ impl Disk {
     /// for a snapshot that is to be written; [`ErrorKind::VolumeMissing`]; for a plain file an
     /// error of reading it, and [`ErrorKind::NoSpace`] where it does not fit into memory.
     pub fn open(path: &Path, open: &Open) -> Result<Self> {
-        let Some((layout, key)) = Layout::of_volume(path) else {
-            return Self::load(path, open.serving.read_only);
-        };
-        let dirs = Dirs::open(&layout)?.ok_or_else(|| missing(&key))?;
-        Self::open_volume(&dirs, &key, open)
+        match Layout::of_volume(path) {
+            Some((layout, key)) => Self::open_at(&layout, &key, open, PATIENCE),
+            None => Loaded::read(path, open.serving.read_only, &AtomicBool::new(false))?.try_into(),
+        }
+    }
+
+    /// Opens the volume whose record `path` is, without waiting: for an event loop, which tries again
+    /// later where an operation on the volume is just finishing. Only a volume: `path` as for
+    /// [`Layout::of_volume`].
+    ///
+    /// # Errors
+    /// As [`Disk::open`]; [`ErrorKind::VolumeInUse`] also for a moment.
+    pub fn try_open(path: &Path, open: &Open) -> Result<Self> {
+        match Layout::of_volume(path) {
+            Some((layout, key)) => Self::open_at(&layout, &key, open, Duration::ZERO),
+            None => {
+                let message = format!("{} is no volume of an SR", path.display());
+                Err(Error::new(ErrorKind::BadArgument, message))
+            }
+        }
+    }
+
+    fn open_at(layout: &Layout, key: &Name, open: &Open, patience: Duration) -> Result<Self> {
+        let dirs = Dirs::open(layout)?.ok_or_else(|| missing(key))?;
+        Self::open_volume_within(&dirs, key, open, patience)
     }
 
     pub(crate) fn open_volume(dirs: &Dirs, key: &Name, open: &Open) -> Result<Self> {
+        Self::open_volume_within(dirs, key, open, PATIENCE)
+    }
+
+    fn open_volume_within(
+        dirs: &Dirs,
+        key: &Name,
+        open: &Open,
+        patience: Duration,
+    ) -> Result<Self> {
         if !dirs.exists(Entry::Volume(key)) {
             return Err(missing(key));
         }
-        let Some(lock) = Lock::volume(dirs, key, PATIENCE)? else {
+        let Some(lock) = Lock::volume(dirs, key, patience)? else {
             return Err(Error::new(
                 ErrorKind::VolumeInUse,
                 format!(

@@ -1,125 +1,117 @@
-//! Those who pass on a connection: each connects, sends one message with a descriptor, and is let
-//! go. Nobody is waited for; whoever connects and sends nothing gives way in time.
+//! Processes that pass on a connection: each connects, sends one message with a descriptor, and is
+//! disconnected. None of them is waited for; one that sends nothing is disconnected in time.
 
 use std::{
     io::{self, IoSliceMut},
     mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     time::{Duration, Instant},
 };
 
+use block::Interest;
 use rustix::{
     io::Errno,
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
 };
+use slab::Slab;
 
-use crate::{
-    door::Door,
-    poller::{Key, Poller},
-};
+use crate::poll::{Endpoint, Source, Sources, VbdKey, Watched};
 
-/// How many may be about to pass something on, in the whole process; the oldest gives way.
+/// How many may be connected at a time, in the whole process; with more, the oldest is disconnected.
 const RECEIVERS_MAX: usize = 32;
 
-/// How long one may take to do so.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one may take to send its message.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much text is taken with the descriptor, and not looked at. (`UNIX_BUFFER_SIZE` of blktap.)
+/// How much text is taken with the descriptor, and ignored. (`UNIX_BUFFER_SIZE` of blktap.)
 const TEXT_BYTES: usize = 16 << 10;
 
 /// How many descriptors are taken from one message, of which only the first counts.
 const DESCRIPTORS_MAX: usize = 8;
 
-/// Somebody who has connected and not passed on anything yet.
+/// A process that has connected and not passed on anything yet.
 #[derive(Debug)]
 struct Receiver {
-    socket: UnixStream,
-    /// The place of the VBD that the connection is for.
-    vbd: usize,
-    door: Door,
+    socket: Watched<UnixStream>,
+    /// The VBD that the connection is for.
+    vbd: VbdKey,
+    endpoint: Endpoint,
     until: Instant,
 }
 
-/// All of them, each in a place of its own.
+/// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Receivers {
-    places: Vec<Option<Receiver>>,
+    slots: Slab<Receiver>,
 }
 
-/// What came.
+/// The outcome of receiving.
 #[derive(Debug)]
 pub(crate) enum Passed {
-    /// Nothing yet.
+    /// Nothing has come yet.
     Nothing,
     /// A message, or the end: with a descriptor, or without one.
-    Over { vbd: usize, door: Door, connection: Option<OwnedFd> },
+    Over { vbd: VbdKey, endpoint: Endpoint, connection: Option<OwnedFd> },
 }
 
 impl Receivers {
-    /// Takes a connection that was accepted at a door of a VBD; its place.
+    /// Takes a connection that was accepted at a socket of a VBD, and gives its slot.
     pub(crate) fn add(
         &mut self,
-        poller: &Poller,
+        sources: &Sources,
         socket: UnixStream,
-        vbd: usize,
-        door: Door,
+        vbd: VbdKey,
+        endpoint: Endpoint,
     ) -> io::Result<usize> {
-        let place = match self.places.iter().position(Option::is_none) {
-            Some(place) => place,
-            None if self.places.len() < RECEIVERS_MAX => {
-                self.places.push(None);
-                self.places.len() - 1
+        if self.slots.len() >= RECEIVERS_MAX {
+            let oldest = self.slots.iter().min_by_key(|(_, receiver)| receiver.until);
+            if let Some(slot) = oldest.map(|(slot, _)| slot) {
+                self.slots.remove(slot);
             }
-            None => {
-                let until = |place: &usize| self.places[*place].as_ref().map(|it| it.until);
-                (0..self.places.len()).min_by_key(until).unwrap_or_default()
-            }
-        };
-        // Whoever was there is closed, which takes him out of the poller.
-        self.places[place] = None;
-        poller.add(&socket, Key::Receiver(place), true, false)?;
-        self.places[place] = Some(Receiver { socket, vbd, door, until: Instant::now() + PATIENCE });
-        Ok(place)
+        }
+        let entry = self.slots.vacant_entry();
+        let slot = entry.key();
+        let readable = Interest { readable: true, writable: false };
+        let socket = sources.watch(socket, Source::Receiver(slot), readable)?;
+        let until = Instant::now() + RECEIVE_TIMEOUT;
+        entry.insert(Receiver { socket, vbd, endpoint, until });
+        Ok(slot)
     }
 
-    /// Takes what one passes on, after which he is let go.
-    pub(crate) fn receive(&mut self, place: usize) -> Passed {
-        let Some(receiver) = self.places.get(place).and_then(Option::as_ref) else {
-            return Passed::Nothing;
-        };
+    /// Takes the connection that one passes on, and disconnects it.
+    pub(crate) fn receive(&mut self, slot: usize) -> Passed {
+        let Some(receiver) = self.slots.get(slot) else { return Passed::Nothing };
         let connection = match descriptor(&receiver.socket) {
             Err(Errno::AGAIN | Errno::INTR) => return Passed::Nothing,
-            // He is gone, which is as good as nothing.
+            // It has gone away.
             Err(_) => None,
             Ok(connection) => connection,
         };
-        let (vbd, door) = (receiver.vbd, receiver.door);
-        self.places[place] = None;
-        Passed::Over { vbd, door, connection }
+        let Receiver { vbd, endpoint, .. } = self.slots.remove(slot);
+        Passed::Over { vbd, endpoint, connection }
     }
 
-    /// Lets go of those of a VBD.
-    pub(crate) fn remove_of(&mut self, vbd: usize) {
-        self.places.iter_mut().for_each(|place| {
-            place.take_if(|receiver| receiver.vbd == vbd);
-        });
+    /// Disconnects those of a VBD.
+    pub(crate) fn remove_of(&mut self, vbd: VbdKey) {
+        self.slots.retain(|_, receiver| receiver.vbd != vbd);
     }
 
-    /// Lets go of those who took too long.
+    /// Disconnects those that took too long.
     pub(crate) fn expire(&mut self, now: Instant) {
-        self.places.iter_mut().for_each(|place| {
-            place.take_if(|receiver| receiver.until <= now);
-        });
+        self.slots.retain(|_, receiver| receiver.until > now);
     }
 
-    /// When somebody will have taken too long.
+    /// When the next of them will have taken too long.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.places.iter().flatten().map(|receiver| receiver.until).min()
+        self.slots.iter().map(|(_, receiver)| receiver.until).min()
     }
 }
 
 /// The first descriptor of the next message; the others are closed.
-fn descriptor(socket: &UnixStream) -> Result<Option<OwnedFd>, Errno> {
+fn descriptor(socket: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut text = [0; TEXT_BYTES];
@@ -142,7 +134,7 @@ mod tests {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
     use super::*;
-    use crate::polling::Polling;
+    use crate::poll::{Poller, Polling};
 
     fn pass(socket: &UnixStream, text: &[u8], descriptors: &[&UnixStream]) {
         let descriptors: Vec<_> = descriptors.iter().map(|it| it.as_fd()).collect();
@@ -153,22 +145,22 @@ mod tests {
     }
 
     fn receivers() -> (Poller, Receivers, UnixStream, usize) {
-        let (poller, mut receivers) =
-            (Poller::new(Polling::new(std::time::Duration::ZERO)).unwrap(), Receivers::default());
+        let poller = Poller::new(Polling::new(Duration::ZERO)).unwrap();
+        let mut receivers = Receivers::default();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let place = receivers.add(&poller, ours, 7, Door::Receiver).unwrap();
-        (poller, receivers, theirs, place)
+        let slot = receivers.add(poller.sources(), ours, 7, Endpoint::Receiver).unwrap();
+        (poller, receivers, theirs, slot)
     }
 
     #[test]
     fn the_first_descriptor_counts_and_no_other_stays_open() {
         for count in [1, 2, DESCRIPTORS_MAX, 20] {
-            let (_poller, mut receivers, theirs, place) = receivers();
-            assert!(matches!(receivers.receive(place), Passed::Nothing));
+            let (_poller, mut receivers, theirs, slot) = receivers();
+            assert!(matches!(receivers.receive(slot), Passed::Nothing));
             let pairs: Vec<_> = (0..count).map(|_| UnixStream::pair().unwrap()).collect();
             pass(&theirs, b"any text", &pairs.iter().map(|pair| &pair.0).collect::<Vec<_>>());
-            let Passed::Over { vbd: 7, door: Door::Receiver, connection: Some(passed) } =
-                receivers.receive(place)
+            let Passed::Over { vbd: 7, endpoint: Endpoint::Receiver, connection: Some(passed) } =
+                receivers.receive(slot)
             else {
                 panic!("nothing came of {count}");
             };
@@ -190,26 +182,26 @@ mod tests {
     #[test]
     fn a_message_without_a_descriptor_and_an_end_without_a_message_are_over() {
         for text in [b"text".as_slice(), b""] {
-            let (_poller, mut receivers, mut theirs, place) = receivers();
+            let (_poller, mut receivers, mut theirs, slot) = receivers();
             theirs.write_all(text).unwrap();
             drop(theirs);
-            assert!(matches!(receivers.receive(place), Passed::Over { connection: None, .. }));
-            assert!(matches!(receivers.receive(place), Passed::Nothing), "and he is gone");
+            assert!(matches!(receivers.receive(slot), Passed::Over { connection: None, .. }));
+            assert!(matches!(receivers.receive(slot), Passed::Nothing), "it is disconnected");
         }
     }
 
     #[test]
-    fn whoever_says_nothing_gives_way() {
+    fn a_process_that_sends_nothing_is_disconnected() {
         let (poller, mut receivers, _theirs, _) = receivers();
         let mut kept = Vec::new();
         for _ in 0..3 * RECEIVERS_MAX {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            receivers.add(&poller, ours, 1, Door::ReceiverNew).unwrap();
+            receivers.add(poller.sources(), ours, 1, Endpoint::ReceiverNew).unwrap();
             kept.push(theirs);
         }
-        assert_eq!(receivers.places.len(), RECEIVERS_MAX);
+        assert_eq!(receivers.slots.len(), RECEIVERS_MAX);
         let deadline = receivers.next_deadline().unwrap();
-        receivers.expire(deadline + PATIENCE);
+        receivers.expire(deadline + RECEIVE_TIMEOUT);
         assert_eq!(receivers.next_deadline(), None);
     }
 }

@@ -1,0 +1,105 @@
+//! Closing a disk: requests that have come are still served, then its clients drain.
+
+use std::time::Instant;
+
+use tapctl::{Key as ConversationKey, Reply};
+
+use crate::{
+    frontend::DRAIN_TIMEOUT,
+    poll::VbdKey,
+    tapdisk::Tapdisk,
+    vbd::{Closing, DiskState, Image},
+};
+
+/// How a disk is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shutdown {
+    /// Requests that have come are served, for [`DRAIN_TIMEOUT`] at most, and clients have as long again
+    /// to take the answers.
+    Graceful,
+    /// Clients get what their sockets take at once.
+    Forced,
+}
+
+impl Tapdisk {
+    /// Closes the disk of a VBD, if there is one. Whether that is done: otherwise `caller` is answered
+    /// later.
+    pub(crate) fn close_disk(
+        &mut self,
+        vbd: VbdKey,
+        shutdown: Shutdown,
+        caller: Option<ConversationKey>,
+    ) -> bool {
+        self.receivers.remove_of(vbd);
+        self.cancel_opening(vbd);
+        let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else {
+            return true;
+        };
+        image.listeners = None;
+        let until = Instant::now() + DRAIN_TIMEOUT;
+        let is_running = matches!(image.disk, DiskState::Running(_));
+        if shutdown == Shutdown::Graceful && is_running && !image.clients.is_empty() {
+            image.change_disk(|disk| match disk {
+                DiskState::Running(drive) => DiskState::Closing(Closing { drive, until, caller }),
+                other => other,
+            });
+            self.run_clients(vbd);
+            return false;
+        }
+        self.finish_closing(vbd, shutdown);
+        true
+    }
+
+    /// Finishes what [`Self::close_disk`] has begun, where every request is served or the time is up.
+    pub(crate) fn finish_closings(&mut self, now: Instant) {
+        let is_due = |image: &Image| match &image.disk {
+            DiskState::Closing(closing) => closing.until <= now || image.is_settled(),
+            DiskState::Running(_) | DiskState::Paused(_) => false,
+        };
+        let due = self.vbds.iter().filter(|(_, vbd)| vbd.image().is_some_and(is_due));
+        let due: Vec<VbdKey> = due.map(|(key, _)| key).collect();
+        for vbd in due {
+            if let Some(caller) = self.finish_closing(vbd, Shutdown::Graceful) {
+                self.answer(caller, &Reply::Done);
+            }
+        }
+    }
+
+    /// When the time of the next of them is up.
+    pub(crate) fn next_closing(&self) -> Option<Instant> {
+        let images = self.vbds.iter().filter_map(|(_, vbd)| vbd.image());
+        let closings = images.filter_map(|image| match &image.disk {
+            DiskState::Closing(closing) => Some(closing.until),
+            DiskState::Running(_) | DiskState::Paused(_) => None,
+        });
+        closings.min()
+    }
+
+    /// Lets go of the disk; clients that have answers to take drain. Returns the caller to be answered.
+    fn finish_closing(&mut self, key: VbdKey, shutdown: Shutdown) -> Option<ConversationKey> {
+        let vbd = self.vbds.get_mut(key)?;
+        let minor = vbd.minor();
+        let image = vbd.image_mut()?;
+        let caller = match &image.disk {
+            DiskState::Closing(closing) => closing.caller,
+            DiskState::Running(_) | DiskState::Paused(_) => None,
+        };
+        let params = image.params.clone();
+        let clients = image.take_clients();
+        // Drops the drive: what is unfinished is answered with ESHUTDOWN.
+        vbd.close();
+        for mut client in clients {
+            let over = matches!(client.frontend.drain(), block::Progress::Closed { .. });
+            if over || client.frontend.is_drained() || shutdown == Shutdown::Forced {
+                continue;
+            }
+            let entry = self.draining.vacant_entry();
+            match client.into_draining(entry.key()) {
+                Ok(draining) => _ = entry.insert(draining),
+                Err(error) => self.warn(format_args!("a client was dropped: {error}")),
+            }
+        }
+        self.info(format_args!("minor {minor}: closed {params}"));
+        caller
+    }
+}

@@ -1,0 +1,100 @@
+//! Giving clients their turns.
+
+use block::{Budget, Progress};
+
+use crate::{
+    poll::{ClientKey, VbdKey},
+    tapdisk::Tapdisk,
+    vbd::{DiskState, Vbd},
+};
+
+impl Tapdisk {
+    /// Gives a client a turn. While its disk is paused it only sends answers that wait.
+    pub(crate) fn serve_client(&mut self, vbd: VbdKey, key: ClientKey) {
+        let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else { return };
+        let Some(client) = image.clients.get_mut(key) else { return };
+        let closing = matches!(image.disk, DiskState::Closing(_));
+        let progress = match image.disk.drive() {
+            Some(_) if client.is_settled => client.frontend.drain(),
+            Some(drive) => client.frontend.turn(drive, &mut Budget::turn()),
+            None => client.frontend.drain(),
+        };
+        match progress {
+            Progress::Closed { fault } => {
+                self.remove_client(vbd, key);
+                if let Some(fault) = fault {
+                    let minor = self.vbds[vbd].minor();
+                    self.warn(format_args!("minor {minor}: a client was dropped: {fault}"));
+                }
+            }
+            Progress::More => self.runnable.push((vbd, key)),
+            Progress::Idle | Progress::Worked => {
+                // It has taken everything that had come, unless it waits for room to answer.
+                client.is_settled |= closing && client.frontend.interest().readable;
+                self.rearm_client(vbd, key);
+            }
+        }
+    }
+
+    /// Sends what a client takes whose disk was closed.
+    pub(crate) fn drain_client(&mut self, slot: usize) {
+        if self.draining.get_mut(slot).is_some_and(|client| client.send()) {
+            self.draining.remove(slot);
+        }
+    }
+
+    /// Waits for what the clients of a VBD need now.
+    pub(crate) fn rearm_clients(&mut self, vbd: VbdKey) {
+        for key in self.client_keys(vbd) {
+            self.rearm_client(vbd, key);
+        }
+    }
+
+    fn rearm_client(&mut self, vbd: VbdKey, key: ClientKey) {
+        let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else { return };
+        let paused = image.disk.is_paused();
+        let Some(client) = image.clients.get_mut(key) else { return };
+        let waits_only_to_send = paused || client.is_settled;
+        if let Err(error) = client.rearm(waits_only_to_send) {
+            self.remove_client(vbd, key);
+            self.warn(format_args!("a client was dropped: {error}"));
+        }
+    }
+
+    /// Gives every client of a VBD a turn in this pass of the loop: what they wait for has come, and no
+    /// socket tells of it.
+    pub(crate) fn run_clients(&mut self, vbd: VbdKey) {
+        let keys = self.client_keys(vbd);
+        self.runnable.extend(keys.into_iter().map(|key| (vbd, key)));
+    }
+
+    pub(crate) fn client_keys(&self, vbd: VbdKey) -> Vec<ClientKey> {
+        let image = self.vbds.get(vbd).and_then(|vbd| vbd.image());
+        image.map(|it| it.clients.iter().map(|(key, _)| key).collect()).unwrap_or_default()
+    }
+
+    /// Closes a client's socket.
+    pub(crate) fn remove_client(&mut self, vbd: VbdKey, key: ClientKey) {
+        let image = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut());
+        image.and_then(|image| image.remove_client(key));
+    }
+
+    /// Gives the drives a turn that have large changes to make. A client whose change is finished has an
+    /// answer to send.
+    pub(crate) fn work_on_drives(&mut self) {
+        let has_work = |vbd: &Vbd| vbd.image().is_some_and(|image| image.disk.has_work());
+        let keys: Vec<VbdKey> =
+            self.vbds.iter().filter(|(_, vbd)| has_work(vbd)).map(|(key, _)| key).collect();
+        for vbd in keys {
+            let drive = self.vbds.get_mut(vbd).and_then(|vbd| vbd.drive());
+            if drive.is_some_and(|drive| drive.work(&mut Budget::turn())) {
+                self.run_clients(vbd);
+            }
+        }
+    }
+
+    /// Whether a drive has large changes to make and may make them.
+    pub(crate) fn has_busy_drives(&self) -> bool {
+        self.vbds.iter().any(|(_, vbd)| vbd.image().is_some_and(|image| image.disk.has_work()))
+    }
+}

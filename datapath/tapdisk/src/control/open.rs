@@ -1,0 +1,167 @@
+//! Open and close: which disk a minor has.
+
+use std::time::Instant;
+
+use rustix::io::Errno;
+use tapctl::{Failure, Flags, Key as ConversationKey, Minor, Open, Reply};
+
+use super::{handle::Handled, supported};
+use crate::{
+    clients::Shutdown,
+    metrics::Files,
+    poll::VbdKey,
+    tapdisk::Tapdisk,
+    task::{Opening, Wanted},
+    vbd::{DiskState, Idle, Image, Paused, Resume, Start, State, Vbd},
+    volume::Volume,
+};
+
+impl Tapdisk {
+    pub(super) fn open(&mut self, caller: ConversationKey, minor: Minor, open: &Open) -> Handled {
+        // As blktap, where every other request says ENODEV.
+        let key = self.find(minor).ok_or(Errno::INVAL)?;
+        let State::Idle(before) = self.vbds[key].state else { return Err(Errno::ALREADY.into()) };
+        supported(open.flags)?;
+        let params = open.params.to_string_lossy();
+        let read_only = open.flags.has(Flags::READ_ONLY);
+        let opening = self.start_opening(key, &params, read_only)?;
+        self.vbds[key].state = State::Opening(Start { opening, caller, before });
+        self.go_on_opening(key, Instant::now());
+        Ok(None)
+    }
+
+    /// Begins to open a disk for a VBD.
+    pub(super) fn start_opening(
+        &self,
+        vbd: VbdKey,
+        params: &str,
+        read_only: bool,
+    ) -> Result<Opening, Failure> {
+        let minor = self.vbds[vbd].minor();
+        let wanted = Wanted { params, read_only, dir: &self.dir, vbd, minor };
+        Opening::start(wanted, &self.sources)
+    }
+
+    /// Goes on with the disk that is being opened for a VBD, and answers the caller when that is done.
+    pub(crate) fn go_on_opening(&mut self, key: VbdKey, now: Instant) {
+        let Some(vbd) = self.vbds.get_mut(key) else { return };
+        match &mut vbd.state {
+            State::Opening(start) => {
+                let Some(opened) = start.opening.poll(now) else { return };
+                let State::Opening(start) =
+                    std::mem::replace(&mut vbd.state, State::Idle(Idle::New))
+                else {
+                    return;
+                };
+                vbd.state = State::Idle(start.before);
+                let params = start.opening.params().to_owned();
+                let reply = match opened.and_then(|volume| self.serve_disk(key, volume, params)) {
+                    Ok(()) => self.image_reply(key),
+                    Err(failure) => self.opening_failed(key, start.opening.params(), failure),
+                };
+                self.answer(start.caller, &reply);
+            }
+            State::Open(image) => {
+                let DiskState::Paused(paused) = &mut image.disk else { return };
+                let Resume::Opening { opening, caller } = &mut paused.resume else { return };
+                let Some(opened) = opening.poll(now) else { return };
+                let (params, caller) = (opening.params().to_owned(), *caller);
+                let reply = match self.resume_with(key, opened, &params) {
+                    Ok(()) => Reply::Done,
+                    Err(failure) => self.opening_failed(key, &params, failure),
+                };
+                self.answer(caller, &reply);
+            }
+            State::Idle(_) => {}
+        }
+    }
+
+    /// Goes on with all disks that are being opened.
+    pub(crate) fn go_on_openings(&mut self, now: Instant) {
+        let is_opening = |vbd: &Vbd| vbd.opening().is_some();
+        let due: Vec<VbdKey> =
+            self.vbds.iter().filter(|(_, vbd)| is_opening(vbd)).map(|(key, _)| key).collect();
+        due.into_iter().for_each(|key| self.go_on_opening(key, now));
+    }
+
+    /// When to go on with a disk that is being opened where no event tells of it.
+    pub(crate) fn next_opening(&self, now: Instant) -> Option<Instant> {
+        let openings = self.vbds.iter().filter_map(|(_, vbd)| vbd.opening());
+        openings.filter_map(|opening| opening.retry_at(now)).min()
+    }
+
+    /// Gives up a disk that is being opened, and answers its caller.
+    pub(crate) fn cancel_opening(&mut self, key: VbdKey) {
+        let Some(vbd) = self.vbds.get_mut(key) else { return };
+        let caller = match &mut vbd.state {
+            State::Opening(start) => {
+                let caller = start.caller;
+                vbd.state = State::Idle(Idle::Closed);
+                caller
+            }
+            State::Open(image) => {
+                let DiskState::Paused(paused) = &mut image.disk else { return };
+                let Resume::Opening { caller, .. } = paused.resume else { return };
+                paused.resume = Resume::NotAsked;
+                caller
+            }
+            State::Idle(_) => return,
+        };
+        let failure =
+            Failure::new(Errno::CANCELED, "the disk was closed while it was being opened");
+        self.answer(caller, &Reply::Error(failure));
+    }
+
+    fn opening_failed(&self, key: VbdKey, params: &str, failure: Failure) -> Reply {
+        let minor = self.vbds[key].minor();
+        self.warn(format_args!("minor {minor}: opening {params}: {}", failure.text));
+        Reply::Error(failure)
+    }
+
+    /// Serves a disk under a VBD from now on.
+    fn serve_disk(&mut self, key: VbdKey, volume: Volume, params: String) -> Result<(), Failure> {
+        let minor = self.vbds[key].minor();
+        let shared = (&self.sources, &self.dir, &self.receive_limit);
+        let mut image = Image::serve(volume, params, (key, minor), shared)?;
+        match Files::create(self.dir.metrics(), minor) {
+            Ok(files) => image.files = Some(files),
+            Err(error) => self.warn(format_args!("minor {minor}: without statistics: {error}")),
+        }
+        let read_only = if image.disk.read_only() { " read-only" } else { "" };
+        self.info(format_args!("minor {minor}: serving {}{read_only}", image.params));
+        self.vbds[key].state = State::Open(Box::new(image));
+        if self.accept_resumes.is_some() {
+            self.set_accepting(false);
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(
+        &mut self,
+        caller: ConversationKey,
+        minor: Minor,
+        shutdown: Shutdown,
+    ) -> Handled {
+        let key = self.find(minor).ok_or(Errno::NODEV)?;
+        if self.vbds[key].image().is_some_and(|it| matches!(it.disk, DiskState::Closing(_))) {
+            return Err(Failure::new(Errno::ALREADY, "the disk is being closed"));
+        }
+        Ok(self.close_disk(key, shutdown, Some(caller)).then_some(Reply::Done))
+    }
+}
+
+impl Vbd {
+    /// The disk that is being opened, if one is.
+    fn opening(&self) -> Option<&Opening> {
+        match &self.state {
+            State::Opening(start) => Some(&start.opening),
+            State::Open(image) => match &image.disk {
+                DiskState::Paused(Paused { resume: Resume::Opening { opening, .. }, .. }) => {
+                    Some(opening)
+                }
+                _ => None,
+            },
+            State::Idle(_) => None,
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! One client of a disk, of whatever protocol, and the processes that pass on connections.
+
+mod client;
+mod receiver;
+
+pub(crate) use client::{Client, DRAIN_TIMEOUT, Draining};
+pub(crate) use receiver::{Passed, Receivers};

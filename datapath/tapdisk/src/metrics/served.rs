@@ -1,0 +1,46 @@
+//! What the clients of a VBD were served.
+
+use block::Stats;
+use tapctl::metrics::{Counters, Direction};
+
+use crate::poll::Endpoint;
+
+/// What the clients of each of a VBD's two NBD servers, as blktap counts them, were served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Served {
+    new: Stats,
+    old: Stats,
+}
+
+impl Served {
+    /// Adds what one client was served that came through a socket.
+    pub(crate) fn add(&mut self, endpoint: Endpoint, stats: &Stats) {
+        *if endpoint.is_old() { &mut self.old } else { &mut self.new } += *stats;
+    }
+
+    /// What all of them were served.
+    pub(crate) fn total(&self) -> Stats {
+        let mut total = self.new;
+        total += self.old;
+        total
+    }
+
+    /// The counters of the image, of the server and of the second server.
+    pub(crate) fn counters(&self) -> [Counters; 3] {
+        [self.total(), self.new, self.old].map(|stats| counters(&stats))
+    }
+}
+
+fn counters(stats: &Stats) -> Counters {
+    let direction = |it: &block::Direction| Direction {
+        submitted: it.answered(),
+        completed: it.answered(),
+        sectors: it.sectors,
+        microseconds: u64::try_from(it.time.as_micros()).unwrap_or(u64::MAX),
+    };
+    Counters {
+        read: direction(&stats.read),
+        write: direction(&stats.write),
+        errors: stats.failed(),
+    }
+}

@@ -1,0 +1,97 @@
+//! Everything that the process serves: its VBDs, their clients, and the callers that say what to do.
+//!
+//! `control` and `clients` have the methods that change it, `event_loop` calls them.
+
+use std::{
+    fmt,
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use nbd::ReceiveLimit;
+use slab::Slab;
+use syslog::{Severity, Syslog};
+use tapctl::{ControlDir, Conversation, Conversations, Key as ConversationKey, Listener, Minor};
+
+use crate::{
+    frontend::{DRAIN_TIMEOUT, Draining, Receivers},
+    poll::{ClientKey, Sources, VbdKey, Watched},
+    vbd::Vbd,
+};
+
+/// How many connections are accepted at a time before others have their turn.
+pub(crate) const ACCEPTS_MAX: usize = 16;
+
+/// Everything that the process serves.
+pub(crate) struct Tapdisk {
+    pub(crate) dir: ControlDir,
+    pub(crate) sources: Sources,
+    pub(crate) vbds: Slab<Vbd>,
+    /// Clients whose disk was closed, and that have still to take answers.
+    pub(crate) draining: Slab<Draining>,
+    pub(crate) receivers: Receivers,
+    /// Clients whose next turn need not wait for their sockets.
+    pub(crate) runnable: Vec<(VbdKey, ClientKey)>,
+    pub(crate) receive_limit: ReceiveLimit,
+    pub(crate) listener: Watched<Listener>,
+    pub(crate) conversations: Conversations<Watched<Conversation>>,
+    /// Minors that another process holds for a moment.
+    pub(crate) attaching: Vec<Attaching>,
+    pub(crate) signals: Watched<UnixStream>,
+    /// When the process ends at the latest, if it does.
+    pub(crate) end: Option<Instant>,
+    /// When callers are accepted again, if they are not.
+    pub(crate) callers_resume: Option<Instant>,
+    /// When clients are accepted again, if they are not.
+    pub(crate) accept_resumes: Option<Instant>,
+    /// The longest pass of the loop so far.
+    pub(crate) longest_pass: Duration,
+    pub(crate) log: Syslog,
+}
+
+/// An attach that is tried again.
+#[derive(Debug)]
+pub(crate) struct Attaching {
+    pub(crate) minor: Minor,
+    pub(crate) caller: ConversationKey,
+    pub(crate) until: Instant,
+}
+
+impl Tapdisk {
+    /// The VBD of a minor.
+    pub(crate) fn find(&self, minor: Minor) -> Option<VbdKey> {
+        self.vbds.iter().find(|(_, vbd)| vbd.minor() == minor).map(|(key, _)| key)
+    }
+
+    /// Whether the process is about to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Whether the process is to end now.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        let is_answered = || {
+            self.conversations.is_empty()
+                && self.draining.is_empty()
+                && self.vbds.iter().all(|(_, vbd)| vbd.image().is_none())
+        };
+        self.end.is_some_and(|end| end <= now || is_answered())
+    }
+
+    /// Ends the process once everything is answered; no caller is accepted any more.
+    pub(crate) fn stop(&mut self) {
+        if self.end.is_none() {
+            // Disks may take one timeout to be closed, and their clients another to drain.
+            self.end = Some(Instant::now() + 2 * DRAIN_TIMEOUT);
+            self.set_accepting_callers(false);
+        }
+    }
+
+    pub(crate) fn info(&self, text: fmt::Arguments<'_>) {
+        self.log.send(Severity::Info, text);
+    }
+
+    pub(crate) fn warn(&self, text: fmt::Arguments<'_>) {
+        self.log.send(Severity::Warning, text);
+    }
+}

@@ -1,0 +1,149 @@
+//! What is open under a minor, and the clients that it has.
+
+use std::{io, mem, os::unix::net::UnixStream, rc::Rc};
+
+use block::{Drive, Stats};
+use nbd::{Connection, Export, ReceiveLimit};
+use rustix::io::Errno;
+use slab::Slab;
+use tapctl::{ControlDir, Failure, Minor};
+
+use super::{
+    listeners::Listeners,
+    state::{DiskState, Paused},
+};
+use crate::{
+    frontend::Client,
+    metrics::{Files, Served},
+    poll::{ClientKey, Endpoint, Sources, VbdKey},
+    volume::{Volume, path_of},
+};
+
+/// How many connections may wait for a paused disk's size, to be told it in an old-style greeting.
+const WAITING_MAX: usize = 16;
+
+/// What is open under a minor.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// `<type>:<path>`, as it was asked for.
+    pub(crate) params: String,
+    pub(crate) disk: DiskState,
+    /// `None` once the disk is about to be closed.
+    pub(crate) listeners: Option<Listeners>,
+    pub(crate) clients: Slab<Client>,
+    /// What clients were served that have left.
+    served_before: Served,
+    pub(crate) files: Option<Files>,
+    export: Rc<Export>,
+}
+
+impl Image {
+    /// Serves a disk under a minor: makes its sockets and accepts clients from now on.
+    pub(crate) fn serve(
+        volume: Volume,
+        params: String,
+        (vbd, minor): (VbdKey, Minor),
+        (sources, dir, limit): (&Sources, &ControlDir, &ReceiveLimit),
+    ) -> Result<Self, Failure> {
+        let name = path_of(&params)?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let listeners = Listeners::open(sources, dir, vbd, minor).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Failure::new(errno, error.to_string())
+        })?;
+        Ok(Self {
+            params,
+            disk: DiskState::Running(Drive::new(volume)),
+            listeners: Some(listeners),
+            clients: Slab::new(),
+            served_before: Served::default(),
+            files: None,
+            export: Rc::new(Export::new(&name, "RAM disk", limit)),
+        })
+    }
+
+    /// The connection of a client that has come through a socket. `None` where it waits for the disk to
+    /// be resumed, as its greeting says the size.
+    pub(crate) fn connect(
+        &mut self,
+        socket: UnixStream,
+        endpoint: Endpoint,
+    ) -> io::Result<Option<Connection>> {
+        let export = Rc::clone(&self.export);
+        if endpoint != Endpoint::Receiver {
+            let pins = self.disk.attachments().pins();
+            return Connection::new(socket, export, pins).map(Some);
+        }
+        match &mut self.disk {
+            DiskState::Running(drive) => Connection::old_style(socket, export, drive).map(Some),
+            DiskState::Paused(paused) if paused.waiting.len() < WAITING_MAX => {
+                paused.waiting.push(socket);
+                Ok(None)
+            }
+            DiskState::Paused(_) => Err(io::Error::other(format!(
+                "{WAITING_MAX} connections wait already for the paused disk"
+            ))),
+            DiskState::Closing(_) => Err(io::Error::other("the disk is being closed")),
+        }
+    }
+
+    /// Removes a client that is done, and keeps what it was served.
+    pub(crate) fn remove_client(&mut self, key: ClientKey) -> Option<Client> {
+        let client = self.clients.try_remove(key)?;
+        self.served_before.add(client.endpoint, client.stats());
+        Some(client)
+    }
+
+    /// Takes all clients out, and keeps what they were served.
+    pub(crate) fn take_clients(&mut self) -> Vec<Client> {
+        self.served_before = self.served();
+        self.clients.drain().collect()
+    }
+
+    /// Whether every request that had come when the disk was about to be closed is served.
+    pub(crate) fn is_settled(&self) -> bool {
+        !self.disk.has_work() && self.clients.iter().all(|(_, client)| client.is_settled)
+    }
+
+    /// What its clients were served since it was opened.
+    pub(crate) fn served(&self) -> Served {
+        let mut served = self.served_before;
+        self.clients.iter().for_each(|(_, client)| served.add(client.endpoint, client.stats()));
+        served
+    }
+
+    /// Sectors read and written since it was opened.
+    pub(crate) fn sectors(&self) -> [u64; 2] {
+        let Stats { read, write, .. } = self.served().total();
+        [read.sectors, write.sectors]
+    }
+
+    /// Requests that were taken and whose answers are not sent.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.clients.iter().map(|(_, client)| client.frontend.outstanding()).sum()
+    }
+
+    /// Lets go of the disk for others to change it, if it is anywhere but in this process.
+    pub(crate) fn pause(&mut self) {
+        self.change_disk(|disk| match disk {
+            DiskState::Running(drive) => DiskState::Paused(Paused::of(drive)),
+            other => other,
+        });
+    }
+
+    /// Replaces the state of the disk by one that is made of it.
+    pub(crate) fn change_disk(&mut self, change: impl FnOnce(DiskState) -> DiskState) {
+        // Stands in for the moment of the change.
+        let nothing = DiskState::Paused(Paused::nothing());
+        let disk = mem::replace(&mut self.disk, nothing);
+        self.disk = change(disk);
+    }
+
+    /// Brings the statistics files up to date.
+    pub(crate) fn write_metrics(&mut self) -> io::Result<()> {
+        let served = self.served();
+        match &mut self.files {
+            Some(files) => files.write(&served),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A virtual block device: a minor, and the disk that is open under it.
+
+mod image;
+mod listeners;
+mod state;
+
+pub(crate) use image::Image;
+pub(crate) use state::{Closing, DiskState, Idle, Paused, Resume, Start, State};
+
+use block::Drive;
+use tapctl::{Minor, MinorLock};
+
+use crate::volume::Volume;
+
+/// A minor that this process has attached.
+#[derive(Debug)]
+pub(crate) struct Vbd {
+    lock: MinorLock,
+    pub(crate) state: State,
+    /// Sectors read and written of images that were closed.
+    sectors_before: [u64; 2],
+}
+
+impl Vbd {
+    pub(crate) fn new(lock: MinorLock) -> Self {
+        Self { lock, state: State::Idle(Idle::New), sectors_before: [0; 2] }
+    }
+
+    pub(crate) fn minor(&self) -> Minor {
+        self.lock.minor()
+    }
+
+    /// What is open.
+    pub(crate) fn image(&self) -> Option<&Image> {
+        match &self.state {
+            State::Open(image) => Some(image),
+            State::Idle(_) | State::Opening(_) => None,
+        }
+    }
+
+    /// What is open.
+    pub(crate) fn image_mut(&mut self) -> Option<&mut Image> {
+        match &mut self.state {
+            State::Open(image) => Some(image),
+            State::Idle(_) | State::Opening(_) => None,
+        }
+    }
+
+    /// The drive of what is open and not paused.
+    pub(crate) fn drive(&mut self) -> Option<&mut Drive<Volume>> {
+        self.image_mut()?.disk.drive()
+    }
+
+    /// Sectors read and written since the minor was attached.
+    pub(crate) fn sectors(&self) -> [u64; 2] {
+        let now = self.image().map_or([0; 2], Image::sectors);
+        [self.sectors_before[0] + now[0], self.sectors_before[1] + now[1]]
+    }
+
+    /// Closes what is open, and lets go of the disk.
+    pub(crate) fn close(&mut self) {
+        self.sectors_before = self.sectors();
+        self.state = State::Idle(Idle::Closed);
+    }
+}
