@@ -2,6 +2,7 @@
 //! sockets, the statistics, and clients that misbehave.
 
 mod behaviour;
+mod event_loop;
 mod hostile;
 mod metrics;
 mod polling;
@@ -96,6 +97,15 @@ impl Host {
         let tapdisk = self.spawn();
         let image = format!("ram:{}", self.image(name, bytes));
         tapdisk.control.open(tapdisk.minor, Open::new(image)).unwrap();
+        tapdisk
+    }
+
+    /// A tapdisk that serves a file of that many bytes, none of which is zero.
+    fn serve_filled(&self, name: &str, bytes: usize) -> Tapdisk {
+        let tapdisk = self.spawn();
+        let path = self.xapi.root().join(name);
+        fs::write(&path, vec![0x5a; bytes]).unwrap();
+        tapdisk.control.open(tapdisk.minor, Open::new(format!("ram:{}", path.display()))).unwrap();
         tapdisk
     }
 

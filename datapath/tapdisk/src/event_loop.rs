@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     os::unix::net::UnixStream,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,9 @@ use anyhow::{Context, Result};
 use block::Interest;
 use host::{Config, Environment};
 use nbd::ReceiveLimit;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
+};
 use slab::Slab;
 use syslog::{Severity, Syslog};
 use tapctl::{ControlDir, Conversations, Listener};
@@ -28,6 +31,10 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(1);
 /// How often statistics are written, while they change.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Signals whose default is to end a process, and that programs send to a tapdisk or to any process:
+/// blktap's tapdisks reopen their log on SIGHUP, dump their state on SIGUSR1, and poll on SIGUSR2.
+const IGNORED: [i32; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGIO, SIGPROF, SIGVTALRM];
 
 /// The loop, and what it serves.
 struct EventLoop {
@@ -111,10 +118,14 @@ fn announce(tapdisk: &Tapdisk) -> Result<()> {
     Ok(())
 }
 
-/// A socket that has something to read when a signal to end has come.
+/// A socket that has something to read when a signal to end has come. Of the signals that other programs
+/// send, no other one ends the process.
 fn signals() -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
+    for signal in IGNORED {
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
     for signal in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
     }

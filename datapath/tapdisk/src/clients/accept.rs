@@ -56,8 +56,8 @@ impl Tapdisk {
     /// Accepts clients from now on, or leaves them in the queues of the kernel.
     pub(crate) fn set_accepting(&mut self, accepting: bool) {
         let images = self.vbds.iter_mut().filter_map(|(_, vbd)| vbd.image_mut());
-        let listeners = images.filter_map(|image| image.listeners.as_mut());
-        let set = listeners.map(|it| it.set_accepting(accepting)).collect::<io::Result<()>>();
+        let mut listeners = images.filter_map(|image| image.listeners.as_mut());
+        let set = listeners.try_for_each(|it| it.set_accepting(accepting));
         if let Err(error) = set {
             self.warn(format_args!("NBD sockets: {error}"));
         }

@@ -9,8 +9,8 @@ use slab::Slab;
 use tapctl::{ControlDir, Failure, Minor};
 
 use super::{
+    disk_state::{DiskState, Paused},
     listeners::Listeners,
-    state::{DiskState, Paused},
 };
 use crate::{
     frontend::Client,

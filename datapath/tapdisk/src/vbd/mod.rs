@@ -1,11 +1,13 @@
 //! A virtual block device: a minor, and the disk that is open under it.
 
+mod disk_state;
 mod image;
 mod listeners;
 mod state;
 
+pub(crate) use disk_state::{Closing, DiskState, Paused, Resume};
 pub(crate) use image::Image;
-pub(crate) use state::{Closing, DiskState, Idle, Paused, Resume, Start, State};
+pub(crate) use state::{Idle, Start, State};
 
 use block::Drive;
 use tapctl::{Minor, MinorLock};

@@ -1,13 +1,10 @@
 //! The states of a VBD. What belongs to one state is in that state, so that nothing has to be kept
 //! consistent with a flag beside it.
 
-use std::{os::unix::net::UnixStream, time::Instant};
-
-use block::{Attachments, Drive};
 use tapctl::{Key as ConversationKey, reply::state};
 
 use super::image::Image;
-use crate::{task::Opening, volume::Volume};
+use crate::task::Opening;
 
 /// What a VBD does.
 #[derive(Debug)]
@@ -39,58 +36,6 @@ pub(crate) struct Start {
     pub(crate) before: Idle,
 }
 
-/// The disk of an image.
-#[derive(Debug)]
-pub(crate) enum DiskState {
-    /// Requests are served.
-    Running(Drive<Volume>),
-    /// Requests wait.
-    Paused(Paused),
-    /// Requests that have come are still served, no other ones are.
-    Closing(Closing),
-}
-
-/// A disk that was let go of, so that others may change it.
-#[derive(Debug)]
-pub(crate) struct Paused {
-    /// Its size when it was let go of, in bytes.
-    pub(crate) size_bytes: u64,
-    /// Whether it was open read-only.
-    pub(crate) read_only: bool,
-    /// A loaded file, which exists nowhere else.
-    pub(crate) kept: Option<Volume>,
-    pub(crate) attachments: Attachments,
-    /// Connections that were passed on meanwhile. They are greeted in the old style, which says the
-    /// size, when that is known again.
-    pub(crate) waiting: Vec<UnixStream>,
-    pub(crate) resume: Resume,
-}
-
-/// Whether a paused disk is to go on.
-#[derive(Debug)]
-pub(crate) enum Resume {
-    /// Nobody has asked for it.
-    NotAsked,
-    /// The disk is being opened again.
-    Opening {
-        opening: Opening,
-        /// The caller that waits for it.
-        caller: ConversationKey,
-    },
-    /// The disk could not be opened again.
-    Failed,
-}
-
-/// A disk that is about to be closed.
-#[derive(Debug)]
-pub(crate) struct Closing {
-    pub(crate) drive: Drive<Volume>,
-    /// Until when requests that have come are served.
-    pub(crate) until: Instant,
-    /// The caller that waits for it; a signal has none.
-    pub(crate) caller: Option<ConversationKey>,
-}
-
 impl State {
     /// The state as LIST tells it.
     pub(crate) fn code(&self) -> u32 {
@@ -98,85 +43,6 @@ impl State {
             Self::Idle(Idle::Closed) => state::CLOSED,
             Self::Open(image) => image.disk.code(),
             Self::Idle(Idle::New) | Self::Opening(_) => state::RUNNING,
-        }
-    }
-}
-
-impl DiskState {
-    fn code(&self) -> u32 {
-        match self {
-            Self::Running(_) | Self::Closing(_) => state::RUNNING,
-            Self::Paused(Paused { resume: Resume::Failed, .. }) => state::RESUME_FAILED,
-            Self::Paused(_) => state::PAUSED,
-        }
-    }
-
-    /// The drive, unless the disk is paused.
-    pub(crate) fn drive(&mut self) -> Option<&mut Drive<Volume>> {
-        match self {
-            Self::Running(drive) | Self::Closing(Closing { drive, .. }) => Some(drive),
-            Self::Paused(_) => None,
-        }
-    }
-
-    /// What is attached to the drive, also while the disk is paused.
-    pub(crate) fn attachments(&self) -> &Attachments {
-        match self {
-            Self::Running(drive) | Self::Closing(Closing { drive, .. }) => drive.attachments(),
-            Self::Paused(paused) => &paused.attachments,
-        }
-    }
-
-    /// The size in bytes; of a paused disk, the one it had.
-    pub(crate) fn size(&self) -> u64 {
-        match self {
-            Self::Running(drive) | Self::Closing(Closing { drive, .. }) => drive.size(),
-            Self::Paused(paused) => paused.size_bytes,
-        }
-    }
-
-    /// Whether writes are refused.
-    pub(crate) fn read_only(&self) -> bool {
-        match self {
-            Self::Running(drive) | Self::Closing(Closing { drive, .. }) => drive.read_only(),
-            Self::Paused(paused) => paused.read_only,
-        }
-    }
-
-    /// Whether the drive has large changes to make and may make them.
-    pub(crate) fn has_work(&self) -> bool {
-        !self.is_paused() && self.attachments().has_work()
-    }
-
-    pub(crate) fn is_paused(&self) -> bool {
-        matches!(self, Self::Paused(_))
-    }
-}
-
-impl Paused {
-    /// No disk at all.
-    pub(crate) fn nothing() -> Self {
-        Self {
-            size_bytes: 0,
-            read_only: true,
-            kept: None,
-            attachments: Attachments::default(),
-            waiting: Vec::new(),
-            resume: Resume::NotAsked,
-        }
-    }
-
-    /// Lets go of the disk, unless it exists nowhere but in this process.
-    pub(crate) fn of(drive: Drive<Volume>) -> Self {
-        let (size_bytes, read_only) = (drive.size(), drive.read_only());
-        let (disk, attachments) = drive.detach();
-        Self {
-            size_bytes,
-            read_only,
-            kept: disk.is_loaded().then_some(disk),
-            attachments,
-            waiting: Vec::new(),
-            resume: Resume::NotAsked,
         }
     }
 }
