@@ -29,8 +29,6 @@ const RETIRED: [(&str, &str); 20] = [
     ("vain", "empty poll"),
 ];
 
-/// Where some of them are left.
-const LEFT: [&str; 2] = ["datapath/nbd", "datapath/tapdisk"];
 /// A name of more words is the sentence that a test is called by.
 const WORDS_MAX: usize = 4;
 
@@ -40,9 +38,6 @@ fn retired_names_do_not_come_back() {
     for file in files(&root(), ".rs") {
         let text = fs::read_to_string(&file).expect("a source file");
         let place = file.strip_prefix(root()).expect("below the root").display().to_string();
-        if LEFT.iter().any(|left| place.starts_with(left)) {
-            continue;
-        }
         for name in names(&text).into_iter().chain(file.file_stem().and_then(|it| it.to_str())) {
             let words = words(name);
             let retired = RETIRED.iter().filter(|(retired, _)| {

@@ -227,6 +227,37 @@ fn a_thousand_requests_in_one_go_are_answered_in_order() {
     assert_eq!(frontend.outstanding(), 0);
 }
 
+/// In the steady state the way of a request allocates nothing: reads, writes, status and small discards,
+/// many at a time, with simple and with structured replies.
+#[test]
+fn requests_allocate_nothing() {
+    for structured in [false, true] {
+        let mut rig = Rig::started(structured);
+        let mut requests = Vec::new();
+        for i in 0..16u64 {
+            requests.extend(write_request(i, 4096 * i, &[i as u8; 4096]));
+            requests.extend(request(command::READ, 0, i, 4096 * i, 4096));
+            requests.extend(request(command::TRIM, 0, i, 1 << 20, 65536));
+            requests.extend(request(command::READ, 0, i, (1 << 20) - 512, 1024));
+            if structured {
+                requests.extend(request(command::BLOCK_STATUS, 0, i, 0, 1 << 20));
+            }
+        }
+        let mut replies = vec![0; 1 << 20];
+        let mut round = || {
+            rig.send(&requests);
+            let counted = allocation_counter::measure(|| rig.drive());
+            assert!(rig.end.is_none());
+            while std::io::Read::read(&mut &rig.client, &mut replies).is_ok() {}
+            counted.count_total
+        };
+        // Vectors find their size.
+        (0..4).for_each(|_| _ = round());
+        let counts: Vec<u64> = (0..8).map(|_| round()).collect();
+        assert_eq!(counts, [0; 8], "structured: {structured}");
+    }
+}
+
 /// The client dies at every point of a write: nothing of it is applied until all of it is here.
 #[test]
 fn a_write_that_is_cut_off_changes_nothing() {

@@ -57,6 +57,7 @@ pub(crate) fn run() -> Result<()> {
     let config = Config::read(&environment)?;
     config.warnings.iter().for_each(|warning| log.send(Severity::Warning, warning));
     daemon::detach(&log)?;
+    let log = log.nonblocking();
     let dir = config.control;
     dir.create().context("making the control directory")?;
     // Files of a dead process that had this pid.

@@ -53,7 +53,7 @@ impl Tapdisk {
     /// Finishes what [`Self::close_disk`] has begun, where every request is served or the time is up.
     pub(crate) fn finish_closings(&mut self, now: Instant) {
         let is_due = |image: &Image| match &image.disk {
-            DiskState::Closing(closing) => closing.until <= now || image.is_settled(),
+            DiskState::Closing(closing) => closing.until <= now || image.is_quiesced(),
             DiskState::Running(_) | DiskState::Paused(_) => false,
         };
         let due = self.vbds.iter().filter(|(_, vbd)| vbd.image().is_some_and(is_due));

@@ -15,7 +15,7 @@ impl Tapdisk {
         let Some(client) = image.clients.get_mut(key) else { return };
         let closing = matches!(image.disk, DiskState::Closing(_));
         let progress = match image.disk.drive() {
-            Some(_) if client.is_settled => client.frontend.drain(),
+            Some(_) if client.is_quiesced => client.frontend.drain(),
             Some(drive) => client.frontend.turn(drive, &mut Budget::turn()),
             None => client.frontend.drain(),
         };
@@ -30,7 +30,7 @@ impl Tapdisk {
             Progress::More => self.runnable.push((vbd, key)),
             Progress::Idle | Progress::Worked => {
                 // It has taken everything that had come, unless it waits for room to answer.
-                client.is_settled |= closing && client.frontend.interest().readable;
+                client.is_quiesced |= closing && client.frontend.interest().readable;
                 self.rearm_client(vbd, key);
             }
         }
@@ -54,7 +54,7 @@ impl Tapdisk {
         let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else { return };
         let paused = image.disk.is_paused();
         let Some(client) = image.clients.get_mut(key) else { return };
-        let waits_only_to_send = paused || client.is_settled;
+        let waits_only_to_send = paused || client.is_quiesced;
         if let Err(error) = client.rearm(waits_only_to_send) {
             self.remove_client(vbd, key);
             self.warn(format_args!("a client was dropped: {error}"));

@@ -26,12 +26,12 @@ pub(crate) struct Client {
     /// When it came.
     pub(crate) since: Instant,
     /// Everything that had come when its disk was about to be closed was served.
-    pub(crate) is_settled: bool,
+    pub(crate) is_quiesced: bool,
 }
 
 impl Client {
     pub(crate) fn new(frontend: AnyFrontend, endpoint: Endpoint) -> Self {
-        Self { frontend, endpoint, since: Instant::now(), is_settled: false }
+        Self { frontend, endpoint, since: Instant::now(), is_quiesced: false }
     }
 
     pub(crate) fn stats(&self) -> &Stats {

@@ -306,6 +306,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_allocates_nothing() {
+        let mut poller = Poller::new(Polling::new(Duration::from_micros(50))).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let _watched = poller.sources().watch(ours, Source::Signal, READABLE).unwrap();
+        theirs.write_all(b"x").unwrap();
+        let mut ready = Vec::with_capacity(EVENTS_MAX);
+        let counted = allocation_counter::measure(|| {
+            for _ in 0..100 {
+                poller.wait(None, &mut ready).unwrap();
+                assert_eq!(ready.len(), 1);
+                poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
+            }
+        });
+        assert_eq!(counted.count_total, 0);
+    }
+
+    #[test]
     fn the_longest_pass_is_the_longest_time_between_two_waits() {
         let mut poller = Poller::new(Polling::new(Duration::ZERO)).unwrap();
         ready(&mut poller);

@@ -100,8 +100,8 @@ impl Image {
     }
 
     /// Whether every request that had come when the disk was about to be closed is served.
-    pub(crate) fn is_settled(&self) -> bool {
-        !self.disk.has_work() && self.clients.iter().all(|(_, client)| client.is_settled)
+    pub(crate) fn is_quiesced(&self) -> bool {
+        !self.disk.has_work() && self.clients.iter().all(|(_, client)| client.is_quiesced)
     }
 
     /// What its clients were served since it was opened.

@@ -7,7 +7,10 @@
 use std::fmt::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use std::time::Duration;
 
 /// The socket that a host's syslogd reads.
@@ -60,6 +63,8 @@ pub struct Syslog {
     socket: Option<Arc<UnixDatagram>>,
     facility: Facility,
     tag: String,
+    /// Messages that were not sent since the last one that was.
+    lost: Arc<AtomicU64>,
 }
 
 impl Syslog {
@@ -74,23 +79,49 @@ impl Syslog {
             Ok::<_, std::io::Error>(connected)
         };
         let tag = format!("{program}[{}]", std::process::id());
-        Self { socket: connected().ok().map(Arc::new), facility, tag }
+        Self { socket: connected().ok().map(Arc::new), facility, tag, lost: Arc::default() }
     }
 
     /// A log that goes nowhere.
     #[must_use]
     pub fn none() -> Self {
-        Self { socket: None, facility: Facility::Local0, tag: String::new() }
+        Self { socket: None, facility: Facility::Local0, tag: String::new(), lost: Arc::default() }
+    }
+
+    /// Never waits for a syslogd that does not read: its messages are lost, and the next one that can be
+    /// sent says how many. For an event loop.
+    #[must_use]
+    pub fn nonblocking(self) -> Self {
+        if let Some(socket) = &self.socket {
+            // Where it cannot be set, a message waits for a moment.
+            let _waits = socket.set_nonblocking(true);
+        }
+        self
     }
 
     /// Sends one message, as one line.
     pub fn send(&self, severity: Severity, message: impl fmt::Display) {
-        let Some(socket) = &self.socket else { return };
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let text = format_args!("{lost} messages were lost: syslog did not take them");
+            if !self.send_line(Severity::Warning, text) {
+                self.lost.fetch_add(lost + 1, Ordering::Relaxed);
+                return;
+            }
+        }
+        if !self.send_line(severity, message) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the message was sent, or there is no log.
+    fn send_line(&self, severity: Severity, message: impl fmt::Display) -> bool {
+        let Some(socket) = &self.socket else { return true };
         let priority = (self.facility as u8) << 3 | severity as u8;
         let mut line = OneLine(format!("<{priority}>{}: ", self.tag));
         // The only error says that the message was cut short.
         let _ = write!(line, "{message}");
-        let _ = socket.send(line.0.as_bytes());
+        socket.send(line.0.as_bytes()).is_ok()
     }
 }
 
@@ -152,5 +183,30 @@ mod tests {
         while socket.send(b"full").is_ok() {}
         socket.set_nonblocking(false).unwrap();
         syslog.send(Severity::Info, "lost");
+    }
+
+    /// An event loop must not wait for a syslogd that hangs; what it lost is told when that is back.
+    #[test]
+    fn a_log_that_does_not_wait_counts_what_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let server = UnixDatagram::bind(&path).unwrap();
+        let syslog = connect(&path).nonblocking();
+        let start = std::time::Instant::now();
+        (0..10_000).for_each(|_| syslog.send(Severity::Info, "much"));
+        let lost = syslog.lost.load(Ordering::Relaxed);
+        assert!(lost > 0 && start.elapsed() < SEND_TIMEOUT * 100, "{lost} lost");
+        server.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 200];
+        while server.recv(&mut buffer).is_ok() {}
+        syslog.send(Severity::Info, "again");
+        let mut texts = Vec::new();
+        while let Ok(length) = server.recv(&mut buffer) {
+            texts.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        assert!(
+            texts[0].ends_with(&format!("{lost} messages were lost: syslog did not take them"))
+        );
+        assert!(texts[1].ends_with("again") && texts.len() == 2, "{texts:?}");
     }
 }
