@@ -66,7 +66,13 @@ pub(crate) fn run() -> Result<()> {
     }
     let poller = Poller::new(Polling::new(config.poll)).context("making an epoll")?;
     let tapdisk = tapdisk(dir, log, &poller)?;
-    announce(&tapdisk)?;
+    if let Err(error) = tapdisk.dir.metrics().create_own() {
+        tapdisk.warn(format_args!("without statistics: {error}"));
+    }
+    announce(&tapdisk).inspect_err(|_| {
+        // No process knows of this one: it leaves nothing behind.
+        let _left = tapdisk.dir.metrics().remove_own();
+    })?;
     let mut event_loop =
         EventLoop { tapdisk, poller, ready: Vec::new(), metrics_due: None, idle_since: None };
     let done = event_loop.serve();
@@ -110,10 +116,6 @@ fn announce(tapdisk: &Tapdisk) -> Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "{path}").context("announcing the control socket")?;
     stdout.flush().context("announcing the control socket")?;
-    // Behind the announcement: a process that cannot announce itself leaves nothing behind.
-    if let Err(error) = tapdisk.dir.metrics().create_own() {
-        tapdisk.warn(format_args!("without statistics: {error}"));
-    }
     daemon::release_streams()?;
     tapdisk.info(format_args!("started, control socket {path}"));
     Ok(())
