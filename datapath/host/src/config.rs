@@ -21,8 +21,9 @@ use crate::{
 /// Where xapi keeps all SR mounts.
 const SR_ROOT_DEFAULT: &str = "/run/sr-mount";
 
-/// Where the locks of SRs under the default root lie.
-const LOCK_DIR_DEFAULT: &str = "/run/lock/xapi-storage-ram";
+/// Where the locks of SRs under the default root lie. Not below `/run/lock`, where on many systems every
+/// user may create files.
+const LOCK_DIR_DEFAULT: &str = "/run/xapi-storage-ram";
 
 /// The directory of locks below any other root.
 const LOCK_DIR_NAME: &str = ".lock";

@@ -21,7 +21,7 @@ fn refused(environment: &Environment) -> String {
 fn without_variables_everything_has_its_default() {
     let config = read(&[("XAPI_RAM_SR_ROOT", "")]);
     assert_eq!(config.sr_root, Path::new("/run/sr-mount"));
-    assert_eq!(config.lock_dir, Path::new("/run/lock/xapi-storage-ram"));
+    assert_eq!(config.lock_dir, Path::new("/run/xapi-storage-ram"));
     assert_eq!(config.control.path(), Path::new("/run/blktap-control"));
     assert_eq!(config.control.metrics().path(), Path::new("/dev/shm"));
     assert_eq!(config.poll, Duration::from_micros(50));

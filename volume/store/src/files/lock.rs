@@ -3,14 +3,19 @@
 
 use std::{
     cell::Cell,
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::fd::OwnedFd,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, fstat, statat, unlinkat},
+    io::Errno,
+    process::geteuid,
+};
 
 use super::{Dirs, Entry, steps};
 use crate::{
@@ -68,20 +73,26 @@ impl Lock {
 
     fn named(host: &Host, rank: Rank, name: &str, what: &str) -> Result<Self> {
         debug_assert!(HELD.get() < rank as u8, "{what}: this thread holds such a lock already");
-        steps::make_dir(&host.lock_dir).doing("creating", || &*host.lock_dir)?;
+        let directory = open_directory(&host.lock_dir)?;
         let path = host.lock_dir.join(name);
-        steps::step();
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(flags(OFlags::NOFOLLOW | OFlags::NONBLOCK))
-            .open(&path)
-            .doing("opening the lock", || &*path)?;
-        if lock_within(&file, WAIT_MAX).doing("locking", || &*path)? {
-            HELD.set(HELD.get() | rank as u8);
-            return Ok(Self { file, rank: Some(rank) });
+        let start = Instant::now();
+        loop {
+            steps::step();
+            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = rustix::fs::openat(&directory, name, flags | OFlags::CLOEXEC, mode)
+                .doing("opening the lock", || &*path)?;
+            let file = File::from(file);
+            if !lock_within(&file, WAIT_MAX.saturating_sub(start.elapsed()))
+                .doing("locking", || &*path)?
+            {
+                break;
+            }
+            // The holder before may have removed the file with the SR that it locked.
+            if is_named(&directory, name, &file).doing("looking up the lock", || &*path)? {
+                HELD.set(HELD.get() | rank as u8);
+                return Ok(Self { file, rank: Some(rank) });
+            }
         }
         Err(Error::new(
             ErrorKind::Busy,
@@ -92,6 +103,15 @@ impl Lock {
                 path.display()
             ),
         ))
+    }
+
+    /// Removes the file of the lock of SR `uuid`, which is destroyed, and releases the lock. Calls
+    /// that wait for it find that it has lost its name, and lock a new one.
+    pub(crate) fn remove_sr(self, host: &Host, uuid: &Name) -> Result<()> {
+        let directory = open_directory(&host.lock_dir)?;
+        steps::step();
+        unlinkat(&directory, uuid.as_str(), AtFlags::empty())
+            .doing("removing the lock", || host.lock_dir.join(uuid.as_str()))
     }
 
     /// Takes the lock of a volume, if that is possible within `patience`.
@@ -115,8 +135,40 @@ impl Lock {
     }
 }
 
-fn flags(flags: OFlags) -> i32 {
-    i32::try_from(flags.bits()).unwrap_or_default()
+/// Opens the directory of locks, and makes it where it is missing. No other user may write to it: a
+/// user could plant links in it, and hold up every call with a lock.
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    steps::make_dir(path).doing("creating", || path)?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty())
+        .doing("opening the directory of locks", || path)?;
+    let stat = fstat(&directory).doing("looking up", || path)?;
+    let is_private =
+        Mode::from_raw_mode(stat.st_mode).intersection(Mode::WGRP | Mode::WOTH).is_empty();
+    if stat.st_uid == geteuid().as_raw() && is_private {
+        return Ok(directory);
+    }
+    Err(Error::new(
+        ErrorKind::BadArgument,
+        format!(
+            "the directory of locks {} belongs to user {} with mode {:o}, and must belong to user {} \
+             with write permission for nobody else: remove it and repeat",
+            path.display(),
+            stat.st_uid,
+            stat.st_mode & 0o7777,
+            geteuid().as_raw()
+        ),
+    ))
+}
+
+/// Whether a name in a directory is that of this very file.
+fn is_named(directory: &OwnedFd, name: &str, file: &File) -> rustix::io::Result<bool> {
+    let ours = fstat(file)?;
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Waits for an exclusive lock; `false` where it was held until the end of `patience`.

@@ -136,8 +136,10 @@ impl Host {
     /// [`ErrorKind::SrMissing`]; [`ErrorKind::SrInUse`] where a disk is active.
     pub fn destroy(&self, uuid: &Name) -> Result<()> {
         let layout = Layout::new(&self.sr_root, uuid);
-        let _lock = Lock::sr(self, uuid)?;
+        let lock = Lock::sr(self, uuid)?;
         if layout.root().symlink_metadata().is_err() {
+            // It may have been destroyed by a call that was killed before it had removed this.
+            lock.remove_sr(self, uuid)?;
             return Err(Error::new(
                 ErrorKind::SrMissing,
                 format!("there is no ram SR {uuid} on this host"),
@@ -148,7 +150,8 @@ impl Host {
         check_idle(&dirs, "destroyed")?;
         // From here on it is no SR any more, also if the rest is interrupted.
         dirs.remove(Entry::Sr)?;
-        mount::remove(&layout)
+        mount::remove(&layout)?;
+        lock.remove_sr(self, uuid)
     }
 
     /// The SRs in this host's memory whose own records cannot be understood, and why: they can only

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -186,4 +186,64 @@ fn an_operation_reads_each_record_once() {
         Attachment { uuid: Name::parse("another").unwrap(), ..attachment(&fixture.host, MIB) };
     fixture.host.attach(&detached).unwrap().lock().unwrap().detach().unwrap();
     assert_eq!(fixture.host.srs().unwrap().len(), 2);
+}
+
+/// A user who owns the directory of locks can plant links in it, and hold every lock.
+#[test]
+fn a_directory_of_locks_that_others_may_write_to_is_refused_by_name() {
+    let fixture = Fixture::new(MIB);
+    let directory = fixture.host.lock_dir.clone();
+    let refused = || {
+        let error = fixture.sr.lock().map(drop).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains(directory.to_str().unwrap()), "{told}");
+    };
+    for mode in [0o777, 0o770, 0o1777] {
+        fs::set_permissions(&directory, PermissionsExt::from_mode(mode)).unwrap();
+        refused();
+    }
+    fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
+    drop(fixture.lock());
+    // A link in its place leads to a directory that is good in itself.
+    let elsewhere = directory.with_extension("elsewhere");
+    fs::rename(&directory, &elsewhere).unwrap();
+    symlink(&elsewhere, &directory).unwrap();
+    refused();
+    // And a planted link in the place of a lock creates nothing.
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&elsewhere, &directory).unwrap();
+    let (lock, planted) = (directory.join(fixture.sr.uuid().as_str()), directory.join("planted"));
+    fs::remove_file(&lock).unwrap();
+    symlink(&planted, &lock).unwrap();
+    refused();
+    assert!(!planted.exists());
+}
+
+/// What this is after: two holders of one SR's lock, as its file goes with the SR and comes again.
+#[test]
+fn the_file_of_a_lock_goes_with_its_sr_and_the_lock_still_has_one_holder() {
+    let fixture = Fixture::new(MIB);
+    let inside = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let Ok(sr) = fixture.host.attach(&attachment(&fixture.host, MIB)) else {
+                        continue;
+                    };
+                    if let Ok(lock) = sr.lock() {
+                        assert!(!inside.swap(true, Ordering::SeqCst), "two holders");
+                        thread::yield_now();
+                        inside.store(false, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                    let _destroyed_already = fixture.host.destroy(sr.uuid());
+                }
+            });
+        }
+    });
+    let _destroyed_already = fixture.host.destroy(fixture.sr.uuid());
+    let left = fs::read_dir(&fixture.host.lock_dir).unwrap();
+    let left: Vec<_> = left.map(|it| it.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name == fixture.sr.uuid().as_str()), "{left:?}");
 }
