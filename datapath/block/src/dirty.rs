@@ -1,6 +1,6 @@
-//! Which parts of a disk have changed since somebody looked: what a copy beside a live disk reads again.
+//! Which parts of a disk have changed: a copy that runs beside a live disk reads them again.
 
-/// What one bit stands for, in bytes.
+/// The size of the range that one bit stands for, in bytes.
 pub const GRANULE_BYTES: u64 = 64 << 10;
 
 const WORD_BITS: u64 = u64::BITS as u64;
@@ -19,7 +19,7 @@ impl Dirty {
         Self::default()
     }
 
-    /// Everything of a disk of `size` bytes is to be read.
+    /// Every granule of a disk of `size` bytes is marked.
     #[must_use]
     pub fn all(size: u64) -> Self {
         let mut dirty = Self::new();

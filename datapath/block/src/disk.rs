@@ -1,4 +1,4 @@
-//! What a drive needs of the crate that stores a disk.
+//! The interface between a drive and the crate that stores a disk.
 
 use std::io;
 
@@ -18,7 +18,8 @@ pub trait Disk {
     /// its block, and with it what a slice points to anywhere in that block.
     const BLOCK_BYTES: u64 = 4096;
 
-    /// What can be changed of the disk beside its bytes: its layers, its size. Frontends never see it.
+    /// The structure of the disk: everything that can be changed beside its bytes, as its layers and its
+    /// size. Frontends never see it.
     type Structure;
 
     /// Size in bytes.
@@ -27,14 +28,14 @@ pub trait Disk {
     /// Whether writes are refused.
     fn read_only(&self) -> bool;
 
-    /// What can be changed beside the bytes.
+    /// The structure of the disk.
     fn structure(&mut self) -> &mut Self::Structure;
 
     /// Appends extents that, in order, cover exactly the range. Neighbours should be of different
     /// kinds where possible: each run becomes a part of a reply.
     ///
     /// # Errors
-    /// Where the range cannot be read; what was appended is then ignored.
+    /// Where the range cannot be read; extents that were appended are then ignored.
     fn read(&mut self, offset: u64, length: u32, into: &mut Vec<Extent>) -> io::Result<()>;
 
     /// Stores the bytes.

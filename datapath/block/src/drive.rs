@@ -44,7 +44,7 @@ impl Attachments {
         &self.pins
     }
 
-    /// What the disk could not carry out.
+    /// Requests that the disk could not carry out.
     #[must_use]
     pub fn failures(&self) -> Failures {
         self.failures
@@ -74,12 +74,12 @@ impl Drop for Attachments {
 
 /// A disk, and what keeps it consistent for everything that uses it at the same time.
 ///
-/// A change of the disk, whoever asks for it, happens in this order: the parts of earlier large changes
+/// Every change of the disk happens in this order: the parts of earlier large changes
 /// that lie in its range are done; replies that point into its blocks are copied out; the disk is
 /// changed; dirty bitmaps are marked.
 ///
-/// Dropping a drive lets go of the disk: replies that point into it are copied before, and changes that
-/// are under way are answered with `ESHUTDOWN`.
+/// Dropping a drive closes the disk: replies that point into it are copied before, and changes that are
+/// under way are answered with `ESHUTDOWN`.
 #[derive(Debug)]
 pub struct Drive<D> {
     // Before the disk, so that it is dropped first: replies are copied while the disk is still locked.
@@ -107,13 +107,13 @@ impl<D: Disk> Drive<D> {
         (self.disk, self.attachments)
     }
 
-    /// What is attached.
+    /// Everything that is attached to the drive.
     #[must_use]
     pub fn attachments(&self) -> &Attachments {
         &self.attachments
     }
 
-    /// What can be changed of the disk beside its bytes.
+    /// The structure of the disk: everything that can be changed beside its bytes.
     pub fn structure(&mut self) -> &mut D::Structure {
         self.disk.structure()
     }

@@ -41,7 +41,7 @@ impl Completion {
     }
 }
 
-/// What is done to a range.
+/// The change that is made to a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Discard,
@@ -64,7 +64,7 @@ impl Change {
 #[derive(Debug)]
 pub(crate) struct Erase {
     change: Change,
-    /// What is still to be done: ascending, apart, none empty.
+    /// The ranges that are still to be done: ascending, apart, none empty.
     ranges: VecDeque<Range<u64>>,
     /// The first failure, after which nothing more is done.
     failure: Option<io::Error>,
@@ -85,7 +85,7 @@ impl Erase {
         self.completion.clone()
     }
 
-    /// The next step: what is to be done to which range. `None`: everything is done.
+    /// The next step: the change and its range. `None`: everything is done.
     pub(crate) fn next(&mut self) -> Option<(Change, Range<u64>)> {
         let first = self.ranges.front_mut()?;
         let end = (first.start / STEP_BYTES + 1) * STEP_BYTES;
@@ -97,7 +97,7 @@ impl Erase {
         Some((self.change, step))
     }
 
-    /// Takes out what lies in `range`: whoever changes that now does this before.
+    /// Takes out the parts that lie in `range`. A later change of that range has them done first.
     pub(crate) fn split_off(&mut self, range: &Range<u64>) -> Vec<(Change, Range<u64>)> {
         let mut taken = Vec::new();
         let before = std::mem::take(&mut self.ranges);
@@ -127,12 +127,12 @@ impl Erase {
         self.failure.get_or_insert(error);
     }
 
-    /// Tells the result of what is done.
+    /// Completes: the result is there from now on.
     pub(crate) fn finish(self) {
         self.completion.complete(self.failure.map_or(Ok(()), Err));
     }
 
-    /// The disk is let go of for good: what is not done is not done any more.
+    /// The disk is closed: the rest is not done.
     pub(crate) fn cancel(self) {
         self.completion.complete(Err(Errno::SHUTDOWN.into()));
     }

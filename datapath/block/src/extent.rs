@@ -1,8 +1,8 @@
-//! Parts of a disk: what was read, and what is allocated.
+//! Parts of a disk: bytes that were read, and ranges with an allocation status.
 
 use memory::Slice;
 
-/// A part of what was read.
+/// A part of the answer to a read.
 #[derive(Clone, Debug)]
 pub enum Extent {
     /// That many zero bytes, which are stored nowhere.

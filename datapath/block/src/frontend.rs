@@ -36,7 +36,7 @@ pub enum Progress {
 /// drive has finished work that it was asked for. While a disk is paused the loop calls
 /// [`drain`](Self::drain) instead.
 pub trait Frontend<D: Disk>: AsFd {
-    /// What to wait for before the next turn.
+    /// The readiness of the descriptor to wait for before the next turn.
     fn interest(&self) -> Interest;
 
     /// Takes requests, carries them out and answers them, until there are none or the budget is spent.
@@ -58,7 +58,7 @@ pub trait Frontend<D: Disk>: AsFd {
     /// An upper bound of the requests that were taken and whose answers are not sent.
     fn outstanding(&self) -> usize;
 
-    /// What it has served.
+    /// Counters of the requests that it has served.
     fn stats(&self) -> &Stats;
 
     /// Gives back memory that it holds only to be quick: it has been idle.

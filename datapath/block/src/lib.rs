@@ -1,4 +1,4 @@
-//! What disks, frontends and background work agree on. No I/O and no event loop happens here.
+//! The interfaces between disks, frontends and background work. No I/O and no event loop is in here.
 //!
 //! * [`Disk`]: the bytes of a virtual disk, as the crate that stores them offers them.
 //! * [`Drive`]: the only way to those bytes for everything that serves or copies them. It keeps pinned
@@ -6,7 +6,7 @@
 //!   so that no frontend can forget one of these.
 //! * [`Frontend`]: one client's way to a drive (an NBD connection, a guest's ring), driven by an event
 //!   loop that knows nothing of its protocol.
-//! * [`Stats`], [`Budget`]: what a frontend counts, and how much it may do before others have their turn.
+//! * [`Stats`], [`Budget`]: the counters of a frontend, and how much it may do before others have their turn.
 //!
 //! Dependencies: `nbd` and `tapdisk` use this crate; it uses only the crate of mapped memory.
 

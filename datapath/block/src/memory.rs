@@ -3,7 +3,7 @@
 //!
 //! A block that was never written, or was discarded, is a hole of the file and is not touched by reads.
 
-use std::{fs::File, io};
+use std::{fs::File, io, thread, time::Duration};
 
 use memory::{Slice, WriteMap};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
@@ -24,6 +24,8 @@ pub struct Memory {
     pub read_only: bool,
     /// An error for the next operation, which then does nothing.
     pub fail_next: Option<io::Error>,
+    /// How long the next write takes.
+    pub slow_write: Option<Duration>,
     /// How many writes, discards and writes of zeroes were carried out.
     pub changes: u64,
     /// How many flushes were carried out.
@@ -48,6 +50,7 @@ impl Memory {
             present: vec![false; length / BLOCK_BYTES as usize],
             read_only: false,
             fail_next: None,
+            slow_write: None,
             changes: 0,
             flushes: 0,
         })
@@ -102,6 +105,9 @@ impl Disk for Memory {
 
     fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.failure()?;
+        if let Some(time) = self.slow_write.take() {
+            thread::sleep(time);
+        }
         self.changes += 1;
         self.map.write(offset as usize, data);
         let end = (offset + data.len() as u64).div_ceil(BLOCK_BYTES) as usize;

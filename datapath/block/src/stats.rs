@@ -1,4 +1,4 @@
-//! What one frontend has served.
+//! Counters of the requests of one frontend.
 
 use std::{
     ops::AddAssign,
@@ -21,7 +21,7 @@ pub struct Direction {
     pub time: Duration,
 }
 
-/// What a frontend has served since it exists.
+/// Counters of a frontend since it exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Reads.

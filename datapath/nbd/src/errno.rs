@@ -9,7 +9,7 @@ use rustix::io::Errno as System;
 pub struct Errno(u32);
 
 impl Errno {
-    /// Not permitted: a write to what is read-only.
+    /// Not permitted: a write to a read-only export.
     pub const EPERM: Self = Self(1);
     /// The store failed.
     pub const EIO: Self = Self(5);
@@ -32,7 +32,7 @@ impl Errno {
         self.0
     }
 
-    /// What a reply carried: `None` for success. An unknown number is `EINVAL`, as the protocol
+    /// The error that a reply carries: `None` for success. An unknown number is `EINVAL`, as the protocol
     /// tells clients to take it.
     #[must_use]
     pub fn from_code(code: u32) -> Option<Self> {
@@ -43,7 +43,7 @@ impl Errno {
         }
     }
 
-    /// What a client is told of an error of the export.
+    /// The error on the wire for an error of the disk.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         if let Some(system) = System::from_io_error(error) {

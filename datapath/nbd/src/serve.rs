@@ -27,7 +27,7 @@ pub enum Greeting {
     Old,
 }
 
-/// Serves a drive to every client that connects, until `stop` is set. Returns what was served.
+/// Serves a drive to every client that connects, until `stop` is set. Returns counters of what was served.
 ///
 /// # Errors
 /// Where the listener or the waiting fails. What goes wrong with a client ends only its connection.
@@ -49,7 +49,7 @@ pub fn serve<D: Disk>(
         let finished = drive.work(&mut Budget::turn());
         let at_once = more || finished;
         more = drive.attachments().has_work();
-        // From the back, so that what is removed does not move what is still to be looked at.
+        // From the back: removing a connection moves only those that had their turn already.
         for index in (0..connections.len()).rev() {
             if at_once || ready[1 + index] {
                 match connections[index].turn(drive, &mut Budget::turn()) {

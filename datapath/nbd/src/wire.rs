@@ -1,4 +1,4 @@
-//! What the bytes are: constants and fixed-size messages of the protocol, each with its clause.
+//! The wire format: constants and fixed-size messages of the protocol, each with its clause.
 //!
 //! Used by the server and the client; knows nothing of what either does. All numbers are
 //! big-endian on the wire ("proto.md, Conventions"). A message is a struct whose `from_bytes`
@@ -20,7 +20,7 @@ macro_rules! message {
             /// Size on the wire.
             pub const BYTES: usize = $bytes;
 
-            /// Decodes what was received.
+            /// Decodes received bytes.
             #[inline]
             #[must_use]
             pub fn from_bytes(bytes: &[u8; $bytes]) -> Self {
@@ -130,7 +130,7 @@ pub mod option {
     pub const LIST: u32 = 3;
     /// Upgrade to TLS.
     pub const STARTTLS: u32 = 5;
-    /// What an export is like.
+    /// The size and the flags of an export.
     pub const INFO: u32 = 6;
     /// The same, and start.
     pub const GO: u32 = 7;
@@ -188,7 +188,7 @@ pub mod command {
     pub const WRITE: u16 = 1;
     /// End of the session; not answered.
     pub const DISC: u16 = 2;
-    /// Make what was acknowledged permanent.
+    /// Make acknowledged writes permanent.
     pub const FLUSH: u16 = 3;
     /// Data no longer needed.
     pub const TRIM: u16 = 4;

@@ -227,6 +227,27 @@ fn a_thousand_requests_in_one_go_are_answered_in_order() {
     assert_eq!(frontend.outstanding(), 0);
 }
 
+/// A request is charged its own time: a slow write in a batch does not make the reads beside it slow.
+#[test]
+fn each_request_is_charged_its_own_time() {
+    const SLOW: std::time::Duration = std::time::Duration::from_millis(50);
+    let mut rig = Rig::started(false);
+    let mut requests = Vec::new();
+    for i in 0..10u64 {
+        requests.extend(request(command::READ, 0, i, 0, 512));
+    }
+    requests.extend(write_request(10, 0, &[1; 512]));
+    for i in 11..20u64 {
+        requests.extend(request(command::READ, 0, i, 0, 512));
+    }
+    rig.disk().slow_write = Some(SLOW);
+    rig.exchange(&requests);
+    let stats = rig.stats();
+    assert_eq!((stats.read.requests, stats.write.requests), (19, 1));
+    assert!(stats.write.time >= SLOW, "{stats:?}");
+    assert!(stats.read.time < SLOW, "{stats:?}");
+}
+
 /// In the steady state the way of a request allocates nothing: reads, writes, status and small discards,
 /// many at a time, with simple and with structured replies.
 #[test]

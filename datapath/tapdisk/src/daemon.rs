@@ -1,5 +1,5 @@
-//! Outliving the caller in every sense: its session, its control group, its descriptors, and the
-//! out-of-memory killer, whom killing this process would gain nothing.
+//! Detaches the process from its caller: from its session, its control group and its descriptors. Also
+//! protects it from the out-of-memory killer, which would free nothing: the disks are files on tmpfs.
 
 use std::fs::{self, OpenOptions};
 
@@ -28,12 +28,12 @@ pub(crate) fn detach(log: &Syslog) -> Result<()> {
     Ok(())
 }
 
-/// Lets go of the caller's standard streams: it may be waiting for their end.
+/// Closes the caller's standard streams: the caller may be waiting for their end.
 pub(crate) fn release_streams() -> Result<()> {
     let null =
         OpenOptions::new().read(true).write(true).open("/dev/null").context("opening /dev/null")?;
     rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
         .and_then(|()| rustix::stdio::dup2_stderr(&null))
-        .context("letting go of the standard streams")
+        .context("closing the standard streams")
 }

@@ -36,8 +36,8 @@ pub(crate) fn run() -> Result<()> {
     told.context("announcing")
 }
 
-/// Tells an error to whoever started this process.
+/// Prints an error for the process that started this one.
 pub(crate) fn complain(error: &anyhow::Error) {
-    // There is nobody else to tell.
+    // An error of printing cannot be reported anywhere.
     let _unheard = writeln!(io::stderr(), "tapdisk-ram: {error:#}");
 }

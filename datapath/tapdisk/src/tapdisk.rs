@@ -1,4 +1,4 @@
-//! Everything that the process serves: its VBDs, their clients, and the callers that say what to do.
+//! The state of the process: its VBDs, their clients, and the callers of its control socket.
 //!
 //! `control` and `clients` have the methods that change it, `event_loop` calls them.
 
@@ -22,7 +22,7 @@ use crate::{
 /// How many connections are accepted at a time before others have their turn.
 pub(crate) const ACCEPTS_MAX: usize = 16;
 
-/// Everything that the process serves.
+/// The state of the process.
 pub(crate) struct Tapdisk {
     pub(crate) dir: ControlDir,
     pub(crate) sources: Sources,

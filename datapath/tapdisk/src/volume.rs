@@ -17,7 +17,7 @@ const EXTENTS_MAX: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Volume(Structure);
 
-/// What can be changed of a disk beside its bytes.
+/// The structure of a disk: everything that can be changed beside its bytes.
 #[derive(Debug)]
 pub(crate) struct Structure {
     disk: store::Disk,
@@ -35,7 +35,7 @@ impl Volume {
         Self(Structure { disk, is_loaded: true })
     }
 
-    /// Whether it exists nowhere but in this process, and must not be let go of over a pause.
+    /// Whether it exists nowhere but in this process, and has to stay open over a pause.
     pub(crate) fn is_loaded(&self) -> bool {
         self.0.is_loaded
     }

@@ -1,7 +1,7 @@
 //! A small blocking client: for tests, benchmarks and copying a disk.
 //!
-//! [`Client`] does one request at a time. Whoever wants more of them in flight, or malformed
-//! ones, uses [`Client::submit`] and [`Client::receive`], or the socket itself.
+//! [`Client`] does one request at a time. Callers that want more of them in flight, or malformed
+//! ones, use [`Client::submit`] and [`Client::receive`], or the socket itself.
 
 mod handshake;
 
@@ -71,7 +71,7 @@ impl From<io::Error> for Error {
 /// Result of what a client does.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What to negotiate.
+/// The features to negotiate.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     /// Name of the export.
@@ -95,7 +95,7 @@ pub enum Reply {
     Simple {
         /// The request's.
         cookie: u64,
-        /// What went wrong.
+        /// The error, if the request failed.
         error: Option<Errno>,
     },
     /// A chunk of a structured reply.
@@ -106,7 +106,7 @@ pub enum Reply {
         done: bool,
         /// See [`wire::chunk`].
         kind: u16,
-        /// What belongs to it.
+        /// The bytes behind the head of the chunk.
         payload: Vec<u8>,
     },
 }
@@ -303,7 +303,7 @@ impl Client {
         self.finish(cookie)
     }
 
-    /// What the blocks of a range are like.
+    /// The allocation status of the blocks of a range.
     ///
     /// # Errors
     /// Where the server refuses or `base:allocation` was not negotiated.
@@ -368,7 +368,7 @@ impl Client {
     /// Receives the next message, whatever request it belongs to.
     ///
     /// # Errors
-    /// Those of the socket, and what is no reply.
+    /// Errors of the socket, and bytes that are no reply.
     pub fn receive(&mut self) -> Result<Reply> {
         let magic: [u8; 4] = array(&self.socket)?;
         match u32::from_be_bytes(magic) {

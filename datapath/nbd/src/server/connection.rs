@@ -151,7 +151,7 @@ impl Connection {
         }
     }
 
-    /// What to wait for before the next turn.
+    /// The readiness of the socket to wait for before the next turn.
     #[must_use]
     pub fn interest(&self) -> Interest {
         let output = self.output.borrow();
@@ -171,7 +171,7 @@ impl Connection {
         self.output.borrow().unsent()
     }
 
-    /// What this connection has served.
+    /// Counters of the requests that this connection has served.
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats

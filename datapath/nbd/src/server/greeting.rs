@@ -1,4 +1,4 @@
-//! How a server greets, and what it says that the export can do.
+//! The greetings of a server, and the flags that describe an export.
 
 use crate::wire::{self, handshake_flag, transmission_flag as flag};
 
@@ -23,7 +23,7 @@ pub(super) fn oldstyle(size: u64, flags: u16) -> Vec<u8> {
     [greeting.to_bytes().as_slice(), &[0; wire::RESERVED_ZEROES]].concat()
 }
 
-/// What the export can do (proto.md, Transmission flags).
+/// The flags that describe an export (proto.md, Transmission flags).
 pub(super) fn transmission_flags(read_only: bool, structured: bool) -> u16 {
     let mut flags = flag::HAS_FLAGS
         | flag::SEND_FLUSH

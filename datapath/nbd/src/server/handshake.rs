@@ -183,7 +183,7 @@ impl<D: Disk> Turn<'_, D> {
         Ok(())
     }
 
-    /// The old way in. It has no error reply: what is wrong ends the session.
+    /// The old way to choose an export. It has no error reply: an error ends the session.
     fn export_name(&mut self, name: &[u8]) -> Result<(), End> {
         if name.len() > STRING_BYTES_MAX {
             return Err(End::Violation("an export name that is too long"));

@@ -29,7 +29,7 @@ const KEPT_BYTES_MAX: usize = 4 << 20;
 /// How many times in a row a grown buffer may turn out not to be needed before it is given back.
 const UNNEEDED_MAX: u32 = 64;
 
-/// What one call of [`Input::receive`] got.
+/// The result of one call of [`Input::receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// Bytes, and whether the socket had no more of them.
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(input.array(), Some(*b"next"));
     }
 
-    /// What comes while a message is carried out is the next one, also where it is larger than that
+    /// The bytes that come while a message is handled are the next message, also where it is larger than that
     /// one, ends in the middle of a head, or is to be dropped.
     #[test]
     fn what_is_received_ahead_follows_in_order() {

@@ -2,7 +2,7 @@
 //!
 //! Layers, top down: [`Connection`] moves bytes and decides when a turn is over; `handshake` and
 //! `transmission` handle one message each; `request` decides whether a request may be carried out;
-//! `turn` is what they work on; `session` is what was negotiated, `input` and `output` are the two
+//! `turn` is the state that they work on; `session` is the result of the negotiation, `input` and `output` are the two
 //! queues.
 //!
 //! Invariants:

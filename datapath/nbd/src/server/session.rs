@@ -1,4 +1,4 @@
-//! What all connections of an export share, and what one connection has negotiated.
+//! An export, which all of its connections share, and the state of one connection's session.
 
 use block::Completion;
 
@@ -51,7 +51,7 @@ pub(super) struct Pending {
     pub(super) unsupported: Errno,
 }
 
-/// What was negotiated, and what is under way.
+/// The result of the negotiation, and the requests that are under way.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) phase: Phase,

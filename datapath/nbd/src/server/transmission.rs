@@ -109,7 +109,7 @@ impl<D: Disk> Turn<'_, D> {
                 // Reads have no simple replies any more (proto.md, Structured reply chunk message).
                 reply::last_chunk(&mut self.output(), cookie, chunk::NONE, 0);
             }
-            // What is in memory needs no preparation to be read.
+            // A disk in memory needs no preparation to be read.
             Request::Cache { .. }
             | Request::Nothing
             | Request::Disconnect

@@ -1,4 +1,4 @@
-//! What handling a message works on, for the length of one turn.
+//! The state that handling a message works on, for the length of one turn.
 
 use std::{
     cell::{RefCell, RefMut},
@@ -27,7 +27,7 @@ pub(super) struct Turn<'a, D> {
     pub(super) export: &'a Export,
     pub(super) session: &'a mut Session,
     pub(super) input: &'a mut Input,
-    /// Never borrowed while the drive is called, which copies out of it what it changes.
+    /// Never borrowed while the drive is called: the drive has pinned replies copied out of the disk.
     pub(super) output: &'a RefCell<Output>,
     pub(super) scratch: &'a mut Scratch,
     pub(super) drive: &'a mut Drive<D>,

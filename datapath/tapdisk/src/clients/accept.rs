@@ -23,7 +23,7 @@ const CLIENTS_MAX: usize = 256;
 /// How long no client is accepted after that has failed; they wait in the queues of the kernel.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a client's socket holds of replies: fewer turns for a large one. The kernel's default limit
+/// The send buffer of a client's socket. A large reply needs fewer turns. The kernel's default limit
 /// (`net.core.wmem_max`), which it doubles for its own needs.
 const SEND_BUFFER_BYTES: usize = 212_992;
 

@@ -50,7 +50,7 @@ impl Tapdisk {
         true
     }
 
-    /// Finishes what [`Self::close_disk`] has begun, where every request is served or the time is up.
+    /// Finishes the closings whose requests are all served or whose time is up.
     pub(crate) fn finish_closings(&mut self, now: Instant) {
         let is_due = |image: &Image| match &image.disk {
             DiskState::Closing(closing) => closing.until <= now || image.is_quiesced(),
@@ -75,7 +75,7 @@ impl Tapdisk {
         closings.min()
     }
 
-    /// Lets go of the disk; clients that have answers to take drain. Returns the caller to be answered.
+    /// Closes the disk; clients that have still to take answers drain. Returns the caller to answer.
     fn finish_closing(&mut self, key: VbdKey, shutdown: Shutdown) -> Option<ConversationKey> {
         let vbd = self.vbds.get_mut(key)?;
         let minor = vbd.minor();
@@ -86,7 +86,7 @@ impl Tapdisk {
         };
         let params = image.params.clone();
         let clients = image.take_clients();
-        // Drops the drive: what is unfinished is answered with ESHUTDOWN.
+        // Drops the drive: changes that are under way are answered with ESHUTDOWN.
         vbd.close();
         for mut client in clients {
             let over = matches!(client.frontend.drain(), block::Progress::Closed { .. });

@@ -61,8 +61,8 @@ impl Tapdisk {
         }
     }
 
-    /// Gives every client of a VBD a turn in this pass of the loop: what they wait for has come, and no
-    /// socket tells of it.
+    /// Gives every client of a VBD a turn in the next pass of the loop: the drive has something for them,
+    /// and no event of their sockets tells of it.
     pub(crate) fn run_clients(&mut self, vbd: VbdKey) {
         let keys = self.client_keys(vbd);
         self.runnable.extend(keys.into_iter().map(|key| (vbd, key)));

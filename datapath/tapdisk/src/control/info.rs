@@ -1,4 +1,4 @@
-//! List, statistics, sizes: what the process tells of its disks.
+//! Requests for information: list, statistics, sizes.
 
 use rustix::io::Errno;
 use tapctl::{
@@ -58,7 +58,7 @@ impl Tapdisk {
         Ok(Some(self.image_reply(key)))
     }
 
-    /// The size of what is open; blktap has zeroes where nothing is, and no error.
+    /// The size of the open image; without one zeroes, as blktap answers, and no error.
     pub(super) fn image_reply(&self, key: VbdKey) -> Reply {
         let image = self.vbds[key].image().map(|image| ImageReply {
             sectors: image.disk.size() / u64::from(SECTOR_BYTES),

@@ -1,4 +1,4 @@
-//! Callers and what they ask for: one file for each group of messages. The errors are those of blktap's
+//! Callers and their requests: one file for each group of messages. The errors are those of blktap's
 //! tapdisk (`drivers/tapdisk-control.c`, `drivers/tapdisk-vbd.c`).
 
 mod attach;

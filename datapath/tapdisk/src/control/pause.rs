@@ -1,4 +1,4 @@
-//! Pause and resume: letting go of a disk for others to change it, and opening it again.
+//! Pause and resume: closing a disk so that other processes may change it, and opening it again.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::{
 impl Tapdisk {
     pub(super) fn pause(&mut self, minor: Minor) -> Handled {
         let key = self.find(minor).ok_or(Errno::NODEV)?;
-        // With nothing open there is nothing to let go of, which blktap does without complaint.
+        // Without an image there is nothing to pause; blktap answers without an error.
         let Some(image) = self.vbds[key].image_mut() else { return Ok(Some(Reply::Done)) };
         match &image.disk {
             DiskState::Running(_) => {
@@ -126,7 +126,7 @@ impl Tapdisk {
         for socket in waiting {
             self.admit(key, Endpoint::Receiver, socket);
         }
-        // No socket tells again of what came meanwhile.
+        // Requests that came meanwhile may be in a buffer of ours: no event tells of them.
         self.run_clients(key);
         let minor = self.vbds[key].minor();
         self.info(format_args!("minor {minor}: resumed"));

@@ -14,7 +14,7 @@ const DISK_TYPE_RAM: u32 = 5;
 pub(crate) struct VbdStats<'a> {
     /// Sectors, since it was attached.
     pub(crate) sectors: [u64; 2],
-    /// What is open.
+    /// The open image.
     pub(crate) image: Option<ImageStats<'a>>,
     /// Requests that are not answered yet.
     pub(crate) outstanding: usize,
@@ -23,7 +23,7 @@ pub(crate) struct VbdStats<'a> {
     pub(crate) longest_pass: Duration,
 }
 
-/// What a VBD has open.
+/// The open image of a VBD.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ImageStats<'a> {
     /// `<type>:<path>`.

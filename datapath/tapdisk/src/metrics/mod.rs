@@ -1,4 +1,4 @@
-//! What was served, for the host's tools: statistics files in shared memory, and JSON for STATS.
+//! Statistics for the host's tools: files in shared memory, and the JSON that STATS answers.
 
 mod files;
 pub(crate) mod json;

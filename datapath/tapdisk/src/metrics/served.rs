@@ -1,11 +1,11 @@
-//! What the clients of a VBD were served.
+//! Counters of the requests of a VBD's clients.
 
 use block::Stats;
 use tapctl::metrics::{Counters, Direction};
 
 use crate::poll::Endpoint;
 
-/// What the clients of each of a VBD's two NBD servers, as blktap counts them, were served.
+/// Counters for each of a VBD's two NBD servers, as blktap counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Served {
     new: Stats,
@@ -13,12 +13,12 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Adds what one client was served that came through a socket.
+    /// Adds the counters of a client that came through `endpoint`.
     pub(crate) fn add(&mut self, endpoint: Endpoint, stats: &Stats) {
         *if endpoint.is_old() { &mut self.old } else { &mut self.new } += *stats;
     }
 
-    /// What all of them were served.
+    /// The sum of both servers.
     pub(crate) fn total(&self) -> Stats {
         let mut total = self.new;
         total += self.old;

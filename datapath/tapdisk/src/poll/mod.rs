@@ -1,5 +1,5 @@
-//! Waiting for events: which descriptors there are, what an event of each is about, and whether the
-//! loop polls before it sleeps.
+//! Waiting for events: the registered descriptors, the source of an event, and whether the loop polls
+//! before it sleeps.
 
 mod poller;
 mod polling;

@@ -1,6 +1,6 @@
 //! The descriptors that the loop waits for, by epoll(7), level-triggered.
 //!
-//! [`Sources`] has a slot for each descriptor, which says what an event of it is about. A descriptor is
+//! [`Sources`] has a slot for each descriptor, which says to what an event of it belongs. A descriptor is
 //! registered by wrapping its owner into [`Watched`], and is deregistered when that is dropped: also
 //! where another process holds a copy of the descriptor, for which epoll would go on reporting events.
 
@@ -95,7 +95,7 @@ impl<T: AsFd> Watched<T> {
         Ok(())
     }
 
-    /// From now on events are about something else.
+    /// From now on events belong to another source.
     pub(crate) fn set_source(&mut self, source: Source) {
         self.sources.0.slots.borrow_mut()[self.slot] = source;
     }
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_says_what_it_is_about_as_long_as_its_owner_lives() {
+    fn an_event_names_its_source_as_long_as_the_owner_lives() {
         let mut poller = Poller::new(Polling::new(Duration::ZERO)).unwrap();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut watched = poller.sources().watch(ours, Source::Receiver(3), READABLE).unwrap();

@@ -20,7 +20,7 @@ const CONTENDED: Duration = Duration::from_micros(200);
 /// The most short waits that sleep after an empty poll.
 const BACK_OFF_MAX: u32 = 1024;
 
-/// What has been learned from the waits so far.
+/// The state of the decision, which learns from each wait.
 #[derive(Debug)]
 pub(crate) struct Polling {
     time: Duration,

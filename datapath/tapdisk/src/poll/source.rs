@@ -1,4 +1,4 @@
-//! What an event is about, and the names of what has events.
+//! The subject of an event, and the keys that name VBDs and clients.
 
 use tapctl::Key as ConversationKey;
 
@@ -7,7 +7,7 @@ pub(crate) type VbdKey = usize;
 /// A slot of a VBD's clients.
 pub(crate) type ClientKey = usize;
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A signal has come.

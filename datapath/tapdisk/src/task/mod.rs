@@ -1,4 +1,4 @@
-//! Work that takes longer than a pass of the loop may, and makes a disk.
+//! Work that ends in a disk and takes longer than a pass of the loop may.
 //!
 //! Work that uses a disk, as large discards, belongs to its [`block::Drive`], which does it in steps.
 

@@ -32,7 +32,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time between two tries.
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// What is to be opened, and for whom.
+/// The disk to open, and the VBD to open it for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
     /// `<type>:<path>`.
@@ -75,7 +75,7 @@ impl Opening {
         Ok(Self { params: wanted.params.to_owned(), way })
     }
 
-    /// What is being opened: `<type>:<path>`.
+    /// The disk that is being opened: `<type>:<path>`.
     pub(crate) fn params(&self) -> &str {
         &self.params
     }
@@ -127,7 +127,7 @@ impl Loading {
         let (sender, result) = channel();
         let (path_of_thread, stop) = (path.to_owned(), Arc::clone(&cancelled));
         let load = move || {
-            // Nobody receives the result where the opening was given up.
+            // The receiver is gone where the opening was given up.
             let _given_up = sender.send(Loaded::read(&path_of_thread, read_only, &stop));
             let _told = rustix::io::write(&tell, &1u64.to_ne_bytes());
         };

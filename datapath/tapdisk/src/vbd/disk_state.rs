@@ -18,10 +18,10 @@ pub(crate) enum DiskState {
     Closing(Closing),
 }
 
-/// A disk that was let go of, so that others may change it.
+/// A disk that was closed so that other processes may change it; its clients wait.
 #[derive(Debug)]
 pub(crate) struct Paused {
-    /// Its size when it was let go of, in bytes.
+    /// Its size when it was paused, in bytes.
     pub(crate) size_bytes: u64,
     /// Whether it was open read-only.
     pub(crate) read_only: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Paused {
 /// Whether a paused disk is to go on.
 #[derive(Debug)]
 pub(crate) enum Resume {
-    /// Nobody has asked for it.
+    /// No caller has asked for it.
     NotAsked,
     /// The disk is being opened again.
     Opening {
@@ -77,7 +77,7 @@ impl DiskState {
         }
     }
 
-    /// What is attached to the drive, also while the disk is paused.
+    /// The attachments of the drive, also while the disk is paused.
     pub(crate) fn attachments(&self) -> &Attachments {
         match self {
             Self::Running(drive) | Self::Closing(Closing { drive, .. }) => drive.attachments(),
@@ -124,7 +124,7 @@ impl Paused {
         }
     }
 
-    /// Lets go of the disk, unless it exists nowhere but in this process.
+    /// Closes the disk, unless it exists nowhere but in this process.
     pub(crate) fn of(drive: Drive<Volume>) -> Self {
         let (size_bytes, read_only) = (drive.size(), drive.read_only());
         let (disk, attachments) = drive.detach();

@@ -1,4 +1,4 @@
-//! What is open under a minor, and the clients that it has.
+//! The image that is open under a minor, and its clients.
 
 use std::{io, mem, os::unix::net::UnixStream, rc::Rc};
 
@@ -22,7 +22,7 @@ use crate::{
 /// How many connections may wait for a paused disk's size, to be told it in an old-style greeting.
 const WAITING_MAX: usize = 16;
 
-/// What is open under a minor.
+/// The image that is open under a minor.
 #[derive(Debug)]
 pub(crate) struct Image {
     /// `<type>:<path>`, as it was asked for.
@@ -31,7 +31,7 @@ pub(crate) struct Image {
     /// `None` once the disk is about to be closed.
     pub(crate) listeners: Option<Listeners>,
     pub(crate) clients: Slab<Client>,
-    /// What clients were served that have left.
+    /// Counters of the clients that have left.
     served_before: Served,
     pub(crate) files: Option<Files>,
     export: Rc<Export>,
@@ -86,14 +86,14 @@ impl Image {
         }
     }
 
-    /// Removes a client that is done, and keeps what it was served.
+    /// Removes a client that has left, and keeps its counters.
     pub(crate) fn remove_client(&mut self, key: ClientKey) -> Option<Client> {
         let client = self.clients.try_remove(key)?;
         self.served_before.add(client.endpoint, client.stats());
         Some(client)
     }
 
-    /// Takes all clients out, and keeps what they were served.
+    /// Takes all clients out, and keeps their counters.
     pub(crate) fn take_clients(&mut self) -> Vec<Client> {
         self.served_before = self.served();
         self.clients.drain().collect()
@@ -104,7 +104,7 @@ impl Image {
         !self.disk.has_work() && self.clients.iter().all(|(_, client)| client.is_quiesced)
     }
 
-    /// What its clients were served since it was opened.
+    /// Counters of all clients since the image was opened.
     pub(crate) fn served(&self) -> Served {
         let mut served = self.served_before;
         self.clients.iter().for_each(|(_, client)| served.add(client.endpoint, client.stats()));
@@ -122,7 +122,7 @@ impl Image {
         self.clients.iter().map(|(_, client)| client.frontend.outstanding()).sum()
     }
 
-    /// Lets go of the disk for others to change it, if it is anywhere but in this process.
+    /// Closes the disk so that other processes may change it. A loaded file stays: it exists nowhere else.
     pub(crate) fn pause(&mut self) {
         self.change_disk(|disk| match disk {
             DiskState::Running(drive) => DiskState::Paused(Paused::of(drive)),
@@ -132,7 +132,7 @@ impl Image {
 
     /// Replaces the state of the disk by one that is made of it.
     pub(crate) fn change_disk(&mut self, change: impl FnOnce(DiskState) -> DiskState) {
-        // Stands in for the moment of the change.
+        // Takes the place of the disk until `change` returns.
         let nothing = DiskState::Paused(Paused::nothing());
         let disk = mem::replace(&mut self.disk, nothing);
         self.disk = change(disk);

@@ -19,7 +19,7 @@ use crate::volume::Volume;
 pub(crate) struct Vbd {
     lock: MinorLock,
     pub(crate) state: State,
-    /// Sectors read and written of images that were closed.
+    /// Sectors read and written of images that were open before.
     sectors_before: [u64; 2],
 }
 
@@ -32,7 +32,7 @@ impl Vbd {
         self.lock.minor()
     }
 
-    /// What is open.
+    /// The open image.
     pub(crate) fn image(&self) -> Option<&Image> {
         match &self.state {
             State::Open(image) => Some(image),
@@ -40,7 +40,7 @@ impl Vbd {
         }
     }
 
-    /// What is open.
+    /// The open image.
     pub(crate) fn image_mut(&mut self) -> Option<&mut Image> {
         match &mut self.state {
             State::Open(image) => Some(image),
@@ -48,7 +48,7 @@ impl Vbd {
         }
     }
 
-    /// The drive of what is open and not paused.
+    /// The drive of the open image, unless it is paused.
     pub(crate) fn drive(&mut self) -> Option<&mut Drive<Volume>> {
         self.image_mut()?.disk.drive()
     }
@@ -59,7 +59,7 @@ impl Vbd {
         [self.sectors_before[0] + now[0], self.sectors_before[1] + now[1]]
     }
 
-    /// Closes what is open, and lets go of the disk.
+    /// Closes the image and its disk.
     pub(crate) fn close(&mut self) {
         self.sectors_before = self.sectors();
         self.state = State::Idle(Idle::Closed);

@@ -1,12 +1,12 @@
-//! The states of a VBD. What belongs to one state is in that state, so that nothing has to be kept
-//! consistent with a flag beside it.
+//! The states of a VBD. Each state holds the values that exist only in it, so that no flag beside the
+//! state can contradict it.
 
 use tapctl::{Key as ConversationKey, reply::state};
 
 use super::image::Image;
 use crate::task::Opening;
 
-/// What a VBD does.
+/// The state of a VBD.
 #[derive(Debug)]
 pub(crate) enum State {
     /// Nothing is open.

@@ -30,7 +30,7 @@ type Model = Vec<u8>;
 struct World {
     target: Target,
     fixture: Fixture,
-    /// The volumes of the two minors, and one that nobody serves.
+    /// The volumes of the two minors, and one that is not served.
     keys: [String; 3],
     models: [Model; 3],
     snapshots: Vec<(String, Model)>,
@@ -211,7 +211,7 @@ impl World {
                     self.clients.swap(0, 1);
                 }
             }
-            // Blocks that were let go of while others shared their layer fill the SR by and by.
+            // Blocks that were released while other volumes shared their layer fill the SR by and by.
             5 if random.one_in(4) => {
                 _ = self.fixture.sr.lock().unwrap().collect(&mut self.tapdisk(minor, true)).unwrap()
             }
@@ -267,7 +267,7 @@ impl World {
     }
 }
 
-/// All of a volume that nobody serves.
+/// All bytes of a volume that is not served.
 fn read(sr: &Sr, key: &str) -> Vec<u8> {
     let path = sr.layout().volume(&Name::parse(key).unwrap());
     let serving =
@@ -317,7 +317,7 @@ fn control_messages_for_volumes() {
         }
         exchange(&mut random, &control, &bytes, &mut hanging);
         if let Some(path) = made {
-            // Obeyed or not, nobody names it.
+            // Whether the switch succeeded or not, no record names the layer.
             fs::remove_file(path).unwrap();
         }
         sent += 1;
