@@ -6,7 +6,7 @@ use memory::{ReadMap, Words, WriteMap};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    block::{BLOCK_BYTES, Layer, map_bytes},
+    block::{BLOCK_BYTES, Layer, PAGE_BYTES, map_bytes},
     error::{Context, Error, ErrorKind, Result},
     files::{Dirs, Entry, steps},
 };
@@ -193,6 +193,17 @@ impl Layers {
         };
         steps::punch(file, block * BLOCK_BYTES, count * BLOCK_BYTES)
             .doing("freeing blocks of", || layer_name(layer))
+    }
+
+    /// Frees a page of the map of a frozen layer.
+    pub(super) fn punch_page(&self, layer: Layer, chunk: usize) -> Result<()> {
+        let file = match place(self.dirs.as_ref(), layer)?.edit(Entry::Map(layer)) {
+            // A file without pages may be removed at any time.
+            Err(error) if error.is_missing_file() => return Ok(()),
+            file => file?,
+        };
+        steps::punch(&file, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
+            .doing("freeing a page of the map of", || layer_name(layer))
     }
 
     fn file(&mut self, layer: Layer) -> Result<&File> {

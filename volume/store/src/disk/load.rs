@@ -76,7 +76,7 @@ impl TryFrom<Loaded> for Disk {
             key: None,
             size,
             top: if read_only { 0 } else { LAYER_FIRST },
-            map: BlockMap::new(index, None),
+            map: BlockMap::new(index, None, Vec::new()),
             layers: Layers::new(None, Some(top)),
             sole: HashSet::new(),
             budget: Budget::host(),

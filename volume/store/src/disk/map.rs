@@ -4,6 +4,7 @@
 //! mapping; only pages that it names are.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io,
     sync::atomic::{AtomicU32, Ordering},
@@ -30,11 +31,19 @@ pub(super) struct BlockMap {
     index: Vec<Layer>,
     /// Where the index is kept; a loaded file keeps none.
     file: Option<File>,
+    /// Frozen layers whose map pages no other index names: a page of them is freed once the index names
+    /// another one in its place.
+    sole: HashSet<Layer>,
 }
 
 impl BlockMap {
-    pub(super) fn new(index: Vec<Layer>, file: Option<File>) -> Self {
-        Self { index, file }
+    pub(super) fn new(index: Vec<Layer>, file: Option<File>, sole: Vec<Layer>) -> Self {
+        Self { index, file, sole: HashSet::from_iter(sole) }
+    }
+
+    /// Replaces the set of layers whose superseded map pages are freed.
+    pub(super) fn set_sole(&mut self, sole: Vec<Layer>) {
+        self.sole = HashSet::from_iter(sole);
     }
 
     /// The index.
@@ -130,6 +139,7 @@ impl BlockMap {
             }
             steps::write_at(&top.map, &bytes, chunk as u64 * PAGE_BYTES).doing(DOING, name)?;
             self.name(chunk, top.layer)?;
+            self.free_superseded(layers, chunk, named)?;
         }
         layers.top()
     }
@@ -142,8 +152,14 @@ impl BlockMap {
         if named == top.layer {
             steps::punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
                 .doing("freeing a page of the map of", || layer_name(named))?;
+            return Ok(());
         }
-        Ok(())
+        self.free_superseded(layers, chunk, named)
+    }
+
+    /// Frees the page of a chunk that the index named before, if no other index names it.
+    fn free_superseded(&self, layers: &Layers, chunk: usize, named: Layer) -> Result<()> {
+        if self.sole.contains(&named) { layers.punch_page(named, chunk) } else { Ok(()) }
     }
 
     /// Frees the page of a chunk if all its entries are equal and name no layer.

@@ -119,7 +119,7 @@ impl Disk {
             key: Some(key.clone()),
             size: record.size,
             top: if write { record.top } else { 0 },
-            map: BlockMap::new(index, index_file),
+            map: BlockMap::new(index, index_file, record.sole_maps),
             budget: Budget::of(dirs, sr.size)?,
             layers: Layers::new(Some(dirs.clone()), top),
             sole: HashSet::from_iter(record.sole),
@@ -189,6 +189,7 @@ impl Disk {
         self.layers.freeze(top);
         self.top = switch.top;
         self.sole.clear();
+        self.map.set_sole(Vec::new());
         Ok(())
     }
 
@@ -201,6 +202,7 @@ impl Disk {
         // A record that names another top is about a switch that is still to come.
         if let Some(record) = self.record()?.filter(|record| record.top == self.top) {
             self.sole = HashSet::from_iter(record.sole);
+            self.map.set_sole(record.sole_maps);
         }
         Ok(())
     }

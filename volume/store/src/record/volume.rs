@@ -38,6 +38,10 @@ pub(crate) struct Record {
     /// Frozen layers that no other volume's data needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sole: Vec<Layer>,
+    /// Frozen layers whose map pages no other index names, be it one of a volume without data or one that
+    /// a clone started from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sole_maps: Vec<Layer>,
     /// Whether its data exists; its map always does.
     pub(crate) has_data: bool,
     pub(crate) cbt_enabled: bool,
@@ -137,6 +141,12 @@ impl Record {
         self.sharing_groups.extend(&other.sharing_groups);
         self.sharing_groups.sort_unstable();
         self.sharing_groups.dedup();
+    }
+
+    /// Gives up the sole sets, before another volume names the same layers.
+    pub(crate) fn clear_sole(&mut self) {
+        self.sole.clear();
+        self.sole_maps.clear();
     }
 
     /// The layers that this volume may write to.

@@ -53,7 +53,7 @@ impl Exclusive<'_> {
             below.top = parent_top;
         }
         below.previous_tops.clear();
-        below.sole.clear();
+        below.clear_sole();
         record.join(&below);
         self.write(&below)?;
         let mut destroyed = View::all_of(&self.dirs, &record)?;
@@ -63,7 +63,7 @@ impl Exclusive<'_> {
         record.top = top;
         record.index = index;
         record.previous_tops.clear();
-        record.sole.clear();
+        record.clear_sole();
         self.write(&record)?;
         self.dirs.remove(Entry::Index(old_index))?;
         self.remove_record(&below)?;

@@ -59,6 +59,7 @@ impl Exclusive<'_> {
             base: None,
             sharing_groups: vec![top],
             sole: Vec::new(),
+            sole_maps: Vec::new(),
             has_data: true,
             cbt_enabled: false,
             hidden: unfinished,

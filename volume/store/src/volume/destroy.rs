@@ -136,7 +136,7 @@ impl Exclusive<'_> {
         let served = self.hold(&key, "relieved of its data")?;
         let views = vec![View::of(&self.dirs, &record)?];
         record.has_data = false;
-        record.sole.clear();
+        record.clear_sole();
         self.write(&record)?;
         drop(served);
         let records = self.volume_records()?;

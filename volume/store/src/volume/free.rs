@@ -225,7 +225,8 @@ fn remove_stepwise(dirs: &Dirs, entry: Entry<'_>, pace: &mut Pace) -> Result<u64
     };
     let found = fstat(&file).doing(DOING, path)?;
     let bytes = allocated(&found);
-    if bytes > STEP_BYTES {
+    // Also of a small file: a process that has it mapped would keep the memory of a removed one.
+    if bytes > 0 {
         let mut length = u64::try_from(found.st_size).unwrap_or_default();
         while length > 0 {
             length = length.saturating_sub(STEP_BYTES);

@@ -43,13 +43,13 @@ impl Exclusive<'_> {
         self.make_layer(top, from.size)?;
         Index::read(&self.dirs, from.index)?.write(&self.dirs, index, from.size)?;
         // What the snapshot alone needed is shared from now on.
-        from.sole.clear();
+        from.clear_sole();
         self.write(&from)?;
         record.size = from.size;
         record.top = top;
         record.previous_tops.clear();
         record.index = index;
-        record.sole.clear();
+        record.clear_sole();
         record.join(&from);
         self.write(&record)?;
         self.dirs.remove(Entry::Index(old_index))?;

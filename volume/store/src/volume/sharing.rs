@@ -4,7 +4,7 @@
 
 use std::cell::OnceCell;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     block::{Layer, is_data},
@@ -52,6 +52,8 @@ struct Member {
     /// Whether the blocks that its pages name are needed, and not only the pages.
     has_data: bool,
     index: OnceCell<Index>,
+    /// The layers whose maps have its pages.
+    layers: OnceCell<FxHashSet<Layer>>,
 }
 
 impl<'a> SharingVolumes<'a> {
@@ -63,6 +65,7 @@ impl<'a> SharingVolumes<'a> {
                 number,
                 has_data,
                 index: OnceCell::new(),
+                layers: OnceCell::new(),
             };
             members.push(member(record.index, record.has_data));
             members.extend(record.base.map(|base| member(base, false)));
@@ -78,6 +81,7 @@ impl<'a> SharingVolumes<'a> {
             let record = &self.records[member.record];
             if member.number == record.index && record.read_write() {
                 member.index.take();
+                member.layers.take();
             }
         }
     }
@@ -134,6 +138,37 @@ impl<'a> SharingVolumes<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// The layers whose maps have pages of the current index of the record at `position`.
+    pub(crate) fn map_layers(&self, position: usize) -> Result<&FxHashSet<Layer>> {
+        let index = self.records[position].index;
+        let member = self.members.iter().find(|member| member.number == index);
+        self.layers(member.expect("each record has one"))
+    }
+
+    /// Whether no index but the current one of the record at `position` names pages of the map of `layer`.
+    pub(crate) fn is_sole_map(&self, layer: Layer, position: usize) -> Result<bool> {
+        for member in &self.members {
+            let record = &self.records[member.record];
+            let is_current = member.number == record.index;
+            let is_own = is_current && member.record == position;
+            // An index that was frozen before there was the layer does not name it.
+            let is_older = member.number < layer && !(is_current && record.read_write());
+            if !is_own && !is_older && self.layers(member)?.contains(&layer) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn layers<'m>(&self, member: &'m Member) -> Result<&'m FxHashSet<Layer>> {
+        if let Some(layers) = member.layers.get() {
+            return Ok(layers);
+        }
+        self.at(member, 0)?;
+        let index = member.index.get().expect("just read");
+        Ok(member.layers.get_or_init(|| index.pages().map(|(_, layer)| layer).collect()))
     }
 
     /// Calls `each` with the pages of a chunk whose data is needed, each once, until it returns

@@ -125,6 +125,7 @@ impl Exclusive<'_> {
             index,
             base: is_clone.then_some(base),
             sole: Vec::new(),
+            sole_maps: Vec::new(),
             cbt_enabled: origin.cbt_enabled && !is_clone,
             hidden,
             unfinished: over == Over::WriteBack,
@@ -174,18 +175,21 @@ impl Exclusive<'_> {
     ) -> Result<u64> {
         if !origin.read_write() {
             // Its sole layers are shared from now on.
-            origin.sole.clear();
+            origin.clear_sole();
             self.write(origin)?;
             self.copy_index(origin.index, index, origin.size)?;
             return Ok(origin.size);
         }
+        // Once they are not in a sole set any more, nothing finds those that are empty.
+        self.tidy(&mut origin.sole, Entry::Layer)?;
+        self.tidy(&mut origin.sole_maps, Entry::Map)?;
         self.make_layer(new_top, origin.size)?;
         if matches!(held, Held::Idle { .. }) {
             origin.previous_tops.clear();
         }
         origin.previous_tops.push(origin.top);
         origin.top = new_top;
-        origin.sole.clear();
+        origin.clear_sole();
         self.write(origin)?;
         let done = match &held {
             Held::Idle { .. } => self.copy_index(origin.index, index, origin.size),

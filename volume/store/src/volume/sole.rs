@@ -1,7 +1,7 @@
 //! Sole sets: the frozen layers that only one volume's data needs. Blocks that it overwrites there
 //! can be freed at once.
 
-use std::ops::ControlFlow;
+use std::{collections::HashSet, ops::ControlFlow};
 
 use super::{
     destroy::Destroyed,
@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     files::{Dirs, Entry},
     live::Live,
-    record::{Pages, View, for_data_until, served_by},
+    record::{Pages, Record, View, for_data_until, served_by},
     sr::Exclusive,
 };
 
@@ -75,7 +75,11 @@ fn look_up(
     layer: Layer,
     user: &mut Option<User>,
 ) -> Result<()> {
-    let file = dirs.read(Entry::Layer(layer))?;
+    let file = match dirs.read(Entry::Layer(layer)) {
+        // It has no blocks left; only maps without data still name them.
+        Err(error) if error.is_missing_file() => return Ok(()),
+        file => file?,
+    };
     let mut next = 0;
     for_data_until(
         &file,
@@ -105,8 +109,11 @@ impl Exclusive<'_> {
         live: &mut dyn Live,
     ) -> Result<()> {
         let users = sharing.all_users()?;
-        let nothing = vec![Vec::new(); sharing.records.len()];
-        self.hand_out(sharing, &users, nothing, live)
+        let mut sets = vec![Sets::default(); sharing.records.len()];
+        for (position, sets) in sets.iter_mut().enumerate() {
+            sets.add_maps(sharing, position, |_| true)?;
+        }
+        self.hand_out(sharing, &users, sets, live)
     }
 
     /// The same after a destruction.
@@ -117,16 +124,22 @@ impl Exclusive<'_> {
         live: &mut dyn Live,
     ) -> Result<()> {
         let users = users_without(&self.dirs, sharing, destroyed)?;
-        let before = sharing.records.iter().map(|record| record.sole.clone()).collect();
-        self.hand_out(sharing, &users, before, live)
+        let pages = destroyed.views.iter().flat_map(View::pages);
+        let freed: HashSet<Layer> = pages.map(|(_, layer)| layer).collect();
+        let mut sets: Vec<Sets> = sharing.records.iter().map(Sets::of).collect();
+        for (position, sets) in sets.iter_mut().enumerate() {
+            sets.add_maps(sharing, position, |layer| freed.contains(layer))?;
+        }
+        self.hand_out(sharing, &users, sets, live)
     }
 
-    /// Adds the layers that only one volume needs to the sole sets `soles`.
+    /// Adds the layers that only one volume needs to the sole sets, and removes the files of those that
+    /// have nothing left in them.
     fn hand_out(
         &mut self,
         sharing: &mut SharingVolumes<'_>,
         users: &Users,
-        mut soles: Vec<Vec<Layer>>,
+        mut sets: Vec<Sets>,
         live: &mut dyn Live,
     ) -> Result<()> {
         let owned = sharing.owned();
@@ -134,25 +147,82 @@ impl Exclusive<'_> {
             if let Some(User::One(record)) = user
                 && !owned.contains(&layer)
             {
-                soles[*record].push(layer);
+                sets[*record].data.push(layer);
             }
         }
-        for (record, mut sole) in sharing.records.iter_mut().zip(soles) {
-            sole.sort_unstable();
-            sole.dedup();
+        for (record, Sets { mut data, mut maps }) in sharing.records.iter_mut().zip(sets) {
             if !record.has_data {
-                sole.clear();
+                data.clear();
             }
-            if sole == record.sole {
+            self.tidy(&mut data, Entry::Layer)?;
+            self.tidy(&mut maps, Entry::Map)?;
+            if data == record.sole && maps == record.sole_maps {
                 continue;
             }
-            record.sole = sole;
+            (record.sole, record.sole_maps) = (data, maps);
             self.write(record)?;
             let served = served_by(&self.dirs, &record.key)?;
             if let Some(serving) = served.filter(|_| record.previous_tops.is_empty()) {
                 // A process that is not reached frees less than it could; a collection frees the
                 // rest.
                 let _untold = live.sole(&record.key, &serving);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sorts a sole set, and drops layers whose file has no memory any more: the volume has overwritten
+    /// everything in it, and a frozen layer gains nothing.
+    pub(crate) fn tidy(
+        &self,
+        set: &mut Vec<Layer>,
+        entry: fn(Layer) -> Entry<'static>,
+    ) -> Result<()> {
+        set.sort_unstable();
+        set.dedup();
+        let mut tidied = Vec::with_capacity(set.len());
+        for &layer in set.iter() {
+            match self.dirs.allocated(entry(layer)) {
+                0 => self.dirs.remove(entry(layer))?,
+                _ => tidied.push(layer),
+            }
+        }
+        *set = tidied;
+        Ok(())
+    }
+}
+
+/// The sole sets of one volume.
+#[derive(Clone, Debug, Default)]
+struct Sets {
+    /// Layers whose blocks only it needs.
+    data: Vec<Layer>,
+    /// Layers whose map pages only it names.
+    maps: Vec<Layer>,
+}
+
+impl Sets {
+    /// Those that are recorded.
+    fn of(record: &Record) -> Self {
+        Self { data: record.sole.clone(), maps: record.sole_maps.clone() }
+    }
+
+    /// Adds the layers whose map pages only the volume at `position` names, of those that are `wanted`. A
+    /// volume that is not written to frees none.
+    fn add_maps(
+        &mut self,
+        sharing: &SharingVolumes<'_>,
+        position: usize,
+        wanted: impl Fn(&Layer) -> bool,
+    ) -> Result<()> {
+        let record = &sharing.records[position];
+        if !record.read_write() {
+            return Ok(());
+        }
+        let owned: Vec<Layer> = record.owned().collect();
+        for &layer in sharing.map_layers(position)?.iter().filter(|layer| wanted(layer)) {
+            if !owned.contains(&layer) && sharing.is_sole_map(layer, position)? {
+                self.maps.push(layer);
             }
         }
         Ok(())

@@ -153,7 +153,7 @@ impl WriteBack<'_> {
         record.top = copied.top;
         record.index = copied.index;
         record.previous_tops.clear();
-        record.sole.clear();
+        record.clear_sole();
         record.external_holder = record
             .external_holder
             .filter(|_| stays_lent)
