@@ -23,6 +23,11 @@ pub struct Switch {
 /// How a store reaches the processes that serve its volumes. Each call has a deadline, and has
 /// either taken effect when it returns `Ok`, or may take effect later.
 pub trait Live {
+    /// Whether processes can be reached at all. Else a volume is only switched if it is idle.
+    fn reaches(&self) -> bool {
+        true
+    }
+
     /// Has the volume switched. An error of [`ErrorKind::Unresponsive`] leaves open whether it will be
     /// obeyed yet; any other says that it was refused.
     ///
@@ -43,6 +48,10 @@ pub trait Live {
 pub struct Inactive;
 
 impl Live for Inactive {
+    fn reaches(&self) -> bool {
+        false
+    }
+
     fn switch(&mut self, key: &Name, serving: &Serving, _: &Switch) -> Result<()> {
         Err(Error::new(
             ErrorKind::VolumeInUse,

@@ -11,6 +11,15 @@ use crate::{
 /// Where zeros have to take memory, they are written so many bytes at a time.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
+/// Which blocks an erasure is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Erase {
+    /// Those that hold data. A discard changes nothing of others.
+    Data,
+    /// All of them: zeroes that are written are an update, also where there was nothing.
+    All,
+}
+
 /// A run of blocks that one layer held: layer, first block, count.
 type Run = (Layer, u64, u64);
 
@@ -24,7 +33,7 @@ impl Disk {
         self.writable()?;
         let end = self.end(offset, length)?;
         let (first, last) = self.whole_blocks(offset, end);
-        match self.erase(first, last) {
+        match self.erase(first, last, Erase::Data) {
             // A discard is advice: without room for a page of the map it is not taken.
             Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
             done => done,
@@ -47,7 +56,7 @@ impl Disk {
             return self.zero_parts(offset, end);
         }
         self.zero_parts(offset, first * BLOCK_BYTES)?;
-        self.erase(first, last)?;
+        self.erase(first, last, Erase::All)?;
         self.zero_parts((last * BLOCK_BYTES).min(end), end)
     }
 
@@ -68,7 +77,7 @@ impl Disk {
             if is_data(layer) {
                 self.write_zero_bytes(at, stop)?;
             } else if layer != zeroed(self.top) {
-                self.erase(block, block + 1)?;
+                self.erase(block, block + 1, Erase::All)?;
             }
             at = stop;
         }
@@ -85,13 +94,13 @@ impl Disk {
     }
 
     /// Lets go of the blocks from `first` up to `last`.
-    fn erase(&mut self, first: u64, last: u64) -> Result<()> {
+    fn erase(&mut self, first: u64, last: u64, what: Erase) -> Result<()> {
         let mut named: Vec<Run> = Vec::new();
         let mut at = first;
         while at < last {
             let stop = (at / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
             let before = named.len();
-            let done = self.erase_in_chunk(at..stop.min(last), &mut named);
+            let done = self.erase_in_chunk(at..stop.min(last), what, &mut named);
             if done.is_err() {
                 // The map still names the blocks that were found in this chunk.
                 named.truncate(before);
@@ -105,19 +114,37 @@ impl Disk {
 
     /// Lets go of blocks of one chunk. A chunk in which the disk ends always keeps its page: what
     /// lies beyond was never written, should the disk grow.
-    fn erase_in_chunk(&mut self, blocks: Range<u64>, named: &mut Vec<Run>) -> Result<()> {
+    fn erase_in_chunk(
+        &mut self,
+        blocks: Range<u64>,
+        what: Erase,
+        named: &mut Vec<Run>,
+    ) -> Result<()> {
         let value = zeroed(self.top);
         let chunk = usize::try_from(blocks.start / CHUNK_BLOCKS).expect("64-bit host");
         if self.map.chunk(chunk) == value {
             return Ok(());
         }
-        let mut at = blocks.start;
+        let (mut at, mut data, mut other) = (blocks.start, Vec::new(), 0);
         while at < blocks.end {
             let (layer, stop) = self.run(at, blocks.end)?;
+            if is_data(layer) {
+                data.push((at, stop - at));
+            } else {
+                other += stop - at;
+            }
             if layer == self.top || self.sole.contains(&layer) {
                 named.push((layer, at, stop - at));
             }
             at = stop;
+        }
+        if what == Erase::Data && other > 0 {
+            // Entries of blocks without data stay, or they would count as changed.
+            for (block, count) in data {
+                let set = self.map.set(&mut self.layers, block, count, value);
+                set.map_err(|(_, error)| error)?;
+            }
+            return self.map.compact(&self.layers, chunk);
         }
         let count = blocks.end - blocks.start;
         if count == CHUNK_BLOCKS {

@@ -18,12 +18,25 @@ const BALLAST_BYTES: u64 = 1 << 20;
 /// Nearly every record fits into this many bytes.
 const SMALL_BYTES: usize = 4096;
 
+/// How often a file is written again whose temporary file was removed by another process.
+const ATTEMPTS_MAX: u32 = 3;
+
 /// Tells files of one process apart in the directory for files that are about to be renamed.
 static TEMPORARY: AtomicU32 = AtomicU32::new(0);
 
 /// Replaces a file of the SR's metadata by `bytes`, whole or not at all.
 pub(crate) fn replace(dirs: &Dirs, entry: Entry<'_>, bytes: &[u8]) -> Result<()> {
-    with_ballast(dirs, || replace_once(dirs, entry, bytes)).doing("writing", || dirs.path(entry))
+    let mut attempts = 0;
+    let replaced = loop {
+        match with_ballast(dirs, || replace_once(dirs, entry, bytes)) {
+            // A collection has taken the temporary file for one that a killed process left.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS_MAX => {
+                attempts += 1;
+            }
+            replaced => break replaced,
+        }
+    };
+    replaced.doing("writing", || dirs.path(entry))
 }
 
 /// Replaces a file by `value` as JSON.

@@ -7,6 +7,7 @@ mod dirs;
 pub(crate) mod hooks;
 mod layout;
 pub(crate) mod lock;
+mod mark;
 pub(crate) mod steps;
 
 pub use self::layout::Layout;
@@ -14,4 +15,5 @@ pub(crate) use self::{
     atomic::{read_json, replace, replace_json, restore_ballast, with_ballast},
     dirs::{Dirs, allocated, missing, names_in, open_directory},
     layout::{Directory, Entry, STATE_LOCK_SUFFIX, number_name, parse_number},
+    mark::Mark,
 };

@@ -6,8 +6,9 @@ use super::{Sr, idle::check_idle};
 use crate::{
     budget::Budget,
     error::Result,
-    files::{self, Dirs, Entry, lock::Lock, missing},
+    files::{self, Dirs, Entry, Mark, lock::Lock, missing},
     host::Name,
+    live::Inactive,
     record::{self, Records, sr::Record},
 };
 
@@ -24,14 +25,21 @@ pub struct Exclusive<'a> {
     record: Arc<Record>,
     /// The volumes' records that were read or written since the lock was taken.
     volumes: RefCell<HashMap<Name, record::Record>>,
-    _lock: Lock,
+    /// Made before the first change that needs more than one step.
+    mark: Option<Mark>,
+    lock: Lock,
 }
 
 impl<'a> Exclusive<'a> {
     /// Takes the lock of an attached SR.
     pub(super) fn take(sr: &'a Sr) -> Result<Self> {
-        let lock = Lock::sr(&sr.host, &sr.uuid)?;
-        Self::with_lock(sr, lock)
+        let lock = Self::with_lock(sr, Lock::sr(&sr.host, &sr.uuid)?)?;
+        if !Mark::any_left(&lock.dirs)? {
+            return Ok(lock);
+        }
+        // An operation was killed. What cannot be collected, because a record is damaged, is kept.
+        let _kept = lock.collect(&mut Inactive);
+        Self::with_lock(sr, Lock::sr(&sr.host, &sr.uuid)?)
     }
 
     /// With a lock that is held already.
@@ -40,7 +48,20 @@ impl<'a> Exclusive<'a> {
         // Opened anew: with the lock held these are the directories that are there now, all of them.
         let dirs = Dirs::open(&sr.layout)?.ok_or_else(|| missing(&sr.layout))?;
         files::restore_ballast(&dirs);
-        Ok(Self { sr, dirs, record, volumes: RefCell::default(), _lock: lock })
+        Ok(Self { sr, dirs, record, volumes: RefCell::default(), mark: None, lock })
+    }
+
+    /// Marks that an operation is under way.
+    fn begin(&mut self) {
+        if self.mark.is_none() {
+            self.mark = Mark::new(&self.dirs);
+        }
+    }
+
+    /// Releases the lock. The mark of the operation is left to the caller, who has still to free memory.
+    pub(crate) fn unlock(self) -> Option<Mark> {
+        drop(self.lock);
+        self.mark
     }
 
     /// The SR's record.
@@ -83,6 +104,7 @@ impl<'a> Exclusive<'a> {
 
     /// Takes `count` numbers for layers or indexes; the first of them.
     pub(crate) fn take_numbers(&mut self, count: u32) -> Result<u32> {
+        self.begin();
         record::sr::take_numbers(&self.dirs, count)
     }
 
@@ -125,6 +147,7 @@ impl<'a> Exclusive<'a> {
 
     /// Removes the record of a volume, which commits its destruction.
     pub(crate) fn remove_volume_record(&mut self, key: &Name) -> Result<()> {
+        self.begin();
         self.volumes.get_mut().remove(key);
         self.dirs.remove(Entry::Volume(key))
     }

@@ -14,7 +14,7 @@ use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
     budget::recount,
     error::{Context, Result},
-    files::{Directory, Dirs, Entry, STATE_LOCK_SUFFIX},
+    files::{Directory, Dirs, Entry, Mark, STATE_LOCK_SUFFIX},
     host::Name,
     live::Live,
     record::{Pages, Record, Records, View, for_data},
@@ -43,13 +43,19 @@ impl Exclusive<'_> {
     /// not known.
     pub fn collect(mut self, live: &mut dyn Live) -> Result<u64> {
         let dirs = self.dirs.clone();
-        for name in dirs.list(Directory::Temporary)? {
-            dirs.remove(Entry::Named(Directory::Temporary, &name))?;
-        }
+        Mark::remove_temporary(&dirs)?;
         self.remove_copies()?;
         self.remove_session_clones(None)?;
         let found = self.volume_records()?;
         self.remove_leftovers(&found)?;
+        let uncertain = |record: &&Record| !record.previous_tops.is_empty();
+        if live.reaches() {
+            for record in found.sound.iter().filter(uncertain) {
+                // On an error all tops that it may write to are kept.
+                let _unconfirmed = self.confirm_top(&record.key, live);
+            }
+        }
+        let found = self.volume_records()?;
         let mut sharing = SharingVolumes::new(&dirs, found.all_sound()?);
         self.share_out(&mut sharing, live)?;
         let mut records = sharing.records;

@@ -4,7 +4,6 @@
 //! into place, which commits; the parent is removed. Where a kill has spared the parent, composing
 //! once more changes nothing that is read, and removes it.
 
-use super::destroy::Destroyed;
 use crate::{
     block::{CHUNK_BLOCKS, Layer, PAGE_BYTES, chunks, is_data},
     error::{Context, Error, ErrorKind, Result},
@@ -32,7 +31,7 @@ impl Exclusive<'_> {
             ));
         }
         let mut record = self.volume_record(&child)?;
-        let mut below = self.volume_record(&parent)?;
+        let below = self.volume_record(&parent)?;
         record.require_data()?;
         below.require_data()?;
         if !record.read_write() {
@@ -41,24 +40,26 @@ impl Exclusive<'_> {
                 format!("volume {child} is a snapshot: nothing can be composed into it"),
             ));
         }
-        let held = (self.hold(&child, "composed")?, self.hold(&parent, "composed")?);
+        let held = self.hold(&child, "composed")?;
+        // A session of the parent is served from a clone of it, which would be left behind.
+        let mut removal = self.prepare_removal(below, "composed")?;
+        let below = &mut removal.record;
         let first = self.take_numbers(3)?;
         let (top, index, parent_top) = (first, first + 1, first + 2);
         let size = record.size.max(below.size);
         self.make_layer(top, size)?;
-        self.write_composed(&record, &below, top, index, size)?;
+        self.write_composed(&record, below, top, index, size)?;
         // The child will name the parent's top: from here on it must not be written to.
         if below.read_write() {
             self.make_layer(parent_top, below.size)?;
             below.top = parent_top;
         }
-        below.previous_tops.clear();
         below.clear_sole();
-        record.join(&below);
-        self.write(&below)?;
-        let mut destroyed = View::all_of(&self.dirs, &record)?;
-        destroyed.extend(View::all_of(&self.dirs, &below)?);
+        record.join(below);
+        self.write(below)?;
+        let child_views = View::all_of(&self.dirs, &record)?;
         let old_index = record.index;
+        let has_previous_tops = !record.previous_tops.is_empty();
         record.size = size;
         record.top = top;
         record.index = index;
@@ -66,14 +67,13 @@ impl Exclusive<'_> {
         record.clear_sole();
         self.write(&record)?;
         self.dirs.remove(Entry::Index(old_index))?;
-        self.remove_record(&below)?;
+        let (parent, mut destroyed) = self.remove(removal)?;
+        record.join(&parent);
         drop(held);
+        destroyed.views.extend(child_views);
+        destroyed.was_written = true;
+        destroyed.has_previous_tops |= has_previous_tops;
         let records = self.volume_records()?;
-        let destroyed = Destroyed {
-            views: destroyed,
-            owned: below.own_top().into_iter().collect(),
-            was_written: true,
-        };
         self.release(&record, records, destroyed, live)
     }
 

@@ -26,6 +26,18 @@ pub(crate) struct Destroyed {
     /// Whether it could be written. Then it may have stopped using blocks that only one other
     /// volume has needed since.
     pub(crate) was_written: bool,
+    /// Whether a switch of it was never acknowledged: then blocks of its earlier tops may be named by no
+    /// view.
+    pub(crate) has_previous_tops: bool,
+}
+
+/// A volume that is about to be removed. It is locked, and so are the clones that are served in its place,
+/// which go with it.
+#[derive(Debug)]
+pub(crate) struct Removal {
+    pub(crate) record: Record,
+    clones: Vec<Record>,
+    _locks: Vec<Lock>,
 }
 
 impl Exclusive<'_> {
@@ -38,7 +50,7 @@ impl Exclusive<'_> {
     /// [`ErrorKind::SrNotAttached`]; [`ErrorKind::VolumeInUse`] while it is served, or such a clone of it.
     pub fn destroy_volume(mut self, key: &str, live: &mut dyn Live) -> Result<()> {
         let key = Name::parse(key)?;
-        let mut record = match self.volume_record(&key) {
+        let record = match self.volume_record(&key) {
             Err(error)
                 if matches!(error.kind(), ErrorKind::VolumeMissing | ErrorKind::VolumeLost) =>
             {
@@ -51,40 +63,58 @@ impl Exclusive<'_> {
             Err(error) if error.tells_damage() => return self.destroy_damaged(&key, live),
             record => record?,
         };
-        let served = self.hold(&key, "destroyed")?;
-        let mut records = self.volume_records()?;
-        records.sound.retain(|other| other.key != record.key);
-        let (clones, held) = self.hold_clones(&key, &mut records)?;
-        let mut views = match View::all_of(&self.dirs, &record) {
+        let removal = self.prepare_removal(record, "destroyed")?;
+        match View::all_of(&self.dirs, &removal.record) {
             Err(error) if error.tells_damage() => {
-                drop((served, held));
+                drop(removal);
                 return self.destroy_damaged(&key, live);
             }
-            views => views?,
+            views => drop(views?),
+        }
+        let (record, destroyed) = self.remove(removal)?;
+        let records = self.volume_records()?;
+        self.release(&record, records, destroyed, live)
+    }
+
+    /// Locks a volume that is to be removed, and the clones that are served in its place.
+    pub(crate) fn prepare_removal(&self, record: Record, act: &str) -> Result<Removal> {
+        let mut locks = vec![self.hold(&record.key, act)?];
+        let is_clone = |other: &Record| other.owner.as_ref() == Some(&record.key);
+        let clones: Vec<Record> =
+            self.volume_records()?.sound.into_iter().filter(is_clone).collect();
+        locks.extend(self.hold_clones(&record.key, &clones, act)?);
+        Ok(Removal { record, clones, _locks: locks })
+    }
+
+    /// Removes a volume and the clones that are served in its place. The record, which belongs to the
+    /// sharing groups of all of them, and their blocks.
+    pub(crate) fn remove(&mut self, removal: Removal) -> Result<(Record, Destroyed)> {
+        let Removal { mut record, clones, _locks } = removal;
+        let mut destroyed = Destroyed {
+            views: View::all_of(&self.dirs, &record)?,
+            owned: record.own_top().into_iter().collect(),
+            was_written: record.read_write() || !clones.is_empty(),
+            has_previous_tops: !record.previous_tops.is_empty(),
         };
-        let was_written = record.read_write() || !clones.is_empty();
-        let mut owned: Vec<Layer> = record.own_top().into_iter().collect();
         self.remove_record(&record)?;
         for clone in &clones {
             match View::all_of(&self.dirs, clone) {
                 // The rest of a damaged one is freed by a collection.
-                Err(error) if error.tells_damage() => {}
-                more => views.extend(more?),
+                Err(error) if error.tells_damage() => destroyed.has_previous_tops = true,
+                more => destroyed.views.extend(more?),
             }
-            owned.extend(clone.own_top());
+            destroyed.owned.extend(clone.own_top());
+            destroyed.has_previous_tops |= !clone.previous_tops.is_empty();
             record.join(clone);
             self.remove_record(clone)?;
         }
-        drop((served, held));
-        self.release(&record, records, Destroyed { views, owned, was_written }, live)
+        Ok((record, destroyed))
     }
 
-    /// Takes the clones that are served in the place of a volume out of `records`, and locks them.
-    fn hold_clones(&self, key: &Name, records: &mut Records) -> Result<(Vec<Record>, Vec<Lock>)> {
-        let is_clone = |other: &mut Record| other.owner.as_ref() == Some(key);
-        let clones: Vec<Record> = records.sound.extract_if(.., is_clone).collect();
+    /// Locks the clones that are served in the place of a volume.
+    fn hold_clones(&self, key: &Name, clones: &[Record], act: &str) -> Result<Vec<Lock>> {
         let hold = |clone: &Record| {
-            self.hold(&clone.key, "destroyed").map_err(|error| match error.kind() {
+            self.hold(&clone.key, act).map_err(|error| match error.kind() {
                 ErrorKind::VolumeInUse => Error::new(
                     ErrorKind::VolumeInUse,
                     format!("volume {key} is active as a non-persistent disk: {error}"),
@@ -92,15 +122,16 @@ impl Exclusive<'_> {
                 _ => error,
             })
         };
-        let held = clones.iter().map(hold).collect::<Result<_>>()?;
-        Ok((clones, held))
+        clones.iter().map(hold).collect()
     }
 
     fn destroy_damaged(mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
         let served = self.hold(key, "destroyed")?;
-        let clones = self.hold_clones(key, &mut self.volume_records()?)?;
+        let mut clones = self.volume_records()?.sound;
+        clones.retain(|other| other.owner.as_ref() == Some(key));
+        let held = self.hold_clones(key, &clones, "destroyed")?;
         self.remove_known(key)?;
-        drop((served, clones));
+        drop((served, held));
         self.collect_unless_damaged(live)
     }
 
@@ -140,7 +171,8 @@ impl Exclusive<'_> {
         self.write(&record)?;
         drop(served);
         let records = self.volume_records()?;
-        let destroyed = Destroyed { views, owned: Vec::new(), was_written: false };
+        let destroyed =
+            Destroyed { views, owned: Vec::new(), was_written: false, has_previous_tops: false };
         self.release(&record, records, destroyed, live)
     }
 
@@ -153,6 +185,9 @@ impl Exclusive<'_> {
         destroyed: Destroyed,
         live: &mut dyn Live,
     ) -> Result<()> {
+        if destroyed.has_previous_tops {
+            return self.collect_unless_damaged(live);
+        }
         let (garbage, tops) = match self.garbage(record, records, &destroyed, live) {
             // The map of a damaged volume may name any block, except those of layers that another
             // volume owned until now.
@@ -168,7 +203,8 @@ impl Exclusive<'_> {
     /// one is touched. The bytes of data freed.
     pub(crate) fn unlock_and_free(self, garbage: Garbage, tops: &[Layer]) -> Result<u64> {
         let (dirs, mut budget) = (self.dirs.clone(), self.budget()?);
-        drop(self);
+        // Kept until everything is freed.
+        let _mark = self.unlock();
         #[cfg(feature = "testing")]
         crate::files::hooks::unlocked();
         let freed = garbage.free(&dirs, tops)?;

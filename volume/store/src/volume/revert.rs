@@ -38,6 +38,7 @@ impl Exclusive<'_> {
         let held = self.hold(&key, "reverted")?;
         let destroyed = View::all_of(&self.dirs, &record)?;
         let (old_index, old_top) = (record.index, record.own_top());
+        let has_previous_tops = !record.previous_tops.is_empty();
         let top = self.take_numbers(2)?;
         let index = top + 1;
         self.make_layer(top, from.size)?;
@@ -55,8 +56,12 @@ impl Exclusive<'_> {
         self.dirs.remove(Entry::Index(old_index))?;
         drop(held);
         let records = self.volume_records()?;
-        let destroyed =
-            Destroyed { views: destroyed, owned: old_top.into_iter().collect(), was_written: true };
+        let destroyed = Destroyed {
+            views: destroyed,
+            owned: old_top.into_iter().collect(),
+            was_written: true,
+            has_previous_tops,
+        };
         self.release(&record, records, destroyed, live)
     }
 }

@@ -163,6 +163,19 @@ impl Exclusive<'_> {
         Ok(Volume::of(&self.dirs, branch))
     }
 
+    /// Has the process that serves a volume switch once more, where an earlier switch was not
+    /// acknowledged: after that it is certain which layer it writes to, and the others are frozen.
+    pub(crate) fn confirm_top(&mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
+        let mut origin = self.volume_record(key)?;
+        let held = self.hold_or_served(key)?;
+        let index = self.take_numbers(2)?;
+        let frozen = self.freeze(&mut origin, held, index, index + 1, live);
+        self.dirs.remove(Entry::Index(index))?;
+        frozen?;
+        origin.previous_tops.clear();
+        self.write(&origin)
+    }
+
     /// Copies the index of a volume as it is at one moment, from which on the volume writes to
     /// `new_top`. The size at that moment.
     fn freeze(

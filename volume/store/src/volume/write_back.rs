@@ -147,6 +147,7 @@ impl WriteBack<'_> {
         let mut views = View::all_of(&lock.dirs, &record)?;
         views.extend(View::all_of(&lock.dirs, &copied)?);
         let (old_index, old_top) = (record.index, record.own_top());
+        let has_previous_tops = !record.previous_tops.is_empty();
         // Two records never name the same top: between these two steps the clone is garbage, and
         // the external holder still has the data.
         lock.remove_volume_record(&copy)?;
@@ -166,7 +167,7 @@ impl WriteBack<'_> {
             lock.dirs.remove(Entry::Index(index))?;
         }
         let owned = old_top.into_iter().collect();
-        let destroyed = Destroyed { views, owned, was_written: true };
+        let destroyed = Destroyed { views, owned, was_written: true, has_previous_tops };
         let records = lock.volume_records()?;
         lock.release(&record, records, destroyed, &mut Inactive)
     }

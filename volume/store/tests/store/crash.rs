@@ -16,7 +16,7 @@ use std::{
 
 use store::{
     Attachment, Disk, ErrorKind, ExternalHolder, Host, Live, Name, Result, Serving, Sr,
-    testing::{self, Disks, Fixture, attachment, content, failpoints, host},
+    testing::{self, Disks, Fixture, attachment, content, failpoints, host, metadata},
 };
 
 use crate::{
@@ -392,6 +392,28 @@ fn killed_at_every_step(task: &str, mut look: impl FnMut(World, bool)) {
         if done {
             assert!(steps > 2, "{task} has only {steps} steps");
             return;
+        }
+    }
+}
+
+/// No attach comes in between: it may be weeks until the next one.
+#[test]
+fn what_a_killed_operation_leaves_is_collected_by_the_next_one() {
+    for operation in ["destroy the origin", "revert", "clone of a snapshot"] {
+        for steps in 0.. {
+            let mut world = World::new(Served::Not);
+            let done = world.die(operation, steps).success();
+            drop(world.fixture.lock());
+            let when = format!("{operation} killed after {steps} steps");
+            assert_eq!(world.fixture.lock().collect(&mut world.served).unwrap(), 0, "{when}");
+            let meta = metadata(&world.fixture.sr);
+            assert_eq!(files(&meta.join("tmp")).len(), 0, "{when}");
+            let volumes = files(&meta.join("volume")).len();
+            let bases = if operation == "clone of a snapshot" { 2 } else { 1 };
+            assert!(files(&meta.join("index")).len() <= volumes + bases, "{when}");
+            if done {
+                break;
+            }
         }
     }
 }

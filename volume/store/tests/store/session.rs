@@ -250,3 +250,23 @@ fn a_collection_leaves_the_locks_of_plugin_calls_alone() {
     session.collect();
     assert!(of(&session.key).exists() && !of("no-volume-yet").exists());
 }
+
+/// Composing removes the parent, as destroying it does.
+#[test]
+fn a_parent_is_not_composed_while_its_session_is_served_and_takes_the_clone_with_it() {
+    let session = Session::new();
+    let (key, clone) = (&session.key, session.clone.as_str());
+    let child = session.fixture.lock().clone_volume(key, &mut Inactive).unwrap().key;
+    let disk = session.fixture.open(clone, false).unwrap();
+    let refused = session.fixture.lock().compose_volumes(child.as_str(), key, &mut Inactive);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::VolumeInUse);
+    assert!(session.lives() && session.fixture.sr.volume(key).is_ok());
+    drop(disk);
+    session.fixture.lock().compose_volumes(child.as_str(), key, &mut Inactive).unwrap();
+    assert!(!session.lives());
+    assert_eq!(session.used(), 1, "what the child reads");
+    session.fixture.lock().destroy_volume(child.as_str(), &mut Inactive).unwrap();
+    assert_eq!(session.used(), 0);
+    session.collect();
+    session.fixture.lock().detach().unwrap();
+}

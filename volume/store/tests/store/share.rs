@@ -417,3 +417,78 @@ fn pages_that_another_index_names_are_kept_when_they_are_superseded() {
         "only the update of the child lies over the parent"
     );
 }
+
+/// A weekly fstrim of a disk that is backed up.
+#[test]
+fn a_discard_of_blocks_without_data_changes_nothing() {
+    let fixture = Fixture::new(64 * MIB);
+    let key = fixture.create(33 << 20);
+    let mut disks = Disks::default();
+    disks.0.insert(key.clone(), fixture.open(&key, false).unwrap());
+    let disk = disks.0.get_mut(&key).unwrap();
+    disk.write(0, &[1; 1 << 20]).unwrap();
+    disk.write(9 << 20, &[1; 8192]).unwrap();
+    let mut old = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
+    for round in 0..3 {
+        let disk = disks.0.get_mut(&key).unwrap();
+        // Whole chunks and parts of some, with pages of the map and without, up to the end.
+        disk.discard(MIB, 8 * MIB).unwrap();
+        disk.discard((9 << 20) + 2 * BLOCK, (24 << 20) - 2 * BLOCK).unwrap();
+        let new = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
+        assert_eq!(fixture.lock().compare_volumes(&new, &old).unwrap(), [], "round {round}");
+        old = new;
+    }
+    // Of a range with data and without, the data has changed, and once.
+    let disk = disks.0.get_mut(&key).unwrap();
+    disk.discard(0, 33 << 20).unwrap();
+    assert_eq!(content(disk), [0; 33 << 20]);
+    let new = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
+    let changed = [(0, MIB), (9 << 20, 2 * BLOCK)];
+    assert_eq!(fixture.lock().compare_volumes(&new, &old).unwrap(), changed);
+    disks.0.get_mut(&key).unwrap().discard(0, 33 << 20).unwrap();
+    let last = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
+    assert_eq!(fixture.lock().compare_volumes(&last, &new).unwrap(), []);
+    assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
+}
+
+/// Switches its disks, and never says so.
+struct Unanswered(Disks);
+
+impl Live for Unanswered {
+    fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()> {
+        self.0.switch(key, serving, switch)?;
+        Err(Error::new(ErrorKind::Unresponsive, "no answer"))
+    }
+
+    fn sole(&mut self, _: &Name, _: &Serving) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// One snapshot is killed before the disk is switched, another one after it: which of the tops the disk
+/// writes to is not known. The next collection finds out, and what is overwritten is freed.
+#[test]
+fn the_tops_of_switches_that_were_not_acknowledged_are_freed_while_the_disk_is_served() {
+    for destroy in [false, true] {
+        let (fixture, key, mut disks) = full_disk(64 * MIB, 8 * MIB);
+        fixture.lock().snapshot_volume(&key, &mut Late::default()).unwrap_err();
+        let mut unanswered = Unanswered(disks);
+        fixture.lock().snapshot_volume(&key, &mut unanswered).unwrap_err();
+        disks = unanswered.0;
+        rewrite(&mut disks, &key, 2);
+        assert_eq!(fixture.sr.stat().unwrap().used, 16 * MIB);
+        if destroy {
+            disks.0.clear();
+            fixture.lock().destroy_volume(&key, &mut disks).unwrap();
+            assert_eq!(fixture.sr.stat().unwrap().used, 0);
+            assert_eq!(metadata(&fixture), (0, 0, 0));
+            continue;
+        }
+        fixture.lock().collect(&mut disks).unwrap();
+        assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB);
+        rewrite(&mut disks, &key, 3);
+        assert_eq!(fixture.sr.stat().unwrap().used, 8 * MIB, "and nothing doubles again");
+        assert!(content(disks.0.get_mut(&key).unwrap()) == [3; 8 << 20]);
+        assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
+    }
+}

@@ -1,0 +1,77 @@
+//! Marks of operations under way, by which the next one finds those that were killed.
+
+use std::{
+    fs::{File, TryLockError},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use super::{Directory, Dirs, Entry};
+use crate::error::{Context, Result};
+
+/// The names of marks begin with this, which those of other temporary files do not.
+const PREFIX: &str = "operation-";
+
+/// Tells the marks of one process apart.
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// A locked file that is there while an operation changes the SR. Where it is there and not locked, the
+/// process died, and may have left files and blocks that no record names.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    dirs: Dirs,
+    name: String,
+    _file: File,
+}
+
+impl Mark {
+    /// Marks an operation. A full SR has no room for it, and works without.
+    pub(crate) fn new(dirs: &Dirs) -> Option<Self> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{}-{serial}", std::process::id());
+        let file = dirs.create(Entry::Named(Directory::Temporary, &name)).ok()?;
+        file.try_lock().ok()?;
+        Some(Self { dirs: dirs.clone(), name, _file: file })
+    }
+
+    /// Whether an operation was killed since the last collection.
+    pub(crate) fn any_left(dirs: &Dirs) -> Result<bool> {
+        for name in dirs.list(Directory::Temporary)? {
+            if name.starts_with(PREFIX) && is_left(dirs, &name)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes the temporary files of operations that were killed.
+    pub(crate) fn remove_temporary(dirs: &Dirs) -> Result<()> {
+        for name in dirs.list(Directory::Temporary)? {
+            if !name.starts_with(PREFIX) || is_left(dirs, &name)? {
+                dirs.remove(Entry::Named(Directory::Temporary, &name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        let _kept = self.dirs.remove(Entry::Named(Directory::Temporary, &self.name));
+    }
+}
+
+/// Whether the process that made a mark is dead.
+fn is_left(dirs: &Dirs, name: &str) -> Result<bool> {
+    let entry = Entry::Named(Directory::Temporary, name);
+    let file = match dirs.read(entry) {
+        Err(error) if error.is_missing_file() => return Ok(false),
+        // It is no file of ours.
+        Err(error) if error.tells_damage() => return Ok(true),
+        file => file?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error).doing("locking", || dirs.path(entry)),
+    }
+}
