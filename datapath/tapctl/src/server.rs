@@ -24,6 +24,7 @@ use rustix::{
     io::Errno,
     net::{SocketFlags, accept_with, bind, listen},
 };
+use slab::Slab;
 
 use crate::{
     connection,
@@ -117,13 +118,13 @@ pub struct Key {
 
 /// The conversations of a tapdisk, at most [`CONVERSATIONS_MAX`], each in whatever the loop wraps it in.
 pub struct Conversations<C = Conversation> {
-    slots: Vec<Option<(u64, C)>>,
+    slots: Slab<(u64, C)>,
     next_serial: u64,
 }
 
 impl<C> Default for Conversations<C> {
     fn default() -> Self {
-        Self { slots: Vec::new(), next_serial: 0 }
+        Self { slots: Slab::new(), next_serial: 0 }
     }
 }
 
@@ -137,7 +138,7 @@ impl<C: AsRef<Conversation> + AsMut<Conversation>> Conversations<C> {
     /// Whether there is room for one more, be it that of a client that has stalled.
     #[must_use]
     pub fn can_accept(&self, now: Instant) -> bool {
-        self.vacant().is_some() || self.stalled(now).is_some()
+        self.has_room() || self.stalled(now).is_some()
     }
 
     /// Accepts a connection and gives its key; `None` where there is none, or no room. `wrap` is called
@@ -151,42 +152,44 @@ impl<C: AsRef<Conversation> + AsMut<Conversation>> Conversations<C> {
         now: Instant,
         wrap: impl FnOnce(Conversation, Key) -> io::Result<C>,
     ) -> io::Result<Option<Key>> {
-        let Some(slot) = self.vacant().or_else(|| self.stalled(now)) else { return Ok(None) };
-        let Some(conversation) = listener.accept()? else { return Ok(None) };
-        let key = Key { slot, serial: self.next_serial };
-        let wrapped = wrap(conversation, key)?;
-        self.next_serial += 1;
-        if slot == self.slots.len() {
-            self.slots.push(None);
+        if !self.can_accept(now) {
+            return Ok(None);
         }
-        self.slots[slot] = Some((key.serial, wrapped));
+        let Some(conversation) = listener.accept()? else { return Ok(None) };
+        if !self.has_room()
+            && let Some(stalled) = self.stalled(now)
+        {
+            self.slots.remove(stalled);
+        }
+        let entry = self.slots.vacant_entry();
+        let key = Key { slot: entry.key(), serial: self.next_serial };
+        entry.insert((key.serial, wrap(conversation, key)?));
+        self.next_serial += 1;
         Ok(Some(key))
     }
 
     /// The conversation of that key.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut C> {
-        let (serial, conversation) = self.slots.get_mut(key.slot)?.as_mut()?;
+        let (serial, conversation) = self.slots.get_mut(key.slot)?;
         (*serial == key.serial).then_some(conversation)
     }
 
     /// All of them, with their keys.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &C)> {
-        self.slots.iter().enumerate().filter_map(|(slot, it)| {
-            let (serial, conversation) = it.as_ref()?;
-            Some((Key { slot, serial: *serial }, conversation))
-        })
+        let key = |slot, serial: &u64| Key { slot, serial: *serial };
+        self.slots.iter().map(move |(slot, (serial, it))| (key(slot, serial), it))
     }
 
     /// Takes it out; dropping it closes it.
     pub fn remove(&mut self, key: Key) -> Option<C> {
-        let found = self.slots.get_mut(key.slot)?.take_if(|(serial, _)| *serial == key.serial)?;
-        Some(found.1)
+        self.get_mut(key)?;
+        Some(self.slots.remove(key.slot).1)
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.slots.iter().flatten().count()
+        self.slots.len()
     }
 
     /// Whether there are none.
@@ -198,33 +201,30 @@ impl<C: AsRef<Conversation> + AsMut<Conversation>> Conversations<C> {
     /// Drops those whose client let its deadline pass, and says how many.
     pub fn expire(&mut self, now: Instant) -> usize {
         let before = self.len();
-        for slot in &mut self.slots {
-            slot.take_if(|(_, it)| it.as_ref().deadline().is_some_and(|deadline| deadline <= now));
-        }
+        let is_due = |it: &C| it.as_ref().deadline().is_some_and(|deadline| deadline <= now);
+        self.slots.retain(|_, (_, it)| !is_due(it));
         before - self.len()
     }
 
     /// When to call [`Self::expire`], or to accept again; `None` while no client is waited for.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let all = self.slots.iter().flatten().map(|(_, it)| it.as_ref());
-        if self.vacant().is_some() {
+        let all = self.iter().map(|(_, it)| it.as_ref());
+        if self.has_room() {
             all.filter_map(Conversation::deadline).min()
         } else {
             all.filter_map(Conversation::waiting_since).min().map(|since| since + STALLED)
         }
     }
 
-    fn vacant(&self) -> Option<usize> {
-        let vacant = self.slots.iter().position(Option::is_none);
-        vacant.or_else(|| (self.slots.len() < CONVERSATIONS_MAX).then_some(self.slots.len()))
+    fn has_room(&self) -> bool {
+        self.len() < CONVERSATIONS_MAX
     }
 
     /// The slot of the client that has been waited for longest, if that is long.
     fn stalled(&self, now: Instant) -> Option<usize> {
-        let slots = self.slots.iter().enumerate();
         let waiting =
-            slots.filter_map(|(slot, it)| Some((it.as_ref()?.1.as_ref().waiting_since()?, slot)));
+            self.iter().filter_map(|(key, it)| Some((it.as_ref().waiting_since()?, key.slot)));
         waiting.min().filter(|(since, _)| *since + STALLED <= now).map(|(_, slot)| slot)
     }
 }
