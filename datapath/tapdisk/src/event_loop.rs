@@ -186,7 +186,7 @@ impl EventLoop {
             tapdisk.receivers.next_deadline(),
             tapdisk.draining.iter().map(|(_, client)| client.until).min(),
             tapdisk.next_closing(),
-            tapdisk.next_opening(now),
+            tapdisk.next_opening(),
             (!tapdisk.attaching.is_empty()).then(|| now + ATTACH_RETRY),
             tapdisk.end,
             tapdisk.callers_resume.filter(|_| tapdisk.end.is_none()),

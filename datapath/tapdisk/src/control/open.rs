@@ -48,18 +48,14 @@ impl Tapdisk {
         match &mut vbd.state {
             State::Opening(start) => {
                 let Some(opened) = start.opening.poll(now) else { return };
-                let State::Opening(start) =
-                    std::mem::replace(&mut vbd.state, State::Idle(Idle::New))
-                else {
-                    return;
-                };
+                let (params, caller) = (start.opening.params().to_owned(), start.caller);
                 vbd.state = State::Idle(start.before);
-                let params = start.opening.params().to_owned();
-                let reply = match opened.and_then(|volume| self.serve_disk(key, volume, params)) {
+                let served = opened.and_then(|volume| self.serve_disk(key, volume, &params));
+                let reply = match served {
                     Ok(()) => self.image_reply(key),
-                    Err(failure) => self.opening_failed(key, start.opening.params(), failure),
+                    Err(failure) => self.opening_failed(key, &params, failure),
                 };
-                self.answer(start.caller, &reply);
+                self.answer(caller, &reply);
             }
             State::Open(image) => {
                 let DiskState::Paused(paused) = &mut image.disk else { return };
@@ -85,9 +81,9 @@ impl Tapdisk {
     }
 
     /// When to go on with a disk that is being opened where no event tells of it.
-    pub(crate) fn next_opening(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_opening(&self) -> Option<Instant> {
         let openings = self.vbds.iter().filter_map(|(_, vbd)| vbd.opening());
-        openings.filter_map(|opening| opening.retry_at(now)).min()
+        openings.filter_map(Opening::retry_at).min()
     }
 
     /// Gives up a disk that is being opened, and answers its caller.
@@ -119,7 +115,7 @@ impl Tapdisk {
     }
 
     /// Serves a disk under a VBD from now on.
-    fn serve_disk(&mut self, key: VbdKey, volume: Volume, params: String) -> Result<(), Failure> {
+    fn serve_disk(&mut self, key: VbdKey, volume: Volume, params: &str) -> Result<(), Failure> {
         let minor = self.vbds[key].minor();
         let shared = (&self.sources, &self.dir, &self.receive_limit);
         let mut image = Image::serve(volume, params, (key, minor), shared)?;

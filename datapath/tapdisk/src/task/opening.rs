@@ -52,7 +52,7 @@ pub(crate) struct Opening {
 
 #[derive(Debug)]
 enum Way {
-    Volume { path: PathBuf, open: Open, until: Instant },
+    Volume { path: PathBuf, open: Open, until: Instant, next: Instant },
     File(Loading),
 }
 
@@ -67,8 +67,9 @@ impl Opening {
                 minor: wanted.minor.into(),
                 read_only: wanted.read_only,
             };
-            let until = Instant::now() + LOCK_TIMEOUT;
-            Way::Volume { path: path.to_owned(), open: Open { serving }, until }
+            let now = Instant::now();
+            let (path, open) = (path.to_owned(), Open { serving });
+            Way::Volume { path, open, until: now + LOCK_TIMEOUT, next: now }
         } else {
             Way::File(Loading::start(path, wanted.read_only, wanted.vbd, sources)?)
         };
@@ -83,8 +84,12 @@ impl Opening {
     /// The disk, once it is open, or the reason why it cannot be opened.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Result<Volume, Failure>> {
         match &mut self.way {
-            Way::Volume { path, open, until } => match Disk::try_open(path, open) {
-                Err(error) if error.kind() == ErrorKind::VolumeInUse && now < *until => None,
+            Way::Volume { next, .. } if now < *next => None,
+            Way::Volume { path, open, until, next } => match Disk::try_open(path, open) {
+                Err(error) if error.kind() == ErrorKind::VolumeInUse && now < *until => {
+                    *next = now + LOCK_RETRY;
+                    None
+                }
                 opened => Some(opened.map(Volume::of_sr).map_err(|error| failure(&error))),
             },
             Way::File(loading) => loading.poll(),
@@ -92,8 +97,11 @@ impl Opening {
     }
 
     /// When to poll again where no event tells of it.
-    pub(crate) fn retry_at(&self, now: Instant) -> Option<Instant> {
-        matches!(self.way, Way::Volume { .. }).then(|| now + LOCK_RETRY)
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        match &self.way {
+            Way::Volume { next, .. } => Some(*next),
+            Way::File(_) => None,
+        }
     }
 }
 

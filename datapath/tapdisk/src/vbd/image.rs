@@ -41,17 +41,17 @@ impl Image {
     /// Serves a disk under a minor: makes its sockets and accepts clients from now on.
     pub(crate) fn serve(
         volume: Volume,
-        params: String,
+        params: &str,
         (vbd, minor): (VbdKey, Minor),
         (sources, dir, limit): (&Sources, &ControlDir, &ReceiveLimit),
     ) -> Result<Self, Failure> {
-        let name = path_of(&params)?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path_of(params)?.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let listeners = Listeners::open(sources, dir, vbd, minor).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Failure::new(errno, error.to_string())
         })?;
         Ok(Self {
-            params,
+            params: params.to_owned(),
             disk: DiskState::Running(Drive::new(volume)),
             listeners: Some(listeners),
             clients: Slab::new(),
