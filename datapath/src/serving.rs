@@ -23,7 +23,7 @@ impl Vdi<'_> {
             match self.running() {
                 Some(running) => {
                     self.require_free(path, running.identity.pid)?;
-                    match running.open(path, mode) {
+                    match running.open(path, mode, self.state.mode().is_some()) {
                         Ok(()) => return Ok(()),
                         Err(error) if is_new || !self.has_died(&running, &error)? => {
                             return Err(error.into());

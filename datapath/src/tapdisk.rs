@@ -80,25 +80,30 @@ impl Running {
         self.client.attach(self.minor)
     }
 
-    /// Opens `path`, unless it is open already.
-    pub(crate) fn open(&self, path: &Path, mode: Mode) -> tapctl::Result<()> {
+    /// Opens `path`, unless it is open already. `expect_open` says that it should be: then the tapdisk
+    /// is asked first, as it would log that it refused to open an image twice.
+    pub(crate) fn open(&self, path: &Path, mode: Mode, expect_open: bool) -> tapctl::Result<()> {
         let Self { client, minor, .. } = self;
         let read_only = mode == Mode::ReadOnly;
         let mut params = OsString::from("ram:");
         params.push(path);
         let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };
         let open = Open::new(params).flags(flags);
-        match client.open(*minor, open.clone()) {
-            Err(error) if error.kind() == tapctl::ErrorKind::Remote(errno::ALREADY) => {}
-            opened => return opened.map(drop),
+        if !expect_open {
+            match client.open(*minor, open.clone()) {
+                Err(error) if error.kind() == tapctl::ErrorKind::Remote(errno::ALREADY) => {}
+                opened => return opened.map(drop),
+            }
         }
         let serving = client.serving(*minor)?;
         if serving.path.as_deref() == Some(path) && serving.read_only == read_only {
             return Ok(());
         }
-        // No domain has activated it in that way: it was left by a call that was killed, or the
-        // domain that has activated it changes the mode now.
-        client.close(*minor)?;
+        if serving.path.is_some() {
+            // No domain has activated it in that way: it was left by a call that was killed, or the
+            // domain that has activated it changes the mode now.
+            client.close(*minor)?;
+        }
         client.open(*minor, open).map(drop)
     }
 }

@@ -207,3 +207,38 @@ fn silent_connections_do_not_lock_a_disk() {
     drop(silent);
     disk.unplug();
 }
+
+/// An administrator who looks for the cause of a fault reads every warning.
+#[test]
+fn a_disk_that_is_plugged_and_unplugged_leaves_no_warning_in_the_log() {
+    let xapi = Xapi::new();
+    let log = std::os::unix::net::UnixDatagram::bind(xapi.root().join("log")).unwrap();
+    let reader = log.try_clone().unwrap();
+    // The kernel keeps few messages for a reader, so they are read as they come.
+    let reading = std::thread::spawn(move || {
+        let (mut messages, mut buffer) = (Vec::new(), [0; 8192]);
+        loop {
+            let length = reader.recv(&mut buffer).unwrap();
+            match &buffer[..length] {
+                b"end" => return messages,
+                message => messages.push(String::from_utf8_lossy(message).into_owned()),
+            }
+        }
+    });
+    let sr = xapi.create_sr("16MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    for domain in ["1", "1", "2"] {
+        let disk = xapi.plug(&sr, &key, domain);
+        disk.step("Datapath.attach").unwrap();
+        disk.step("Datapath.activate").unwrap();
+        disk.unplug();
+    }
+    log.send_to(b"end", xapi.root().join("log")).unwrap();
+    let mut messages = reading.join().unwrap();
+    // What the machine of this test does not allow.
+    messages.retain(|it| !it.contains("not protected from") && !it.contains("control group"));
+    assert!(messages.iter().any(|message| message.contains("started tapdisk")), "{messages:?}");
+    // RFC 3164: facility local2 and severity info are <150>; what is lower in number is worse.
+    let worse: Vec<_> = messages.iter().filter(|message| !message.starts_with("<150>")).collect();
+    assert_eq!(worse, [""; 0]);
+}

@@ -66,6 +66,31 @@ fn kill_after(xapi: &Xapi, method: &str, params: &Value, after: Duration) {
     child.wait().unwrap();
 }
 
+/// A plugin that is killed and never followed by another call leaves nothing for ever. A tapdisk that a
+/// person started, or that has a minor, waits for as long as it takes.
+#[test]
+fn a_tapdisk_that_a_plugin_started_and_no_call_uses_ends_by_itself() {
+    let xapi = Xapi::new();
+    let control = xapi.control_dir();
+    let start = |by_plugin: bool| {
+        let mut command = xapi.command(&programs::path("tapdisk-ram"));
+        if by_plugin {
+            command.env("XAPI_RAM_STARTED_FOR", "a volume");
+        }
+        let announced = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let pid = announced.trim_end().rsplit_once("ctl").unwrap().1.parse().unwrap();
+        Identity::of(pid).unwrap().unwrap()
+    };
+    let (unused, used, by_hand) = (start(true), start(true), start(false));
+    let minor = tapctl::minors::allocate(&control, Duration::from_secs(5)).unwrap();
+    tapctl::Client::new(&control, used.pid).attach(minor).unwrap();
+    assert!(!unused.wait(Duration::from_secs(50)).unwrap(), "a call may still need it");
+    assert!(unused.wait(Duration::from_secs(20)).unwrap());
+    thread::sleep(Duration::from_secs(2));
+    assert!(used.is_same() && by_hand.is_same());
+    assert!(!control.ctl(unused.pid).exists() && !control.metrics().process(unused.pid).exists());
+}
+
 /// That the attached disk's tapdisk, dead or alive, goes without a trace though the record of the
 /// disk went with the disk or with its SR.
 #[test]

@@ -243,3 +243,32 @@ fn a_link_to_somebody_elses_tapdisk_is_not_believed() {
     assert!(!other.link().exists());
     it.ok("detach", "1");
 }
+
+/// Something has emptied the control directory under a running tapdisk: it serves the clients that it
+/// has, and no call can reach it. The advice of the error has to help.
+#[test]
+fn a_living_tapdisk_whose_control_socket_was_removed_is_replaced_by_unplugging_and_plugging() {
+    for active in [false, true] {
+        let it = Fixture::new();
+        it.ok("attach", "1");
+        if active {
+            it.ok("activate", "1");
+        }
+        let (identity, _) = it.tapdisk();
+        std::fs::remove_dir_all(it.control.path()).unwrap();
+        std::fs::create_dir(it.control.path()).unwrap();
+        if active {
+            refused(it.run("attach", "1"), 453, &["unplug the disk and plug it again"]);
+            refused(it.run("activate", "1"), 453, &["unplug the disk and plug it again"]);
+            assert!(identity.is_same(), "its clients are served");
+            it.ok("deactivate", "1");
+            it.ok("detach", "1");
+        }
+        it.ok("attach", "1");
+        it.ok("activate", "1");
+        assert!(!identity.is_same());
+        assert!(it.serving().is_some());
+        it.ok("detach", "1");
+        it.assert_nothing_left();
+    }
+}

@@ -6,6 +6,7 @@
 
 use std::{
     ffi::OsString,
+    fmt, io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::PathBuf,
 };
@@ -74,6 +75,16 @@ impl Failure {
     #[must_use]
     pub fn new(errno: Errno, text: impl Into<String>) -> Self {
         Self { errno: errno.raw_os_error(), text: text.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = io::Error::from_raw_os_error(self.errno);
+        match self.text.as_str() {
+            "" => write!(f, "{reason}"),
+            text => write!(f, "{text}: {reason}"),
+        }
     }
 }
 

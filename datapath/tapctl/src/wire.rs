@@ -39,7 +39,10 @@ fn remedy(kind: ErrorKind) -> &'static str {
             "it hangs: look at that process, and end it (kill -9) if it does not recover; the next \
              attach or activate starts another one, and no acknowledged write is lost"
         }
-        ErrorKind::Gone => "it died: repeat the call, which starts another one",
+        ErrorKind::Gone => {
+            "if the process is dead, repeat the call, which starts another one; if it lives, its \
+             control socket was removed: unplug the disk and plug it again"
+        }
         ErrorKind::Failed => {
             "see the host's log for its own words; XAPI_RAM_TAPDISK names another program to start"
         }
@@ -63,7 +66,7 @@ mod tests {
             (ErrorKind::Remote(NOSPC), 44, "free memory"),
             (ErrorKind::Remote(NOMEM), 44, "free memory"),
             (ErrorKind::Remote(Errno::IO.raw_os_error()), 453, "log"),
-            (ErrorKind::Gone, 453, "repeat"),
+            (ErrorKind::Gone, 453, "unplug the disk and plug it again"),
             (ErrorKind::Timeout, 453, "kill -9"),
             (ErrorKind::Failed, 453, "XAPI_RAM_TAPDISK"),
             (ErrorKind::Full, 453, "tap-ctl free"),

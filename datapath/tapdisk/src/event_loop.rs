@@ -32,6 +32,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How often statistics are written, while they change.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a process that the datapath plugin started waits for the first minor.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Signals whose default is to end a process, and that programs send to a tapdisk or to any process:
 /// blktap's tapdisks reopen their log on SIGHUP, dump their state on SIGUSR1, and poll on SIGUSR2.
 const IGNORED: [i32; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGIO, SIGPROF, SIGVTALRM];
@@ -65,7 +68,8 @@ pub(crate) fn run() -> Result<()> {
         log.send(Severity::Warning, format_args!("leftovers: {error}"));
     }
     let poller = Poller::new(Polling::new(config.poll)).context("making an epoll")?;
-    let tapdisk = tapdisk(dir, log, &poller)?;
+    let mut tapdisk = tapdisk(dir, log, &poller)?;
+    tapdisk.unused_until = config.started_by_plugin.then(|| Instant::now() + UNUSED_TIMEOUT);
     if let Err(error) = tapdisk.dir.metrics().create_own() {
         tapdisk.warn(format_args!("without statistics: {error}"));
     }
@@ -102,6 +106,7 @@ fn tapdisk(dir: ControlDir, log: Syslog, poller: &Poller) -> Result<Tapdisk> {
         conversations: Conversations::new(),
         attaching: Vec::new(),
         signals: signals.context("waiting for signals")?,
+        unused_until: None,
         end: None,
         callers_resume: None,
         accept_resumes: None,
@@ -189,6 +194,7 @@ impl EventLoop {
             tapdisk.next_opening(),
             (!tapdisk.attaching.is_empty()).then(|| now + ATTACH_RETRY),
             tapdisk.end,
+            tapdisk.unused_until,
             tapdisk.callers_resume.filter(|_| tapdisk.end.is_none()),
             tapdisk.accept_resumes,
             self.metrics_due,
@@ -208,6 +214,13 @@ impl EventLoop {
         tapdisk.go_on_openings(now);
         tapdisk.finish_closings(now);
         let is_due = |at: &mut Instant| *at <= now;
+        if tapdisk.unused_until.take_if(is_due).is_some()
+            && tapdisk.vbds.is_empty()
+            && tapdisk.attaching.is_empty()
+        {
+            tapdisk.info(format_args!("ending, as no minor was attached in {UNUSED_TIMEOUT:?}"));
+            tapdisk.stop();
+        }
         if tapdisk.end.is_none() && tapdisk.callers_resume.take_if(is_due).is_some() {
             tapdisk.set_accepting_callers(true);
         }

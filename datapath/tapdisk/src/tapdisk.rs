@@ -38,6 +38,9 @@ pub(crate) struct Tapdisk {
     /// Minors that another process holds for a moment.
     pub(crate) attaching: Vec<Attaching>,
     pub(crate) signals: Watched<UnixStream>,
+    /// When the process ends if no minor was attached to it by then. One that a person started waits
+    /// for as long as it takes; the plugin that started this one may have been killed meanwhile.
+    pub(crate) unused_until: Option<Instant>,
     /// When the process ends at the latest, if it does.
     pub(crate) end: Option<Instant>,
     /// When callers are accepted again, if they are not.

@@ -41,12 +41,7 @@ impl Tapdisk {
             )),
         };
         handled.unwrap_or_else(|failure| {
-            self.warn(format_args!(
-                "minor {minor}: {} refused: {} ({})",
-                request.call.name(),
-                failure.text,
-                Errno::from_raw_os_error(failure.errno)
-            ));
+            self.warn(format_args!("minor {minor}: {} refused: {failure}", request.call.name()));
             Some(Reply::Error(failure))
         })
     }
