@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     process::Stdio,
     thread,
@@ -193,8 +193,10 @@ fn close_answers_what_has_come_and_gives_up_on_a_client_that_does_not_read() {
     thread::sleep(Duration::from_secs(4).saturating_sub(start.elapsed()));
     never.socket().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut socket = never.socket();
-    let ended = socket.read_to_end(&mut rest);
-    assert!(ended.is_ok() && rest.len() < 16 << 20, "it got {} bytes, and no more", rest.len());
+    // A reset where requests of it were still in the socket.
+    let ended = socket.read_to_end(&mut rest).map_err(|error| error.kind());
+    assert!(matches!(ended, Ok(_) | Err(ErrorKind::ConnectionReset)), "{ended:?}");
+    assert!(rest.len() < 16 << 20, "it got {} bytes, and no more", rest.len());
 }
 
 #[test]
