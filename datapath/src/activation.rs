@@ -38,6 +38,10 @@ impl Vdi<'_> {
             }
         }
         served?;
+        if mode == Mode::ReadWrite && self.state.persistent && self.state.mode().is_none() {
+            // From here on the volume's bytes may change.
+            self.sr()?.lock()?.renew_content_id(&self.uri.key)?;
+        }
         self.state.domains.insert(domain, mode.into());
         self.save()
     }

@@ -274,7 +274,7 @@ fn calls_at_the_same_time_are_served_by_one_tapdisk() {
 #[test]
 fn a_call_reads_the_record_of_the_sr_once() {
     let fixture = Fixture::new();
-    for (method, volumes) in [("attach", 1), ("activate", 2), ("deactivate", 0), ("detach", 0)] {
+    for (method, volumes) in [("attach", 1), ("activate", 3), ("deactivate", 0), ("detach", 0)] {
         store::testing::parsed();
         fixture.ok(method, "0");
         let parsed = store::testing::parsed();

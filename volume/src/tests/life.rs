@@ -82,8 +82,8 @@ fn a_volume_is_created_described_enlarged_and_destroyed_twice() {
     assert_eq!(
         created,
         json!({"key": key, "uuid": key, "name": "n", "description": "d", "read_write": true,
-               "sharable": true, "virtual_size": 8192, "physical_utilisation": 0,
-               "uri": [format!("ram://{SR}/{key}")], "keys": {}, "volume_type": "Data",
+               "sharable": true, "virtual_size": 5120, "physical_utilisation": 0,
+               "uri": [format!("ram://{SR}/{key}")], "keys": {"content_id": created["keys"]["content_id"]}, "volume_type": "Data",
                "cbt_enabled": false})
     );
     let with = |more: Value| {
@@ -104,12 +104,13 @@ fn a_volume_is_created_described_enlarged_and_destroyed_twice() {
     for (field, value) in [
         ("name", json!("n2")),
         ("description", json!("d2")),
-        ("virtual_size", json!(12288)),
-        ("keys", json!({"is_a_snapshot": "false"})),
+        ("virtual_size", json!(9216)),
+        ("keys", json!({"content_id": stat["keys"]["content_id"], "is_a_snapshot": "false"})),
     ] {
         expected[field] = value;
     }
     assert_eq!(stat, expected);
+    assert_ne!(stat["keys"]["content_id"], created["keys"]["content_id"], "it was enlarged");
     assert_eq!(plugin.ok("SR.ls", json!({"sr": SR})), json!([stat]));
     plugin.volume("destroy", &key);
     plugin.volume("destroy", &key);
@@ -117,10 +118,10 @@ fn a_volume_is_created_described_enlarged_and_destroyed_twice() {
 }
 
 #[test]
-fn a_size_of_zero_becomes_one_block() {
+fn a_size_of_zero_becomes_one_sector() {
     let plugin = Plugin::with_sr();
     let key = plugin.create(0);
-    assert_eq!(plugin.volume("stat", &key)["virtual_size"], 4096);
+    assert_eq!(plugin.volume("stat", &key)["virtual_size"], 512);
 }
 
 #[test]

@@ -46,9 +46,13 @@ pub(crate) fn is_data(entry: Layer) -> bool {
     entry != NEVER && entry & ZEROED == 0
 }
 
-/// `bytes` rounded up to whole blocks; a volume has at least one. `None` on overflow.
+/// The unit of the size of a volume, in bytes. The rest of its last block is never written, and reads as
+/// zeroes once the volume has grown.
+pub(crate) const SECTOR_BYTES: u64 = 512;
+
+/// `bytes` rounded up to whole sectors; a volume has at least one. `None` on overflow.
 pub(crate) fn round_up(bytes: u64) -> Option<u64> {
-    bytes.max(1).checked_next_multiple_of(BLOCK_BYTES)
+    bytes.max(1).checked_next_multiple_of(SECTOR_BYTES)
 }
 
 /// How many index entries a volume of `bytes` has.

@@ -13,6 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// XenServer's and XCP-ng's record of the host; `INSTALLATION_UUID` is the host's UUID in xapi.
 const INVENTORY: &str = "/etc/xensource-inventory";
 
+/// The longest name, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+
 /// The UUID of an SR or the key of a volume: safe as a file name and inside a URI.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -26,13 +29,19 @@ impl Name {
     /// [`ErrorKind::BadArgument`], with the name.
     pub fn parse(text: &str) -> Result<Self> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if (1..=64).contains(&text.len()) && text.bytes().all(good) && !text.starts_with('.') {
+        if (1..=NAME_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(good)
+            && !text.starts_with('.')
+        {
             return Ok(Self(text.to_owned()));
         }
+        // What is no name may be of any length.
+        let shown: String = text.chars().take(NAME_BYTES_MAX).collect();
+        let more = if shown.len() < text.len() { "..." } else { "" };
         Err(Error::new(
             ErrorKind::BadArgument,
             format!(
-                "{text:?} cannot name an SR or a volume: 1 to 64 letters, digits, '-', '_' or '.' \
+                "{shown:?}{more} cannot name an SR or a volume: 1 to 64 letters, digits, '-', '_' or '.' \
                  are allowed, and no dot at the start"
             ),
         ))

@@ -26,7 +26,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: CopyParams) -> Result<Volume, Error> {
         opened => opened?,
     };
     methods::check_size(&dest, sr.volume(&p.key)?.size)?;
-    let mut live = Tapdisks::new(&sr, ctx.log);
-    let copy = sr.copy_volume(&p.key, &dest, &mut live)?;
+    let (mut live, mut dest_live) = (Tapdisks::new(&sr, ctx.log), Tapdisks::new(&dest, ctx.log));
+    let copy = sr.copy_volume(&p.key, &dest, &mut live, &mut dest_live)?;
     Ok(convert::volume(dest.uuid(), copy))
 }

@@ -12,5 +12,8 @@ use crate::{Context, methods};
 pub(crate) fn run(ctx: &Context<'_>, p: ListChangedBlocksParams) -> Result<ChangedBlocks, Error> {
     let changed =
         methods::open(ctx, &p.sr)?.lock()?.changed_blocks(&p.key, &p.key2, p.offset, p.length)?;
-    Ok(ChangedBlocks { granularity: GRANULE_BYTES, bitmap: STANDARD.encode(changed.bitmap) })
+    // Callers read it in words of 32 bits.
+    let mut bitmap = changed.bitmap;
+    bitmap.resize(bitmap.len().next_multiple_of(4), 0);
+    Ok(ChangedBlocks { granularity: GRANULE_BYTES, bitmap: STANDARD.encode(bitmap) })
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExternalHolder, Serving};
 use crate::{
-    block::{BLOCK_BYTES, Layer, NEVER, VOLUME_BYTES_MAX},
+    block::{Layer, NEVER, SECTOR_BYTES, VOLUME_BYTES_MAX},
     error::{Error, ErrorKind, Result},
     files::{self, Directory, Dirs, Entry},
     host::Name,
@@ -89,7 +89,7 @@ impl Record {
             return Some(format!("it is about volume {}", self.key));
         }
         let size = self.size;
-        let possible = size > 0 && size.is_multiple_of(BLOCK_BYTES) && size <= VOLUME_BYTES_MAX;
+        let possible = size > 0 && size.is_multiple_of(SECTOR_BYTES) && size <= VOLUME_BYTES_MAX;
         (!possible).then(|| format!("a volume cannot have a size of {size}"))
     }
 

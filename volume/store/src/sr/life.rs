@@ -6,18 +6,20 @@ use uuid::Uuid;
 
 use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
-    block::BLOCK_BYTES,
     budget::{Budget, used},
     error::{Context, Error, ErrorKind, Result},
     files::{self, Dirs, Entry, Layout, lock::Lock, missing},
     host::{Host, Name},
     live::Inactive,
-    memory::Memory,
+    memory::{Memory, human},
     record::{
         Attachment,
         sr::{FORMAT, Record, start_numbers},
     },
 };
+
+/// The smallest SR, in bytes. A smaller size was meant to have a unit.
+const SR_BYTES_MIN: u64 = 1 << 20;
 
 /// An SR that was found in the host's memory.
 #[derive(Clone, Debug)]
@@ -46,11 +48,13 @@ impl Host {
     }
 
     fn check_size(&self, uuid: &Name, size: u64) -> Result<()> {
-        if size < BLOCK_BYTES {
+        if size < SR_BYTES_MIN {
             return Err(Error::new(
                 ErrorKind::BadSize,
                 format!(
-                    "a ram SR has at least {BLOCK_BYTES} bytes, device-config:size asks for {size}"
+                    "device-config:size={size} is too small: a ram SR has at least {}; sizes may have a \
+                     unit, such as 16GiB",
+                    human(SR_BYTES_MIN)
                 ),
             ));
         }

@@ -1,6 +1,6 @@
 //! What is changed in place: texts, keys, the size.
 
-use super::create::check_size;
+use super::{content_id::CONTENT_ID, create::check_size};
 use crate::{
     block,
     error::{Context, Error, ErrorKind, Result},
@@ -33,6 +33,9 @@ impl Exclusive<'_> {
     /// # Errors
     /// As [`Self::set_volume_name`].
     pub fn set_volume_key(&mut self, key: &str, name: &str, value: &str) -> Result<()> {
+        if name == CONTENT_ID && self.is_key_of_volume(value) {
+            return Ok(());
+        }
         self.update_volume(key, |record| {
             record.keys.insert(name.to_owned(), value.to_owned());
         })
@@ -45,6 +48,9 @@ impl Exclusive<'_> {
     pub fn unset_volume_key(&mut self, key: &str, name: &str) -> Result<()> {
         self.update_volume(key, |record| {
             record.keys.remove(name);
+            if name == CONTENT_ID {
+                record.renew_content_id();
+            }
         })
     }
 
@@ -97,6 +103,9 @@ impl Exclusive<'_> {
         let length = block::chunks(size) as u64 * 4;
         files::with_ballast(&self.dirs, || steps::set_len(&file, length))
             .doing("extending", || self.dirs.path(index))?;
+        if size != record.size {
+            record.renew_content_id();
+        }
         record.size = size;
         self.write(&record)?;
         Ok(size)

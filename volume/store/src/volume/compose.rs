@@ -65,6 +65,7 @@ impl Exclusive<'_> {
         record.index = index;
         record.previous_tops.clear();
         record.clear_sole();
+        record.renew_content_id();
         self.write(&record)?;
         self.dirs.remove(Entry::Index(old_index))?;
         let (parent, mut destroyed) = self.remove(removal)?;

@@ -8,9 +8,10 @@ use super::{NewVolume, Volume};
 use crate::{
     block::BLOCK_BYTES,
     disk::{Disk, Open, Piece},
-    error::Result,
+    error::{Error, ErrorKind, Result},
     host::Name,
     live::Live,
+    memory::human,
     record::Serving,
     sr::{Exclusive, Sr},
 };
@@ -24,7 +25,13 @@ impl Sr {
     /// # Errors
     /// Those of [`Exclusive::snapshot_volume`] here and of [`Exclusive::create_volume`] there; nothing is
     /// left behind.
-    pub fn copy_volume(&self, key: &str, dest: &Self, live: &mut dyn Live) -> Result<Volume> {
+    pub fn copy_volume(
+        &self,
+        key: &str,
+        dest: &Self,
+        live: &mut dyn Live,
+        dest_live: &mut dyn Live,
+    ) -> Result<Volume> {
         if dest.uuid() == self.uuid() {
             return self.lock()?.clone_volume(key, live);
         }
@@ -40,10 +47,28 @@ impl Sr {
                 size: i64::try_from(still.size).expect("a size within limits"),
                 sharable: origin.sharable,
             };
-            dest.copy_in(&new, &mut from, live)
+            dest.copy_in(&new, &mut from, dest_live)
         });
-        self.lock()?.destroy_volume(still.key.as_str(), live)?;
-        copied
+        // A snapshot that cannot be destroyed now is collected later. The copy is complete.
+        let _collected = self.lock().and_then(|lock| lock.destroy_volume(still.key.as_str(), live));
+        copied.map_err(|error| match error.kind() {
+            ErrorKind::NoSpace => dest.no_room_for(&origin, error),
+            _ => error,
+        })
+    }
+
+    /// The error for a volume that does not fit into this SR.
+    fn no_room_for(&self, origin: &Volume, cause: Error) -> Error {
+        let free = self.stat().map_or(0, |stat| stat.free());
+        let sentence = format!(
+            "volume {} ({}) does not fit into SR {}, which has {} left: delete disks or snapshots \
+             there, or copy it into a larger SR",
+            origin.key,
+            human(origin.size),
+            self.uuid(),
+            human(free)
+        );
+        Error::new(ErrorKind::NoSpace, sentence).caused_by(cause)
     }
 
     /// Makes a volume with the contents of `from`.

@@ -20,7 +20,7 @@ pub struct NewVolume<'a> {
     pub name: &'a str,
     /// Its description.
     pub description: &'a str,
-    /// Virtual size in bytes; rounded up to whole blocks, at least one.
+    /// Virtual size in bytes; rounded up to whole sectors of 512, at least one.
     pub size: i64,
     /// Whether several hosts may be told to share it.
     pub sharable: bool,
@@ -47,7 +47,7 @@ impl Exclusive<'_> {
         let size = check_size(new.size)?;
         let top = self.take_numbers(2)?;
         let index = top + 1;
-        let record = Record {
+        let mut record = Record {
             key: self.new_key(),
             name: new.name.to_owned(),
             description: new.description.to_owned(),
@@ -68,6 +68,7 @@ impl Exclusive<'_> {
             external_holder: None,
             keys: [].into(),
         };
+        record.renew_content_id();
         self.make_layer(top, size)?;
         self.make_sparse(Entry::Index(index), block::chunks(size) as u64 * 4)?;
         self.write(&record)?;

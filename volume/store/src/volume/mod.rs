@@ -5,6 +5,7 @@ mod check;
 mod collect;
 mod compare;
 mod compose;
+mod content_id;
 mod copy;
 mod create;
 mod destroy;
@@ -126,7 +127,8 @@ impl Volume {
     /// As a record describes it.
     pub(crate) fn of(dirs: &Dirs, record: Record) -> Self {
         let layers = record.own_top().into_iter().chain(record.sole.iter().copied());
-        Self {
+        let content_id = record.content_id();
+        let volume = Self {
             utilisation: layers.map(|layer| dirs.allocated(Entry::Layer(layer))).sum(),
             read_write: record.read_write(),
             key: record.key,
@@ -137,6 +139,7 @@ impl Volume {
             keys: record.keys,
             cbt_enabled: record.cbt_enabled,
             has_data: record.has_data,
-        }
+        };
+        volume.with_content_id(content_id)
     }
 }

@@ -51,6 +51,7 @@ impl Exclusive<'_> {
         record.previous_tops.clear();
         record.index = index;
         record.clear_sole();
+        record.renew_content_id();
         record.join(&from);
         self.write(&record)?;
         self.dirs.remove(Entry::Index(old_index))?;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Volume;
+use super::{Volume, content_id::CONTENT_ID};
 use crate::{
     block::{Layer, NEVER},
     error::{Context, Error, ErrorKind, Result},
@@ -130,9 +130,13 @@ impl Exclusive<'_> {
             hidden,
             unfinished: over == Over::WriteBack,
             external_holder: None,
-            keys: [].into(),
+            keys: [(CONTENT_ID.to_owned(), origin.content_id())].into(),
             ..origin.clone()
         };
+        if matches!(held, Held::Served(_)) {
+            // What is written from now on is not in the branch.
+            origin.renew_content_id();
+        }
         let made = self.freeze(&mut origin, held, index, new_top, live).and_then(|size| {
             // A disk that is served may have grown since its record was read.
             branch.size = size;

@@ -155,6 +155,7 @@ impl WriteBack<'_> {
         record.index = copied.index;
         record.previous_tops.clear();
         record.clear_sole();
+        record.renew_content_id();
         record.external_holder = record
             .external_holder
             .filter(|_| stays_lent)

@@ -93,7 +93,10 @@ fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result
         "begin a session" => sr.lock().unwrap().clone_hidden(key("origin"), &hidden(), live),
         "destroy what is in a session" => sr.lock().unwrap().destroy_volume(key("origin"), live),
         "return" => give_back(sr, key("origin")),
-        "copy" => sr.copy_volume(key("origin"), &other_sr(&sr_host(sr)), live).map(drop),
+        "copy" => {
+            let there = other_sr(&sr_host(sr));
+            sr.copy_volume(key("origin"), &there, live, &mut store::Inactive).map(drop)
+        }
         _ => panic!("no operation {operation:?}"),
     }
 }

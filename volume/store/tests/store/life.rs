@@ -73,12 +73,12 @@ fn an_active_disk_keeps_its_volume_and_its_sr() {
 #[test]
 fn sizes_are_rounded_up_and_never_shrink() {
     let fixture = Fixture::new(64 * MIB);
-    for (asked, got) in [(0, 4096), (1, 4096), (4096, 4096), (4097, 8192)] {
+    for (asked, got) in [(0, 512), (1, 512), (4096, 4096), (4097, 4608)] {
         let key = fixture.create(asked);
         assert_eq!(fixture.sr.volume(&key).unwrap().size, got);
     }
     let key = fixture.create(8 << 20);
-    assert_eq!(fixture.lock().resize_volume(&key, (8 << 20) + 1).unwrap(), (8 << 20) + 4096);
+    assert_eq!(fixture.lock().resize_volume(&key, (8 << 20) + 1).unwrap(), (8 << 20) + 512);
     assert_eq!(fixture.lock().resize_volume(&key, 8 << 20).unwrap_err().kind(), ErrorKind::BadSize);
     for size in [-1, i64::MAX] {
         let new = NewVolume { name: "", description: "", size, sharable: false };
@@ -88,7 +88,7 @@ fn sizes_are_rounded_up_and_never_shrink() {
     let error = fixture.lock().create_volume(&new).unwrap_err();
     let says = "size 20 TiB (21990232555520 bytes) is too large: a volume holds at most 16 TiB";
     assert_eq!(error.to_string(), says);
-    assert_eq!(fixture.open(&key, false).unwrap().size(), (8 << 20) + 4096);
+    assert_eq!(fixture.open(&key, false).unwrap().size(), (8 << 20) + 512);
 }
 
 #[test]

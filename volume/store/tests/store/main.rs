@@ -1,6 +1,7 @@
 //! The store through its public surface.
 
 mod attacked;
+mod content_id;
 mod crash;
 mod damage;
 mod dying;

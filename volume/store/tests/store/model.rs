@@ -94,9 +94,12 @@ impl World {
                 let range = clamp(offset, length, model.len());
                 disk.discard(offset, range.len() as u64).unwrap();
                 let block = BLOCK as usize;
-                let (first, last) = (range.start.div_ceil(block), range.end / block);
-                if first < last {
-                    model[first * block..last * block].fill(0);
+                // The last block of the disk is whole though the disk may end inside it.
+                let end =
+                    if range.end == model.len() { range.end } else { range.end / block * block };
+                let start = range.start.next_multiple_of(block);
+                if start < end {
+                    model[start..end].fill(0);
                 }
             }
             Op::Zero { volume, offset, length, keep } => {
@@ -143,7 +146,8 @@ impl World {
 fn used_by(disk: &mut store::Disk) -> u64 {
     let mut used = 0;
     disk.status(0, disk.size(), |length, status| {
-        used += if status == store::Status::Data { length } else { 0 };
+        // The last block takes memory as a whole.
+        used += if status == store::Status::Data { length.next_multiple_of(BLOCK) } else { 0 };
         std::ops::ControlFlow::Continue(())
     })
     .unwrap();

@@ -147,7 +147,8 @@ impl World {
             } else {
                 disk.write_zeroes(offset, length, false).unwrap();
             }
-            for block in &mut model.blocks[range] {
+            // A discard changes nothing of blocks without data; zeroes that are written are an update.
+            for block in model.blocks[range].iter_mut().filter(|it| !discard || it.fill != 0) {
                 *stamp += 1;
                 *block = Block { stamp: *stamp, fill: 0 };
             }
@@ -239,7 +240,11 @@ impl World {
         let uuid = Name::parse("0f0e0d0c-0000-4000-8000-000000000002").unwrap();
         let wanted = Attachment { uuid: uuid.clone(), ..store::testing::attachment(host, 1 << 28) };
         let there: Sr = host.attach(&wanted).unwrap();
-        let copy = self.fixture.sr.copy_volume(&key, &there, &mut self.disks).unwrap();
+        let copy = self
+            .fixture
+            .sr
+            .copy_volume(&key, &there, &mut self.disks, &mut store::Inactive)
+            .unwrap();
         let here = std::mem::replace(&mut self.fixture.sr, there);
         let mut disk = self.fixture.open(copy.key.as_str(), true).unwrap();
         let there = std::mem::replace(&mut self.fixture.sr, here);
