@@ -5,10 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use host::{
     Provider,
     cgroup::{self, Groups},
-    variables::STARTED_FOR,
+    variables::{STARTED_FOR, TAPDISK},
 };
 use schemas::{Error, Failure};
-use tapctl::{Client, Minor, Spawn, minors};
+use tapctl::{
+    Client, Minor, Spawn, minors,
+    reply::{NAME, REVISION},
+};
 
 use crate::{
     errors,
@@ -109,6 +112,7 @@ impl Vdi<'_> {
         let running = Running { client, minor, identity };
         let ready = self
             .save()
+            .and_then(|()| self.require_revision(&running, provider))
             .and_then(|()| running.client.attach(minor).map_err(refused))
             .and_then(|()| self.point(&running));
         if let Err(error) = ready {
@@ -119,6 +123,30 @@ impl Vdi<'_> {
             return Err(error);
         }
         Ok(running)
+    }
+
+    /// Checks that a process of ours understands our own messages: without them a volume could be
+    /// served, and neither snapshotted nor resized meanwhile.
+    fn require_revision(&self, running: &Running, provider: Provider) -> Result<(), Error> {
+        if provider == Provider::Blktap {
+            return Ok(());
+        }
+        let program = self.program(provider)?;
+        let message = match running.client.identify()? {
+            Some(it) if it.name == NAME && it.revision <= REVISION => return Ok(()),
+            Some(it) if it.name == NAME => format!(
+                "{} is version {} and uses revision {} of the control messages, of which this plugin \
+                 knows {REVISION}: install both from one version",
+                program.display(),
+                it.version,
+                it.revision
+            ),
+            _ => format!(
+                "{} is a tapdisk, but not tapdisk-ram: {TAPDISK} names another program to start",
+                program.display()
+            ),
+        };
+        Err(Error::new(Failure::TapdiskFailed, message))
     }
 
     /// The program of a provider.

@@ -77,9 +77,23 @@ pub(crate) struct Tapdisk {
     pub(crate) provider: Provider,
 }
 
+/// The version of the records that this program writes.
+const VERSION: u32 = 1;
+
+/// The version of a record that may be of any version.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default = "first_version")]
+    version: u32,
+}
+
 /// The contents of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
+    /// The version of the record's format. One of a later version is refused, as this program would
+    /// drop what it does not know.
+    #[serde(default = "first_version")]
+    pub(crate) version: u32,
     /// Whether writes outlive Datapath.close. Otherwise `clone` is served, never the volume.
     pub(crate) persistent: bool,
     /// The key of the anonymous clone that takes the writes of a non-persistent disk.
@@ -96,6 +110,11 @@ pub(crate) struct State {
     pub(crate) starting: bool,
 }
 
+/// The version of records that say none.
+fn first_version() -> u32 {
+    1
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 fn is_false(value: &bool) -> bool {
     !value
@@ -104,6 +123,7 @@ fn is_false(value: &bool) -> bool {
 impl Default for State {
     fn default() -> Self {
         Self {
+            version: VERSION,
             persistent: true,
             clone: None,
             domains: BTreeMap::new(),
@@ -165,6 +185,17 @@ impl Record {
     /// Reads it; the default where there is none.
     pub(crate) fn read(&self) -> Result<State, Error> {
         let Some(bytes) = self.0.read()? else { return Ok(State::default()) };
+        let version = serde_json::from_slice(&bytes).map(|Version { version }| version);
+        if let Ok(newer) = version
+            && newer > VERSION
+        {
+            let message = format!(
+                "{} has version {newer} of the format, of which this plugin knows {VERSION}: a later \
+                 version of the plugin wrote it, and has to end the use of the volume",
+                self.0.path().display()
+            );
+            return Err(Error::new(Failure::MetadataError, message));
+        }
         serde_json::from_slice(&bytes).map_err(|error| {
             let message = format!(
                 "{}, which tells who uses the volume, cannot be understood: shut down whoever uses \

@@ -3,7 +3,8 @@
 //! byte. Like every tapdisk it becomes a daemon: the started process exits, the daemon announces itself.
 //!
 //! It writes the requests into `asked`, refuses those that a file `refuse-<request>` names, and does
-//! not end while there is a file `stay`, all in the control directory. It ends without that directory.
+//! not end while there is a file `stay`. With a file `stock` it knows no message of ours, with a file
+//! `revision` it knows that one. All files are in the control directory. It ends without that directory.
 
 use std::{
     collections::BTreeMap,
@@ -60,7 +61,13 @@ impl Fake {
             return Failure::new(Errno::IO, "as it was told").into();
         }
         match &request.call {
-            Call::Identify => Reply::Identity(Identification::ours("fake")),
+            Call::Identify if file("stock").exists() => Errno::INVAL.into(),
+            Call::Identify => {
+                let revision = fs::read_to_string(file("revision")).ok();
+                let ours = Identification::ours("fake");
+                let revision = revision.map_or(ours.revision, |text| text.parse().unwrap());
+                Reply::Identity(Identification { revision, ..ours })
+            }
             Call::Attach => self.attach(request.minor),
             Call::List => {
                 Reply::List(self.vbds.iter().map(|(&minor, vbd)| vbd.entry(minor)).collect())

@@ -272,3 +272,42 @@ fn a_living_tapdisk_whose_control_socket_was_removed_is_replaced_by_unplugging_a
         it.assert_nothing_left();
     }
 }
+
+/// Programs of different versions meet on a host while it is upgraded, or where one is named by hand.
+#[test]
+fn a_program_that_does_not_know_our_messages_is_refused_by_name_and_ended() {
+    for (file, text, says) in [
+        ("stock", "", ["not tapdisk-ram", "XAPI_RAM_TAPDISK"]),
+        ("revision", "99", ["revision 99", "one version"]),
+    ] {
+        let it = Fixture::new();
+        it.control.create().unwrap();
+        std::fs::write(it.control.path().join(file), text).unwrap();
+        for method in ["attach", "activate"] {
+            refused(it.run(method, "1"), 453, &[says[0], says[1], &it.program]);
+        }
+        it.ok("detach", "1");
+        it.assert_nothing_left();
+    }
+    let it = Fixture::new();
+    it.control.create().unwrap();
+    std::fs::write(it.control.path().join("revision"), "0").unwrap();
+    it.ok("activate", "1");
+    it.ok("detach", "1");
+    it.assert_nothing_left();
+}
+
+#[test]
+fn a_record_of_a_later_version_is_refused_and_kept_as_it_is() {
+    let it = Fixture::new();
+    let record = r#"{"version":2,"persistent":true,"domains":{"1":"attached"},"more":[1]}"#;
+    std::fs::write(it.state_path(), record).unwrap();
+    for method in ["attach", "activate", "deactivate", "detach"] {
+        refused(it.run(method, "1"), 181, &["version 2", it.state_path().to_str().unwrap()]);
+    }
+    assert_eq!(std::fs::read_to_string(it.state_path()).unwrap(), record);
+    // One of before there were versions is read.
+    std::fs::write(it.state_path(), r#"{"persistent":true,"domains":{"1":"attached"}}"#).unwrap();
+    it.ok("detach", "1");
+    it.assert_nothing_left();
+}
