@@ -87,7 +87,9 @@ pub(crate) fn crates() -> BTreeMap<String, BTreeSet<String>> {
     let is_test = |package: &&Value| text(&package["manifest_path"]).contains("/tests/");
     let uses = members().filter(|package| !is_test(package)).map(|package| {
         let inner = list(&package["dependencies"]).iter();
-        let inner = inner.filter(|it| it["source"].is_null() && it["kind"].is_null());
+        // What is optional is for tests, too.
+        let is_used = |it: &&Value| it["kind"].is_null() && it["optional"] == false;
+        let inner = inner.filter(|it| it["source"].is_null()).filter(is_used);
         let inner = inner.map(|it| text(&it["name"]).to_owned()).collect();
         (text(&package["name"]).to_owned(), inner)
     });
