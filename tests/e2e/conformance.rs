@@ -95,7 +95,7 @@ fn every_installed_method_does_what_it_is_for() {
     }
     call(datapath, "Datapath.close", json!({ "uri": uri }));
     let range = json!({ "sr": sr, "key": old, "key2": key, "offset": 0, "length": 65536 });
-    assert_eq!(call(volume, "Volume.list_changed_blocks", range)["bitmap"], "AA==");
+    assert_eq!(call(volume, "Volume.list_changed_blocks", range)["bitmap"], "AAAAAA==");
     call(volume, "Volume.disable_cbt", at(json!({})));
     assert_eq!(call(volume, "Volume.compare", at(json!({ "key2": old })))["ranges"], json!([]));
     assert_eq!(call(volume, "Volume.similar_content", at(json!({}))), json!([old]));
