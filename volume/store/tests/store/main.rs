@@ -9,6 +9,7 @@ mod killed_disk;
 mod life;
 mod model;
 mod mounts;
+mod operations;
 mod scale;
 mod session;
 mod share;

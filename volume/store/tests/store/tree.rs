@@ -293,17 +293,7 @@ impl World {
             }
             Op::Snapshot { volume } => self.branch(volume, false),
             Op::Clone { volume } => self.branch(volume, true),
-            Op::Revert { volume, to } => {
-                let (Some(key), Some(to)) = (self.pick(volume), self.pick(to)) else { return };
-                let from = self.models[&to].clone();
-                if key == to || from.writable || !from.has_data || !self.models[&key].writable {
-                    return;
-                }
-                self.disks.0.remove(&key);
-                self.fixture.lock().revert_volume(&to, &key, &mut self.disks).unwrap();
-                let model = self.models.get_mut(&key).unwrap();
-                *model = Model { writable: true, base: model.base.clone(), ..from };
-            }
+            Op::Revert { volume, to } => self.revert(volume, to),
             Op::Compose { child, parent } => self.compose(child, parent),
             Op::DataDestroy { volume } => {
                 let Some(key) = self.pick(volume) else { return };
@@ -344,6 +334,18 @@ impl World {
                 host.attach(&store::testing::attachment(host, 2 << 30)).unwrap();
             }
         }
+    }
+
+    fn revert(&mut self, volume: usize, to: usize) {
+        let (Some(key), Some(to)) = (self.pick(volume), self.pick(to)) else { return };
+        let from = self.models[&to].clone();
+        if key == to || from.writable || !from.has_data || !self.models[&key].writable {
+            return;
+        }
+        self.disks.0.remove(&key);
+        self.fixture.lock().revert_volume(&to, &key, &mut self.disks).unwrap();
+        let model = self.models.get_mut(&key).unwrap();
+        *model = Model { writable: true, base: model.base.clone(), ..from };
     }
 
     /// Contents are right at any time.
