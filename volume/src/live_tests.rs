@@ -169,7 +169,7 @@ fn a_disk_that_is_served_grows() {
     tapdisk.errand(|disk| disk.write((2 << 20) - 4096, &[5; 4096]).unwrap());
     tapdisk.end();
     assert_eq!(fixture.byte(&fixture.key, (2 << 20) - 1), 5);
-    // Nobody serves it any more: there is nobody to tell.
+    // No process serves the volume any more, so no process has to be told.
     Tapdisks::new(&fixture.sr, log).resize(&fixture.key, size).unwrap();
 }
 

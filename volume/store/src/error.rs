@@ -47,7 +47,7 @@ pub enum ErrorKind {
     Io,
 }
 
-/// Why something could not be done, in the words of whoever found out.
+/// The cause of an error: the error of another crate or of the operating system.
 pub(crate) type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// An error of the store: its kind, what was being done, to what, and the cause.

@@ -235,7 +235,7 @@ fn what_a_plugin_remembers_is_locked_by_one_at_a_time_though_the_lock_comes_and_
 }
 
 /// Two calls of a plugin on one volume wait for each other by a lock file. Were its name removed while
-/// the first one holds it, the second would make another one, and wait for nobody.
+/// the first one holds it, the second would make another one, and would not wait.
 #[test]
 fn a_collection_leaves_the_locks_of_plugin_calls_alone() {
     let session = Session::new();
