@@ -34,6 +34,15 @@ pub(crate) unsafe fn store(bytes: &[u8], to: *mut u8) {
     unsafe { machine::store(bytes.as_ptr(), to, bytes.len()) }
 }
 
+/// Copies from shared memory to shared memory. Where the ranges overlap the result is a mixture.
+///
+/// # Safety
+/// `from` must be valid for reads and `to` for writes of `length` bytes.
+pub(crate) unsafe fn between(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: what the caller guarantees.
+    unsafe { machine::between(from, to, length) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,11 +52,11 @@ mod tests {
 
     /// Every alignment of both sides, sizes around those at which the copy changes its way, and
     /// nothing before the first byte or behind the last.
-    fn check(load: Load, store: Store) {
+    fn check(load: Load, store: Store, between: Store) {
         let from: Vec<u8> = (0..(33 << 10) + 300).map(|i| (i % 251) as u8 + 1).collect();
         for length in [0, 1, 7, 8, 63, 64, 65, 4096, (32 << 10) - 1, 32 << 10, (32 << 10) + 100] {
             for (skew, at) in (0..65).map(|skew| (skew, 64 + 7 * skew % 64)) {
-                for copy in [load, store] {
+                for copy in [load, store, between] {
                     let mut memory = vec![0; length + 256];
                     // SAFETY: `skew + length` is less than the length of `from`, and
                     // `at + length` than that of `memory`.
@@ -65,11 +74,11 @@ mod tests {
 
     #[test]
     fn this_machines_copy_moves_every_byte_and_none_beside_them() {
-        check(machine::load, machine::store);
+        check(machine::load, machine::store, machine::between);
     }
 
     #[test]
     fn the_portable_copy_moves_every_byte_and_none_beside_them() {
-        check(portable::load, portable::store);
+        check(portable::load, portable::store, portable::between);
     }
 }

@@ -10,7 +10,8 @@
 //!   a Rust reference forbids. They are copied in and out by instructions that the compiler cannot
 //!   see through (module `copy`), handed to the kernel as addresses ([`Part::Shared`]), or seen as
 //!   atomics ([`Words`], [`WriteMap::words`]).
-//! * What was mapped for reading cannot be stored to: [`ReadMap`] has no method that does.
+//! * What was mapped for reading cannot be stored to: [`ReadMap`] and [`Slice`] have no method that does,
+//!   and a [`WriteSlice`] is made of a [`WriteMap`] alone.
 
 mod copy;
 mod inherit;
@@ -22,5 +23,5 @@ mod words;
 pub use inherit::close_inherited_on_exec;
 pub use map::{ReadMap, WriteMap};
 pub use send::{PARTS_MAX, Part, send};
-pub use slice::Slice;
+pub use slice::{Slice, WriteSlice};
 pub use words::Words;

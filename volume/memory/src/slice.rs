@@ -1,6 +1,7 @@
-//! A range of a mapping that keeps its mapping: what a reply that is not sent yet points to.
+//! Ranges of mappings that keep their mapping: what a reply that is not sent yet points to, and where a
+//! payload goes.
 
-use crate::ReadMap;
+use crate::{ReadMap, WriteMap, copy};
 
 /// A range of a mapping, which stays mapped for as long as the slice exists.
 #[derive(Clone, Debug)]
@@ -46,9 +47,81 @@ impl Slice {
         self.map.read(self.offset + from, into);
     }
 
-    /// Address for the kernel.
-    pub(crate) fn address(&self) -> *const u8 {
+    /// Address for the kernel. It is valid for reads of [`length`](Self::length) bytes while the slice
+    /// exists. Other processes may change the bytes, so that no reference to them may be made.
+    #[must_use]
+    pub fn address(&self) -> *const u8 {
         self.map.at(self.offset, self.length)
+    }
+}
+
+/// A range of a mapping for writing, which stays mapped for as long as the slice exists.
+#[derive(Clone, Debug)]
+pub struct WriteSlice(Slice);
+
+impl WriteSlice {
+    /// `length` bytes of `map` from `offset` on.
+    ///
+    /// # Panics
+    /// If they are not inside the mapping.
+    #[must_use]
+    pub fn new(map: &WriteMap, offset: usize, length: usize) -> Self {
+        Self(Slice::new(map.reader(), offset, length))
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.0.length
+    }
+
+    /// The first `count` bytes; the slice goes on behind them.
+    ///
+    /// # Panics
+    /// If it is shorter.
+    #[must_use]
+    pub fn split_front(&mut self, count: usize) -> Self {
+        let mut front = self.0.clone();
+        self.0.advance(count);
+        front.length = count;
+        Self(front)
+    }
+
+    /// The same range for those who only read.
+    #[must_use]
+    pub fn reader(&self) -> &Slice {
+        &self.0
+    }
+
+    /// Stores bytes from `at` on.
+    ///
+    /// # Panics
+    /// If they would not lie inside the slice.
+    pub fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.length(), "write past the end of a slice");
+        let to = self.0.map.at(self.0.offset + at, bytes.len()).cast_mut();
+        // SAFETY: `at` has checked the range, `bytes` is private memory, so they do not overlap, and the
+        // map was mapped for writing: a `WriteSlice` is made of a `WriteMap` alone.
+        unsafe { copy::store(bytes, to) }
+    }
+
+    /// Copies all of another slice of the same length. Where the two overlap, or other processes change
+    /// the bytes meanwhile, the result is a mixture of old and new bytes.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn copy_from(&self, from: &Slice) {
+        assert_eq!(self.length(), from.length, "a copy between slices of different lengths");
+        // SAFETY: both addresses are valid for that many bytes while the slices exist, and the map of
+        // this one was mapped for writing.
+        unsafe { copy::between(from.address(), self.address(), from.length) }
+    }
+
+    /// Address for the kernel. It is valid for writes of [`length`](Self::length) bytes while the slice
+    /// exists. Other processes may change the bytes, so that no reference to them may be made.
+    #[must_use]
+    pub fn address(&self) -> *mut u8 {
+        self.0.address().cast_mut()
     }
 }
 
@@ -69,5 +142,32 @@ mod tests {
         let mut got = [0; 3];
         slice.read(2, &mut got);
         assert_eq!((&got, slice.length()), (b"567", 5));
+    }
+
+    #[test]
+    fn a_slice_is_written_where_it_lies_and_nowhere_else() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let map = WriteMap::new(&file, 0, 4096).unwrap();
+        let mut rest = WriteSlice::new(&map, 10, 20);
+        let front = rest.split_front(5);
+        front.write(3, b"ab");
+        rest.copy_from(&Slice::new(map.reader(), 0, 15));
+        assert_eq!((front.length(), rest.length(), rest.reader().length()), (5, 15, 15));
+        let mut got = [1; 32];
+        map.reader().read(0, &mut got);
+        let mut expected = [0; 32];
+        expected[13..15].copy_from_slice(b"ab");
+        expected[28..30].copy_from_slice(b"ab");
+        assert_eq!(got, expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end of a slice")]
+    fn a_write_past_a_slice_panics_though_the_mapping_goes_on() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let map = WriteMap::new(&file, 0, 4096).unwrap();
+        WriteSlice::new(&map, 0, 4).write(3, b"ab");
     }
 }

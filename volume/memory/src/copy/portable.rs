@@ -33,6 +33,24 @@ pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize) {
     copy(to, length, byte, word);
 }
 
+/// Copies `length` bytes from shared memory to shared memory.
+///
+/// # Safety
+/// `from` must be valid for reads and `to` for writes of that many bytes.
+pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: `at` is less than `length`.
+    let byte = |at: usize| unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
+    if from.align_offset(WORD) != to.align_offset(WORD) {
+        return (0..length).for_each(byte);
+    }
+    // SAFETY: the word lies before `length`, and both `from + at` and `to + at` are aligned to words.
+    let word = |at: usize| unsafe {
+        let word = from.add(at).cast::<u64>().read_volatile();
+        to.add(at).cast::<u64>().write_volatile(word);
+    };
+    copy(to, length, byte, word);
+}
+
 /// Calls `word` for every aligned word of the shared side, and `byte` for each byte before the first
 /// word and behind the last.
 fn copy(shared: *const u8, length: usize, byte: impl Fn(usize), word: impl Fn(usize)) {

@@ -78,6 +78,15 @@ pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize) {
     }
 }
 
+/// Copies `length` bytes from shared memory to shared memory: the compiler sees neither side of [`store`].
+///
+/// # Safety
+/// `from` must be valid for reads and `to` for writes of that many bytes.
+pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: what the caller guarantees. Instructions may overlap as they like.
+    unsafe { store(from, to, length) }
+}
+
 /// The usual copy: lines, then the bytes that are left.
 ///
 /// # Safety
