@@ -3,7 +3,7 @@
 use host::Provider;
 use schemas::{Error, Failure};
 
-use crate::{blktap::require_size, state::Mode, vdi::Vdi};
+use crate::{blktap::require_size, state::Mode, unused::Claim, vdi::Vdi};
 
 impl Vdi<'_> {
     /// The provider that serves the volume. While the volume is active, a change of the SR's provider
@@ -25,6 +25,7 @@ impl Vdi<'_> {
     pub(crate) fn activate(&mut self, domain: String, mode: Mode) -> Result<(), Error> {
         self.link.uri()?;
         self.require_volume()?;
+        self.end_unused(Claim::Activation(&domain, mode))?;
         let provider = self.provider()?;
         self.require_no_conflict(&domain, mode, provider)?;
         let served = match provider {
@@ -66,14 +67,17 @@ impl Vdi<'_> {
             Provider::Ram => self.state.conflict(domain, mode).map(|(other, held)| {
                 format!(
                     "volume {key} cannot be activated {mode}: it is active {held} for domain \
-                     {other:?}, and the two exclude each other; deactivate it there first"
+                     {other:?}, and the two exclude each other; deactivate it there first (xe \
+                     vbd-unplug; where xapi has no VBD to unplug: {})",
+                    self.ending_command(other)
                 )
             }),
             Provider::Blktap => self.state.active_beside(domain).map(|(other, held)| {
                 format!(
                     "volume {key} is active {held} for domain {other:?} in the host's own tapdisk \
                      (device-config:tapdisk=blktap), which serves a disk to one domain at a time: \
-                     deactivate it there first"
+                     deactivate it there first (xe vbd-unplug; where xapi has no VBD to unplug: {})",
+                    self.ending_command(other)
                 )
             }),
         };

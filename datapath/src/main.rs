@@ -3,7 +3,8 @@
 //!
 //! This file is wiring. A method is one file below `methods/`. The methods share [`vdi`] (one volume,
 //! locked for one call), [`state`] (the record of it), [`session`] (the clone of a non-persistent
-//! disk), [`activation`] (which program serves it), [`link`] (the path by which clients reach that process).
+//! disk), [`activation`] (which program serves it), [`unused`] (activations that end because they are in
+//! the way), [`link`] (the path by which clients reach that process).
 //! The process is handled by [`tapdisk`], [`starting`], [`serving`] and [`ending`]. Where the SR wants the
 //! host's own tapdisk, [`blktap`] has a volume laid out ([`image`]) and taken back ([`write_back`]).
 //!
@@ -13,6 +14,7 @@
 
 mod activation;
 mod blktap;
+mod commands;
 mod ending;
 mod errors;
 mod image;
@@ -25,6 +27,7 @@ mod state;
 mod tapdisk;
 #[cfg(test)]
 mod tests;
+mod unused;
 mod vdi;
 mod write_back;
 
@@ -50,13 +53,19 @@ fn main() -> ExitCode {
 
 /// The methods of this plugin. Each becomes an installed link.
 fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
-    Registry::new(NAME, env!("CARGO_PKG_VERSION"), "Datapath of disks in the host's memory", config)
-        .method::<p::Query>(query::query::run)
-        .method::<d::Open>(datapath::open::run)
-        .method::<d::Attach>(datapath::attach::run)
-        .method::<d::Activate>(datapath::activate::run)
-        .method::<d::ActivateReadonly>(datapath::activate_readonly::run)
-        .method::<d::Deactivate>(datapath::deactivate::run)
-        .method::<d::Detach>(datapath::detach::run)
-        .method::<d::Close>(datapath::close::run)
+    let registry = Registry::new(
+        NAME,
+        env!("CARGO_PKG_VERSION"),
+        "Datapath of disks in the host's memory",
+        config,
+    )
+    .method::<p::Query>(query::query::run)
+    .method::<d::Open>(datapath::open::run)
+    .method::<d::Attach>(datapath::attach::run)
+    .method::<d::Activate>(datapath::activate::run)
+    .method::<d::ActivateReadonly>(datapath::activate_readonly::run)
+    .method::<d::Deactivate>(datapath::deactivate::run)
+    .method::<d::Detach>(datapath::detach::run)
+    .method::<d::Close>(datapath::close::run);
+    commands::register(registry)
 }

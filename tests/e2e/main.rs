@@ -19,6 +19,7 @@ mod orphans;
 mod provider;
 mod snapshots;
 mod tapctl;
+mod unused;
 
 /// One MiB, in bytes.
 const MIB: u64 = 1 << 20;

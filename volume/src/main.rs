@@ -12,6 +12,7 @@ mod live;
 mod methods;
 #[cfg(test)]
 mod tests;
+mod unused;
 
 use std::process::ExitCode;
 

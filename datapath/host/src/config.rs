@@ -44,6 +44,16 @@ const BLKTAP_NAME: &str = "tapdisk";
 /// of that.
 const POLL_DEFAULT: Duration = Duration::from_micros(50);
 
+/// How long an activation may be without a client before others need not wait for it: longer than
+/// dom0's clients try to reconnect (`nbd-client -timeout 90 -persist`, `nbd_client_manager.py` of xapi).
+const UNUSED_DEFAULT: Duration = Duration::from_secs(120);
+
+/// The name of the datapath plugin, which is installed beside the volume plugin.
+const DATAPATH_PLUGIN_NAME: &str = "datapath-plugin";
+
+/// The datapath plugin, where there is none beside the calling program.
+const DATAPATH_PLUGIN_INSTALLED: &str = "/usr/libexec/xapi-storage-ram/datapath-plugin";
+
 /// The configuration of a program.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -57,6 +67,8 @@ pub struct Config {
     pub control: ControlDir,
     /// How long the loop of a tapdisk polls before it sleeps.
     pub poll: Duration,
+    /// After how long without a client an activation is ended where it is in the way.
+    pub unused: Duration,
     /// Whether the datapath plugin started this program, as the tapdisk of a volume.
     pub started_by_plugin: bool,
     /// Values that were replaced by a default because nothing depends on them but speed.
@@ -94,6 +106,7 @@ impl Config {
             may_mount: reader.may_mount() && rustix::process::geteuid().is_root(),
             control: reader.control(),
             poll,
+            unused: reader.unused(),
             started_by_plugin: reader.text(variables::STARTED_FOR).is_some(),
             warnings,
             tapdisk: reader.path(variables::TAPDISK),
@@ -107,11 +120,13 @@ impl Config {
     /// The program that serves disks.
     #[must_use]
     pub fn tapdisk(&self) -> PathBuf {
-        if let Some(named) = &self.tapdisk {
-            return named.clone();
-        }
-        let beside = std::env::current_exe().ok().map(|caller| caller.with_file_name(TAPDISK_NAME));
-        beside.filter(|program| program.exists()).unwrap_or_else(|| TAPDISK_INSTALLED.into())
+        self.tapdisk.clone().unwrap_or_else(|| beside(TAPDISK_NAME, TAPDISK_INSTALLED))
+    }
+
+    /// The datapath plugin.
+    #[must_use]
+    pub fn datapath_plugin(&self) -> PathBuf {
+        beside(DATAPATH_PLUGIN_NAME, DATAPATH_PLUGIN_INSTALLED)
     }
 
     /// The host's own tapdisk.
@@ -161,6 +176,12 @@ pub fn syslog(environment: &Environment, program: &str) -> Syslog {
     let socket = reader.path(variables::SYSLOG);
     let socket = socket.unwrap_or_else(|| syslog::SOCKET_DEFAULT.into());
     Syslog::connect(&socket, Facility::Local2, program)
+}
+
+/// The program of that name beside the calling program, where there is one.
+fn beside(name: &str, installed: &str) -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|caller| caller.with_file_name(name));
+    beside.filter(|program| program.exists()).unwrap_or_else(|| installed.into())
 }
 
 /// The directories of `PATH`; only the host's own programs are looked for in them.
@@ -222,6 +243,15 @@ impl Reader<'_> {
             Some(metrics) => control.with_metrics(metrics),
             None => control,
         }
+    }
+
+    fn unused(&mut self) -> Duration {
+        let Some(value) = self.text(variables::UNUSED_S) else { return UNUSED_DEFAULT };
+        value.trim().parse().map(Duration::from_secs).unwrap_or_else(|_| {
+            let variable = variables::UNUSED_S;
+            self.problems.push(format!("{variable}={value:?} is no number of seconds"));
+            UNUSED_DEFAULT
+        })
     }
 
     /// For how long to poll, and a warning where the value is not valid. A wrong value costs speed and

@@ -85,9 +85,18 @@ pub const STARTED_FOR: Variable = Variable {
            minute",
 };
 
+/// When an activation without a client may be ended.
+pub const UNUSED_S: Variable = Variable {
+    name: "XAPI_RAM_UNUSED_S",
+    default: "`120`",
+    help: "after how many seconds without a client a read-only activation, or one of a migration \
+           or a copy (`MIR*`, `CP*`), is ended where it keeps a volume from being destroyed or \
+           activated otherwise, or an SR from being detached. dom0's clients reconnect within 90",
+};
+
 /// All of them.
-pub const ALL: [Variable; 9] =
-    [SR_ROOT, MOUNT, CONTROL_DIR, SHM_DIR, TAPDISK, BLKTAP, SYSLOG, POLL_US, STARTED_FOR];
+pub const ALL: [Variable; 10] =
+    [SR_ROOT, MOUNT, CONTROL_DIR, SHM_DIR, TAPDISK, BLKTAP, SYSLOG, POLL_US, UNUSED_S, STARTED_FOR];
 
 /// The table of all variables as README has it, in Markdown.
 #[must_use]

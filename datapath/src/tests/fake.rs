@@ -4,7 +4,8 @@
 //!
 //! It writes the requests into `asked`, refuses those that a file `refuse-<request>` names, and does
 //! not end while there is a file `stay`. With a file `stock` it knows no message of ours, with a file
-//! `revision` it knows that one. All files are in the control directory. It ends without that directory.
+//! `revision` it knows that one. It has as many clients as a file `clients` says, and none for as many
+//! seconds as a file `unused` says. All files are in the control directory. It ends without that directory.
 
 use std::{
     collections::BTreeMap,
@@ -12,13 +13,14 @@ use std::{
     io::Write,
     os::unix::{net::UnixListener, process::CommandExt},
     process::{self, Command},
+    time::Duration,
 };
 
 use rustix::io::Errno;
 use store::{Disk, Open};
 use tapctl::{
-    Call, ControlDir, Conversations, Entry, Failure, Flags, Identification, Image, Listener, Minor,
-    MinorLock, Reply, Request, Serving, reply::state, testing::pass,
+    Call, Clients, ControlDir, Conversations, Entry, Failure, Flags, Identification, Image,
+    Listener, Minor, MinorLock, Reply, Request, Serving, reply::state, testing::pass,
 };
 
 /// A minor, and what is open on it.
@@ -79,6 +81,15 @@ impl Fake {
                     Call::Open(open) => vbd.open(&self.dir, request.minor, open),
                     Call::Close => vbd.close(&self.dir, request.minor),
                     Call::Serving => vbd.serving(),
+                    Call::Clients if file("stock").exists() => Errno::INVAL.into(),
+                    Call::Clients => {
+                        let number = |name: &str| {
+                            let text = fs::read_to_string(file(name)).unwrap_or_default();
+                            text.parse().unwrap_or_default()
+                        };
+                        let unused_for = Duration::from_secs(number("unused"));
+                        Reply::Clients(Clients { count: number("clients"), unused_for })
+                    }
                     Call::Detach => self.detach(request.minor),
                     _ => Errno::INVAL.into(),
                 },

@@ -22,7 +22,7 @@ fn a_disk_from_attach_to_detach() {
     let uri = format!("nbd:unix:{}:exportname={}", link.display(), it.key);
     assert_eq!(uri.split(':').count(), 4);
     let expected = json!({ "implementations": [
-        ["XenDisk", { "params": uri, "extra": {}, "backend_type": "vbd3" }],
+        ["XenDisk", { "params": uri, "extra": { "vdi-uuid": it.key }, "backend_type": "vbd3" }],
         ["Nbd", { "uri": uri }],
     ] });
     assert_eq!(backend, expected);

@@ -4,6 +4,7 @@
 mod lifecycle;
 mod nonpersistent;
 mod recovery;
+mod unused;
 
 use std::{
     fs,
@@ -90,6 +91,15 @@ impl Fixture {
         self.call("Datapath.open", json!({ "uri": self.uri(), "persistent": persistent }))
     }
 
+    /// `end-unused` for the SR, as a person calls it; what it prints.
+    fn end_unused(&self) -> String {
+        let registry = crate::registry(Ok(self.config()));
+        let argv = ["datapath-plugin", "end-unused", "--sr", SR];
+        let outcome = testing::run_plugin(&registry, &argv, "");
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (plugin::EXIT_OK, ""));
+        outcome.stdout
+    }
+
     fn close(&self) -> Result<Value, Refusal> {
         self.call("Datapath.close", json!({ "uri": self.uri() }))
     }
@@ -152,6 +162,12 @@ impl Fixture {
     fn tell(&self, file: &str) {
         fs::create_dir_all(self.control.path()).unwrap();
         fs::write(self.control.path().join(file), "").unwrap();
+    }
+
+    /// The same with a text in the file.
+    fn tell_that(&self, file: &str, text: &str) {
+        self.tell(file);
+        fs::write(self.control.path().join(file), text).unwrap();
     }
 
     /// The mark of the volume, as a call has it.

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     message::{Raw, kind},
     minor::{MINORS_MAX, Minor},
-    reply::{self, Entry, Identification, Image, Serving},
+    reply::{self, Clients, Entry, Identification, Image, Serving},
     request::{ALL, Call, Flags, Open, Request, Resume, Switch},
     ring::Ring,
 };
@@ -248,6 +248,14 @@ impl Client {
     /// See [`Self::pid`].
     pub fn sole(&self, minor: Minor) -> Result<()> {
         self.done(minor, Call::Sole)
+    }
+
+    /// Ours: the clients of the disk of a minor. A tapdisk that does not know the question answers EINVAL.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn clients(&self, minor: Minor) -> Result<Clients> {
+        Ok(Clients::parse(&self.exchange(minor, Call::Clients)?.1))
     }
 
     /// A request whose answer carries no data.

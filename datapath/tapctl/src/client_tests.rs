@@ -39,6 +39,7 @@ fn obliging(request: &Request) -> Reply {
             read_only: true,
             size_bytes: 1 << 20,
         }),
+        Call::Clients => Reply::Clients(Clients { count: 2, unused_for: Duration::ZERO }),
         _ => Reply::Done,
     }
 }
@@ -80,6 +81,7 @@ fn every_call_there_and_back() {
     client.switch(3, Switch { new_top: 9, index: "/c".into() }).unwrap();
     client.resize(3, 1 << 40).unwrap();
     client.sole(3).unwrap();
+    assert_eq!(client.clients(3).unwrap().count, 2);
     client.close(3).unwrap();
     client.force_shutdown(3).unwrap();
     client.detach(3).unwrap();
@@ -87,8 +89,8 @@ fn every_call_there_and_back() {
     let requests = tapdisk.requests();
     let kinds: Vec<u16> = requests.iter().map(|request| request.call.kind()).collect();
     let expected = [
-        3, 5, 7, 28, 9, 11, 19, 17, 21, 24, 26, 0x5201, 0x5203, 0x5205, 0x5207, 0x5209, 13, 23, 15,
-        30,
+        3, 5, 7, 28, 9, 11, 19, 17, 21, 24, 26, 0x5201, 0x5203, 0x5205, 0x5207, 0x5209, 0x520d, 13,
+        23, 15, 30,
     ];
     assert_eq!(kinds, expected);
 }

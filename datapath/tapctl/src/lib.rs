@@ -46,7 +46,7 @@ pub use metrics::MetricsDir;
 pub use minor::Minor;
 pub use minors::MinorLock;
 pub use process::Identity;
-pub use reply::{Entry, Failure, Identification, Image, Reply, Serving};
+pub use reply::{Clients, Entry, Failure, Identification, Image, Reply, Serving};
 pub use request::{Call, Flags, Open, Request, Resume, Switch};
 pub use ring::Ring;
 pub use server::{Conversations, Key, Listener};

@@ -110,6 +110,11 @@ pub mod kind {
     pub const SOLE_RSP: u16 = OWN + 10;
     /// Ours: the answer to EXIT, for which the header has none.
     pub const EXIT_RSP: u16 = OWN + 12;
+    /// Ours: how many clients does the disk of this minor have?
+    pub const CLIENTS: u16 = OWN + 13;
+    /// Ours: the number of clients in `first`; in `second`, for how many milliseconds there has been
+    /// none.
+    pub const CLIENTS_RSP: u16 = OWN + 14;
 }
 
 /// The header's structures, for their layout.

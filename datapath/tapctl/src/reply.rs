@@ -9,6 +9,7 @@ use std::{
     fmt, io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::PathBuf,
+    time::Duration,
 };
 
 use rustix::io::Errno;
@@ -21,7 +22,9 @@ use crate::{
 /// The name that [`Identification`] has where the tapdisk is ours.
 pub const NAME: &str = "xapi-storage-ram";
 
-/// The revision of our own messages.
+/// The revision of our own messages. It changes with the meaning of a message, and with one that callers
+/// cannot do without; [`Call::Clients`](crate::Call::Clients), which some tapdisks of revision 1 do not
+/// know, is none of these.
 pub const REVISION: u64 = 1;
 
 /// Bit 0 of the second number in a SERVING response.
@@ -124,6 +127,15 @@ pub struct Serving {
     pub size_bytes: u64,
 }
 
+/// Ours: the clients of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// How many are connected.
+    pub count: u64,
+    /// For how long there has been none; zero while there is one.
+    pub unused_for: Duration,
+}
+
 /// The answer to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -146,6 +158,8 @@ pub enum Reply {
     Identity(Identification),
     /// SERVING.
     Serving(Serving),
+    /// CLIENTS.
+    Clients(Clients),
 }
 
 impl From<Failure> for Reply {
@@ -197,6 +211,11 @@ impl Reply {
                 raw.put_u64(at::OWN_RSP_FIRST, serving.size_bytes);
                 let flags = if serving.read_only { SERVING_READ_ONLY } else { 0 };
                 raw.put_u64(at::OWN_RSP_SECOND, flags);
+            }
+            Self::Clients(clients) => {
+                let milliseconds = clients.unused_for.as_millis();
+                raw.put_u64(at::OWN_RSP_FIRST, clients.count);
+                raw.put_u64(at::OWN_RSP_SECOND, milliseconds.try_into().unwrap_or(u64::MAX));
             }
         }
         raw.as_bytes().to_vec()
@@ -276,6 +295,13 @@ impl Serving {
         let path = (!path.is_empty()).then(|| OsString::from_vec(path.to_vec()).into());
         let read_only = raw.u64(at::OWN_RSP_SECOND) & SERVING_READ_ONLY != 0;
         Some(Self { path, read_only, size_bytes: raw.u64(at::OWN_RSP_FIRST) })
+    }
+}
+
+impl Clients {
+    pub(crate) fn parse(raw: &Raw) -> Self {
+        let unused_for = Duration::from_millis(raw.u64(at::OWN_RSP_SECOND));
+        Self { count: raw.u64(at::OWN_RSP_FIRST), unused_for }
     }
 }
 

@@ -124,6 +124,9 @@ fn our_own_answers_survive_the_way() {
         let got = raw(&Reply::Serving(serving.clone()), Call::Serving);
         assert_eq!(Serving::parse(&got), Some(serving));
     }
+    let clients = Clients { count: 3, unused_for: Duration::from_millis(120_001) };
+    let got = raw(&Reply::Clients(clients), Call::Clients);
+    assert_eq!((got.kind(), Clients::parse(&got)), (0x520e, clients));
 }
 
 #[test]

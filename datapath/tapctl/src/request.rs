@@ -166,6 +166,8 @@ pub enum Call {
     },
     /// Ours: the record of the volume says a new sole set, read before the answer.
     Sole,
+    /// Ours: the number of clients of the disk, and for how long there has been none.
+    Clients,
 }
 
 /// One request.
@@ -223,6 +225,7 @@ impl Request {
             }),
             kind::RESIZE => Call::Resize { size_bytes: raw.u64(at::OWN_FIRST) },
             kind::SOLE => Call::Sole,
+            kind::CLIENTS => Call::Clients,
             other => return Err(Malformed::Kind(other)),
         };
         Ok(Self { minor: raw.cookie(), call })
@@ -291,6 +294,7 @@ impl Call {
             Self::Switch(_) => kind::SWITCH,
             Self::Resize { .. } => kind::RESIZE,
             Self::Sole => kind::SOLE,
+            Self::Clients => kind::CLIENTS,
         }
     }
 
@@ -328,6 +332,7 @@ impl Call {
             Self::Switch(_) => "switch the top of",
             Self::Resize { .. } => "resize",
             Self::Sole => "change the sole set of",
+            Self::Clients => "count the clients of",
         }
     }
 }

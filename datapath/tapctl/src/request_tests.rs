@@ -121,6 +121,7 @@ fn every_request_survives_the_way() {
         Call::Switch(Switch { new_top: u32::MAX, index: "/c".into() }),
         Call::Resize { size_bytes: u64::MAX },
         Call::Sole,
+        Call::Clients,
     ];
     for call in calls {
         let request = Request { minor: 0x3ffe, call };

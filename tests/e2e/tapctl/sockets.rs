@@ -247,7 +247,8 @@ fn a_guests_disk_is_found_as_tapback_finds_it() {
     assert!(of("BlockDevice").is_none() && of("File").is_none(), "either would be taken first");
     let (guest, nbd) = (of("XenDisk").unwrap(), of("Nbd").unwrap());
     assert_eq!(guest["backend_type"], "vbd3");
-    assert!(guest["extra"].is_object() && guest["params"] == nbd["uri"]);
+    assert_eq!(guest["params"], nbd["uri"]);
+    assert_eq!(guest["extra"]["vdi-uuid"], key.as_str(), "xcp-rrdd reads it below sm-data");
     // block: what stands between nbd:unix: and the next colon, with links resolved.
     let params = nbd["uri"].as_str().unwrap();
     let (path, name) = params.strip_prefix("nbd:unix:").unwrap().split_once(':').unwrap();

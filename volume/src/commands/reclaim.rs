@@ -34,6 +34,6 @@ pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
             ),
         ));
     }
-    methods::sr::destroy::destroy(&host, handle)?;
+    methods::sr::destroy::destroy(ctx, handle)?;
     Ok(format!("SR {handle} is destroyed\n"))
 }

@@ -2,7 +2,7 @@
 
 use schemas::{Error, Failure, datapath::UriParams};
 
-use crate::{Context, vdi::Vdi};
+use crate::{Context, unused::Claim, vdi::Vdi};
 
 pub(crate) fn run(ctx: &Context<'_>, p: UriParams) -> Result<(), Error> {
     let mut vdi = Vdi::lock(ctx, &p.uri)?;
@@ -11,6 +11,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: UriParams) -> Result<(), Error> {
         return Ok(());
     }
     if !vdi.state.persistent {
+        vdi.end_unused(Claim::Session)?;
         if vdi.state.mode().is_some() && vdi.is_alive() {
             let message = format!(
                 "volume {} is active, and closing it would throw away what is in use: deactivate \

@@ -3,15 +3,16 @@
 
 use schemas::{Error, Failure, datapath::OpenParams};
 
-use crate::{Context, vdi::Vdi};
+use crate::{Context, unused::Claim, vdi::Vdi};
 
 pub(crate) fn run(ctx: &Context<'_>, p: OpenParams) -> Result<(), Error> {
     let mut vdi = Vdi::lock(ctx, &p.uri)?;
     vdi.require_volume()?;
+    if vdi.state.mode().is_some() && vdi.state.persistent == p.persistent {
+        return Ok(());
+    }
+    vdi.end_unused(Claim::Session)?;
     if vdi.state.mode().is_some() {
-        if vdi.state.persistent == p.persistent {
-            return Ok(());
-        }
         if vdi.is_alive() {
             let kept = if vdi.state.persistent { "kept" } else { "thrown away" };
             let message = format!(

@@ -33,6 +33,7 @@ impl Tapdisk {
             Call::Switch(switch) => self.switch(minor, switch),
             Call::Resize { size_bytes } => self.resize(minor, *size_bytes),
             Call::Sole => self.reload_sole(minor),
+            Call::Clients => self.clients(minor),
             // As blktap's tapdisk, which has no handler for the first two.
             Call::ListMinors | Call::Exit => Err(Errno::INVAL.into()),
             Call::Connect(_) | Call::Disconnect { .. } => Err(Failure::new(

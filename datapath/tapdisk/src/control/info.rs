@@ -1,8 +1,10 @@
 //! Requests for information: list, statistics, sizes.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 use tapctl::{
-    Entry, Failure, Minor, Reply,
+    Clients, Entry, Failure, Minor, Reply,
     reply::{Image as ImageReply, Serving},
     request::ALL,
 };
@@ -12,7 +14,7 @@ use crate::{
     metrics::json::{self, ImageStats, VbdStats},
     poll::VbdKey,
     tapdisk::Tapdisk,
-    vbd::Vbd,
+    vbd::{Image, Vbd},
     volume::path_of,
 };
 
@@ -79,6 +81,13 @@ impl Tapdisk {
             },
         };
         Ok(Some(Reply::Serving(serving)))
+    }
+
+    pub(super) fn clients(&self, minor: Minor) -> Handled {
+        let vbd = &self.vbds[self.find(minor).ok_or(Errno::NODEV)?];
+        let count = vbd.image().map_or(0, Image::clients_count);
+        let unused_for = if count == 0 { vbd.unused_since().elapsed() } else { Duration::ZERO };
+        Ok(Some(Reply::Clients(Clients { count: count as u64, unused_for })))
     }
 
     /// Why a structural change cannot be made: nothing is open, or the disk is paused.

@@ -1,6 +1,6 @@
 //! The image that is open under a minor, and its clients.
 
-use std::{io, mem, os::unix::net::UnixStream, rc::Rc};
+use std::{io, mem, os::unix::net::UnixStream, rc::Rc, time::Instant};
 
 use block::{Drive, Stats};
 use nbd::{Connection, Export, ReceiveLimit};
@@ -31,6 +31,8 @@ pub(crate) struct Image {
     /// `None` once the disk is about to be closed.
     pub(crate) listeners: Option<Listeners>,
     pub(crate) clients: Slab<Client>,
+    /// When the last client left, or the image was opened.
+    client_left_at: Instant,
     /// Counters of the clients that have left.
     served_before: Served,
     pub(crate) files: Option<Files>,
@@ -55,6 +57,7 @@ impl Image {
             disk: DiskState::Running(Drive::new(volume)),
             listeners: Some(listeners),
             clients: Slab::new(),
+            client_left_at: Instant::now(),
             served_before: Served::default(),
             files: None,
             export: Rc::new(Export::new(&name, "RAM disk", limit)),
@@ -89,8 +92,23 @@ impl Image {
     /// Removes a client that has left, and keeps its counters.
     pub(crate) fn remove_client(&mut self, key: ClientKey) -> Option<Client> {
         let client = self.clients.try_remove(key)?;
+        self.client_left_at = Instant::now();
         self.served_before.add(client.endpoint, client.stats());
         Some(client)
+    }
+
+    /// How many clients there are, those included that wait for a paused disk.
+    pub(crate) fn clients_count(&self) -> usize {
+        let waiting = match &self.disk {
+            DiskState::Paused(paused) => paused.waiting.len(),
+            DiskState::Running(_) | DiskState::Closing(_) => 0,
+        };
+        self.clients.len() + waiting
+    }
+
+    /// Since when there has been no client, where there is none.
+    pub(crate) fn unused_since(&self) -> Instant {
+        self.client_left_at
     }
 
     /// Takes all clients out, and keeps their counters.

@@ -9,6 +9,8 @@ pub(crate) use disk_state::{Closing, DiskState, Paused, Resume};
 pub(crate) use image::Image;
 pub(crate) use state::{Idle, Start, State};
 
+use std::time::Instant;
+
 use block::Drive;
 use tapctl::{Minor, MinorLock};
 
@@ -21,11 +23,14 @@ pub(crate) struct Vbd {
     pub(crate) state: State,
     /// Sectors read and written of images that were open before.
     sectors_before: [u64; 2],
+    /// When an image was closed last, or the minor attached.
+    closed_at: Instant,
 }
 
 impl Vbd {
     pub(crate) fn new(lock: MinorLock) -> Self {
-        Self { lock, state: State::Idle(Idle::New), sectors_before: [0; 2] }
+        let state = State::Idle(Idle::New);
+        Self { lock, state, sectors_before: [0; 2], closed_at: Instant::now() }
     }
 
     pub(crate) fn minor(&self) -> Minor {
@@ -59,9 +64,15 @@ impl Vbd {
         [self.sectors_before[0] + now[0], self.sectors_before[1] + now[1]]
     }
 
+    /// Since when there has been no client, where there is none.
+    pub(crate) fn unused_since(&self) -> Instant {
+        self.image().map_or(self.closed_at, Image::unused_since)
+    }
+
     /// Closes the image and its disk.
     pub(crate) fn close(&mut self) {
         self.sectors_before = self.sectors();
+        self.closed_at = Instant::now();
         self.state = State::Idle(Idle::Closed);
     }
 }

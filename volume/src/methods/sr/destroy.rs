@@ -2,16 +2,16 @@
 //! leftovers of an interrupted one are destroyed too.
 
 use schemas::{Error, sr::SrParams};
-use store::{Host, Name};
+use store::Name;
 
-use crate::{Context, methods};
+use crate::{Context, methods, unused::end_and_retry};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
-    destroy(&methods::host(ctx), &p.sr)
+    destroy(ctx, &p.sr)
 }
 
 /// Destroys an SR, attached or not.
-pub(crate) fn destroy(host: &Host, handle: &str) -> Result<(), Error> {
-    let uuid = Name::parse(handle)?;
-    Ok(host.destroy(&uuid)?)
+pub(crate) fn destroy(ctx: &Context<'_>, handle: &str) -> Result<(), Error> {
+    let (host, uuid) = (methods::host(ctx), Name::parse(handle)?);
+    end_and_retry(ctx, handle, None, || host.destroy(&uuid))
 }

@@ -3,15 +3,16 @@
 use schemas::{Error, sr::SrParams};
 use store::Sr;
 
-use crate::{Context, methods};
+use crate::{Context, methods, unused::end_and_retry};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
     let host = methods::host(ctx);
-    let error = match Sr::open(&host, &p.sr).and_then(|sr| sr.lock()?.detach()) {
+    let detach = || Sr::open(&host, &p.sr).and_then(|sr| sr.lock()?.detach());
+    let error = match end_and_retry(ctx, &p.sr, None, detach) {
         Ok(()) => return Ok(()),
         Err(error) => error,
     };
     let found = host.srs()?;
     let is_detached = |sr: &store::Summary| sr.stat.uuid.as_str() == p.sr && !sr.stat.attached;
-    if found.iter().any(is_detached) { Ok(()) } else { Err(error.into()) }
+    if found.iter().any(is_detached) { Ok(()) } else { Err(error) }
 }

@@ -3,9 +3,11 @@
 
 use schemas::{Error, volume::VolumeParams};
 
-use crate::{Context, live::Tapdisks, methods};
+use crate::{Context, live::Tapdisks, methods, unused::end_and_retry};
 
 pub(crate) fn run(ctx: &Context<'_>, p: VolumeParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    Ok(sr.lock()?.destroy_volume_data(&p.key, &mut Tapdisks::new(&sr, ctx.log))?)
+    end_and_retry(ctx, &p.sr, Some(&p.key), || {
+        sr.lock()?.destroy_volume_data(&p.key, &mut Tapdisks::new(&sr, ctx.log))
+    })
 }

@@ -2,10 +2,11 @@
 
 use schemas::{Error, volume::RevertParams};
 
-use crate::{Context, live::Tapdisks, methods};
+use crate::{Context, live::Tapdisks, methods, unused::end_and_retry};
 
 pub(crate) fn run(ctx: &Context<'_>, p: RevertParams) -> Result<(), Error> {
     let sr = methods::open(ctx, &p.sr)?;
-    let mut live = Tapdisks::new(&sr, ctx.log);
-    Ok(sr.lock()?.revert_volume(&p.snapshot, &p.key, &mut live)?)
+    end_and_retry(ctx, &p.sr, Some(&p.key), || {
+        sr.lock()?.revert_volume(&p.snapshot, &p.key, &mut Tapdisks::new(&sr, ctx.log))
+    })
 }
