@@ -1,6 +1,6 @@
 //! Discards and zeroes: the map first, then the memory.
 
-use std::ops::Range;
+use std::{mem, ops::Range};
 
 use super::Disk;
 use crate::{
@@ -22,6 +22,18 @@ enum Erase {
 
 /// A run of blocks that one layer held: layer, first block, count.
 type Run = (Layer, u64, u64);
+
+/// For how many runs memory is kept between two erasures: more than a discard of 4 MiB can find.
+const RUNS_KEPT_MAX: usize = CHUNK_BLOCKS as usize + 1;
+
+/// What an erasure finds. It is kept for its capacity: a discard allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Runs that the map has let go of, and that are to be freed.
+    released: Vec<Run>,
+    /// Runs of a chunk that hold data: first block, count.
+    data: Vec<(u64, u64)>,
+}
 
 impl Disk {
     /// Lets go of the whole blocks of a range; they read as zeros from then on. The rest of the
@@ -95,52 +107,62 @@ impl Disk {
 
     /// Lets go of the blocks from `first` up to `last`.
     fn erase(&mut self, first: u64, last: u64, what: Erase) -> Result<()> {
-        let mut named: Vec<Run> = Vec::new();
+        let mut found = mem::take(&mut self.found);
+        let erased = self.erase_chunks(first, last, what, &mut found);
+        let released = self.release(&found.released);
+        found.released.clear();
+        found.released.shrink_to(RUNS_KEPT_MAX);
+        self.found = found;
+        released.and(erased)
+    }
+
+    fn erase_chunks(
+        &mut self,
+        first: u64,
+        last: u64,
+        what: Erase,
+        found: &mut Found,
+    ) -> Result<()> {
         let mut at = first;
         while at < last {
             let stop = (at / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS;
-            let before = named.len();
-            let done = self.erase_in_chunk(at..stop.min(last), what, &mut named);
+            let before = found.released.len();
+            let done = self.erase_in_chunk(at..stop.min(last), what, found);
             if done.is_err() {
                 // The map still names the blocks that were found in this chunk.
-                named.truncate(before);
-                self.release(&named)?;
+                found.released.truncate(before);
                 return done;
             }
             at = stop;
         }
-        self.release(&named)
+        Ok(())
     }
 
     /// Lets go of blocks of one chunk. A chunk in which the disk ends always keeps its page: what
     /// lies beyond was never written, should the disk grow.
-    fn erase_in_chunk(
-        &mut self,
-        blocks: Range<u64>,
-        what: Erase,
-        named: &mut Vec<Run>,
-    ) -> Result<()> {
+    fn erase_in_chunk(&mut self, blocks: Range<u64>, what: Erase, found: &mut Found) -> Result<()> {
         let value = zeroed(self.top);
         let chunk = usize::try_from(blocks.start / CHUNK_BLOCKS).expect("64-bit host");
         if self.map.chunk(chunk) == value {
             return Ok(());
         }
-        let (mut at, mut data, mut other) = (blocks.start, Vec::new(), 0);
+        let (mut at, mut other) = (blocks.start, 0);
+        found.data.clear();
         while at < blocks.end {
             let (layer, stop) = self.run(at, blocks.end)?;
             if is_data(layer) {
-                data.push((at, stop - at));
+                found.data.push((at, stop - at));
             } else {
                 other += stop - at;
             }
             if layer == self.top || self.sole.contains(&layer) {
-                named.push((layer, at, stop - at));
+                found.released.push((layer, at, stop - at));
             }
             at = stop;
         }
         if what == Erase::Data && other > 0 {
             // Entries of blocks without data stay, or they would count as changed.
-            for (block, count) in data {
+            for &(block, count) in &found.data {
                 let set = self.map.set(&mut self.layers, block, count, value);
                 set.map_err(|(_, error)| error)?;
             }

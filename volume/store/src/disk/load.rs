@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, OFlags, SeekFrom, memfd_create, seek};
 
 use super::{
     Disk,
+    erase::Found,
     layers::{Layers, Top},
     map::BlockMap,
 };
@@ -80,6 +81,7 @@ impl TryFrom<Loaded> for Disk {
             layers: Layers::new(None, Some(top)),
             sole: HashSet::new(),
             budget: Budget::host(),
+            found: Found::default(),
             _serving: None,
         })
     }

@@ -20,7 +20,7 @@ use std::collections::HashSet;
 
 pub use self::{load::Loaded, open::Open, read::Piece};
 
-use self::{layers::Layers, map::BlockMap};
+use self::{erase::Found, layers::Layers, map::BlockMap};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
     budget::Budget,
@@ -52,6 +52,7 @@ pub struct Disk {
     /// Frozen layers that only this volume needs: a block of them is freed when it is overwritten.
     sole: HashSet<Layer>,
     budget: Budget,
+    found: Found,
     /// Held for as long as the volume is served.
     _serving: Option<Lock>,
 }

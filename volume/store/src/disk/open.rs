@@ -6,6 +6,7 @@ use rustix::fs::{AtFlags, CWD, fstat, statat};
 
 use super::{
     Disk, Loaded,
+    erase::Found,
     layers::{Layers, Top},
     map::BlockMap,
 };
@@ -123,6 +124,7 @@ impl Disk {
             budget: Budget::of(dirs, sr.size)?,
             layers: Layers::new(Some(dirs.clone()), top),
             sole: HashSet::from_iter(record.sole),
+            found: Found::default(),
             _serving: Some(lock),
         })
     }

@@ -1,5 +1,6 @@
 //! The store through its public surface.
 
+mod allocations;
 mod attacked;
 mod content_id;
 mod crash;
