@@ -16,7 +16,7 @@ use std::{ffi::OsString, time::Duration};
 use host::Provider;
 use schemas::{Error, Failure};
 use store::{Disk, ErrorKind, ExternalHolder, Name, Serving, Sr, Volume};
-use tapctl::{Flags, Open, reply::state};
+use tapctl::{Flags, Open, Resume, reply::state};
 
 use crate::{
     errors,
@@ -30,10 +30,15 @@ use crate::{
 /// How long it may take to load an image, which it does 512 bytes at a time.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a resume may take: blktap's tapdisk tries ten times, a second apart.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// The part of a volume that its external holder has.
 enum Held {
     /// The volume's bytes.
     All,
+    /// The volume's bytes, once it is resumed.
+    Paused,
     /// Nothing that could be taken back, with the reason.
     Nothing(String),
 }
@@ -142,7 +147,7 @@ impl Vdi<'_> {
         if holder.serving.read_only {
             return end(None);
         }
-        if let Held::Nothing(why) = self.held(&running)? {
+        if let Held::Nothing(why) = self.held_if_resumed(&running)? {
             return end(Some(why));
         }
         let socket = self.control.nbd(pid, running.minor);
@@ -186,6 +191,41 @@ impl Vdi<'_> {
         })
     }
 
+    /// The part of the volume that a process has, after one that another program has paused was resumed.
+    ///
+    /// blktap's driver keeps its buffer while it is paused. The first try of a resume fails, as the image is
+    /// gone, and the second one finds the buffer (`tdram_open` of `drivers/block-ram.c`,
+    /// `tapdisk_vbd_resume`). The caller has made sure that there is no image: that would be loaded.
+    fn held_if_resumed(&self, running: &Running) -> Result<Held, Error> {
+        let held = self.held(running)?;
+        if !matches!(held, Held::Paused) {
+            return Ok(held);
+        }
+        let (pid, minor) = (running.identity.pid, running.minor);
+        self.ctx.log.warning(format_args!(
+            "the host's tapdisk {pid}, minor {minor}, was paused by another program; it is resumed to \
+             take volume {} back",
+            self.uri.key
+        ));
+        let client = running.client.clone().timeout(RESUME_TIMEOUT);
+        match client.resume(minor, Resume::default()) {
+            Ok(()) => match self.held(running)? {
+                Held::Paused => Ok(Held::Nothing(format!(
+                    "the host's tapdisk {pid}, minor {minor}, is paused again and again by another \
+                     program"
+                ))),
+                held => Ok(held),
+            },
+            Err(error) if self.has_died(running, &error)? => {
+                Ok(Held::Nothing(format!("the host's tapdisk {pid} is dead")))
+            }
+            Err(error) if matches!(error.kind(), tapctl::ErrorKind::Remote(_)) => {
+                Ok(Held::Nothing(format!("the paused tapdisk of the host is not resumed: {error}")))
+            }
+            Err(error) => Err(errors::tapdisk(Provider::Blktap, error)),
+        }
+    }
+
     /// The part of the volume that a process has, as it says itself.
     fn held(&self, running: &Running) -> Result<Held, Error> {
         let (pid, minor) = (running.identity.pid, running.minor);
@@ -202,10 +242,16 @@ impl Vdi<'_> {
             Some(it) if it.state == state::RUNNING && Some(&it.params) == image.as_ref() => {
                 Held::All
             }
+            Some(it)
+                if [state::PAUSED, state::RESUME_FAILED].contains(&it.state)
+                    && Some(&it.params) == image.as_ref() =>
+            {
+                Held::Paused
+            }
             Some(it) => Held::Nothing(format!(
-                "the host's tapdisk {pid}, minor {minor}, was paused or closed by another program \
-                 (state {:#x})",
-                it.state
+                "the host's tapdisk {pid}, minor {minor}, was closed or given another image by another \
+                 program (state {:#x}, image {:?})",
+                it.state, it.params
             )),
             None => Held::Nothing(format!("the host's tapdisk {pid} has lost minor {minor}")),
         })

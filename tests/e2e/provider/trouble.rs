@@ -32,9 +32,61 @@ fn a_tapdisk_that_dies_loses_what_was_written_since_activate_and_nothing_else() 
     });
 }
 
-/// An administrator's tap-ctl pause: the stock driver forgets what was written.
+/// The control client of the one tapdisk, and the minor of its disk.
+fn control(stock: &Stock, disk: &Disk<'_>) -> (tapctl::Client, u16) {
+    let client = tapctl::Client::new(&stock.control, disk.tapdisk().pid);
+    let minor = u16::try_from(client.list().unwrap()[0].minor).unwrap();
+    (client, minor)
+}
+
+/// An administrator's tap-ctl pause, and one whose unpause has failed: the driver still has everything, so
+/// it is taken back.
 #[test]
-fn a_tapdisk_that_somebody_pauses_counts_as_one_that_has_lost_it() {
+fn a_tapdisk_that_somebody_pauses_is_resumed_and_gives_the_disk_back() {
+    with_each(|stock| {
+        let sr = stock.sr("64MiB");
+        let key = stock.xapi.create_vdi(&sr, MIB);
+        for (round, method) in
+            ["Datapath.deactivate", "Datapath.activate", "Datapath.detach"].into_iter().enumerate()
+        {
+            let text = format!("paused {round}");
+            let disk = plug(stock, &sr, &key, "5");
+            put(&disk, 0, &text);
+            let (client, minor) = control(stock, &disk);
+            client.pause(minor).unwrap();
+            stock.logged();
+            disk.step(method).unwrap();
+            let logged = stock.logged();
+            assert!(logged.contains("was paused") && !logged.contains("is lost"), "{logged}");
+            let disk = plug(stock, &sr, &key, "5");
+            assert_eq!(get(&disk, 0), text, "{method}");
+            disk.unplug();
+        }
+        stock.assert_nothing_left(&sr);
+    });
+}
+
+#[test]
+fn a_tapdisk_whose_unpause_has_failed_gives_the_disk_back() {
+    let stock = Stock::stand_in();
+    let sr = stock.sr("64MiB");
+    let key = stock.xapi.create_vdi(&sr, MIB);
+    let disk = stock.xapi.plug(&sr, &key, "5");
+    put(&disk, 0, "unpaused");
+    let (client, minor) = control(&stock, &disk);
+    client.pause(minor).unwrap();
+    let other = tapctl::Resume { params: Some("ram:/no/such/image".into()), ..Default::default() };
+    client.resume(minor, other).unwrap_err();
+    disk.step("Datapath.deactivate").unwrap();
+    let disk = plug(&stock, &sr, &key, "5");
+    assert_eq!(get(&disk, 0), "unpaused");
+    disk.unplug();
+    stock.assert_nothing_left(&sr);
+}
+
+/// An administrator's tap-ctl close: the driver forgets what was written.
+#[test]
+fn a_tapdisk_whose_image_somebody_closes_counts_as_one_that_has_lost_it() {
     with_each(|stock| {
         let sr = stock.sr("64MiB");
         let key = stock.xapi.create_vdi(&sr, MIB);
@@ -42,15 +94,13 @@ fn a_tapdisk_that_somebody_pauses_counts_as_one_that_has_lost_it() {
         put(&disk, 0, "before");
         disk.step("Datapath.deactivate").unwrap();
         disk.step("Datapath.activate").unwrap();
-        put(&disk, 0, "paused");
-        let pid = disk.tapdisk().pid;
-        let client = tapctl::Client::new(&stock.control, pid);
-        let minor = u16::try_from(client.list().unwrap()[0].minor).unwrap();
-        client.pause(minor).unwrap();
+        put(&disk, 0, "closed");
+        let (client, minor) = control(stock, &disk);
+        client.close(minor).unwrap();
         stock.logged();
         disk.step("Datapath.deactivate").unwrap();
         let logged = stock.logged();
-        assert!(logged.contains("paused") && logged.contains("is lost"), "{logged}");
+        assert!(logged.contains("closed") && logged.contains("is lost"), "{logged}");
         disk.step("Datapath.activate").unwrap();
         assert_eq!(get(&disk, 0), "before");
         disk.unplug();

@@ -61,6 +61,10 @@ fn create_and_destroy_are_all_of_it() {
     host.prints(&["destroy", "-p", &pid, "-m", "0"], "");
     eventually("gone", || host.dir.tapdisks().unwrap().is_empty());
     host.prints(&["list"], "");
+    // Scripts from when devices had names still give one.
+    host.prints(&["create", "-a", &image, "-d", "/dev/xen/x"], &format!("{reserved}\n"));
+    let pid = host.dir.tapdisks().unwrap()[0].to_string();
+    host.prints(&["destroy", "-p", &pid, "-m", "0"], "");
     // A command that fails leaves nothing behind.
     host.fails(&["create", "-a", "ram:/no/such/file"], 2, "No such file or directory");
     host.fails(&["create", "-a", "vhd:/no/such/file"], 2, "No such file or directory");
@@ -86,6 +90,11 @@ fn error_numbers_are_those_of_blktap() {
     fails("open", &["-a", &format!("aio:{file}")], 2, "No such file or directory");
     fails("open", &["-a", "no-colon"], 22, invalid);
     fails("open", &["-a", &directory], 21, "Is a directory");
+    // blktap: EPERM, after it has made room for 500 MiB.
+    for bytes in [0, 511] {
+        let small = format!("ram:{}", host.image("small", bytes));
+        fails("open", &["-a", &small], 22, invalid);
+    }
     fails("open", &["-a", &format!("ram:/{}", "x".repeat(300))], 36, "File name too long");
     fails("unpause", &[], 22, invalid);
     host.prints(&Tapdisk::command(&on, "open", &["-a", &image]), "");
@@ -112,6 +121,21 @@ fn error_numbers_are_those_of_blktap() {
     host.fails(&["open", "-p", &pid, "-m", "66", "-a", &image], 22, invalid);
     host.fails(&["free", "-m", "0"], 11, "Resource temporarily unavailable");
     host.fails(&["free", "-m", "66"], 2, "No such file or directory");
+}
+
+/// In blktap the minor stays paused for ever: nothing serves what is opened under it, or ends the pause.
+#[test]
+fn a_disk_that_is_closed_while_it_is_paused_is_closed() {
+    let host = Host::new();
+    let tapdisk = host.serve("image", 65536);
+    let (pid, minor, control) = (tapdisk.pid, tapdisk.minor, &tapdisk.control);
+    control.pause(minor).unwrap();
+    control.close(minor).unwrap();
+    host.prints(&["list"], &format!("pid={pid} minor={minor} state=0x2\n"));
+    let image = format!("ram:{}", host.image("image", 65536));
+    control.open(minor, tapctl::Open::new(image.as_str())).unwrap();
+    host.prints(&["list"], &format!("pid={pid} minor={minor} state=0 args={image}\n"));
+    assert_eq!(host.connect(&tapdisk).read(0, 5).unwrap(), b"image");
 }
 
 #[test]

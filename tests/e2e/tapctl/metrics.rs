@@ -49,6 +49,26 @@ fn stats_are_the_json_that_tools_parse() {
     assert_eq!(all, json!([again]));
 }
 
+/// blktap closes the image: `images` is empty while it is paused, and `hits` begin at 0 afterwards.
+#[test]
+fn a_paused_disk_keeps_its_image_and_counters_in_stats() {
+    let host = Host::new();
+    let tapdisk = host.serve("image", 65536);
+    let (minor, control) = (tapdisk.minor, &tapdisk.control);
+    let stats = || -> Value { serde_json::from_str(&control.stats(minor).unwrap()).unwrap() };
+    let mut client = host.connect(&tapdisk);
+    client.read(0, 4096).unwrap();
+    control.pause(minor).unwrap();
+    let paused = stats();
+    control.resume(minor, tapctl::Resume::default()).unwrap();
+    for stats in [paused, stats()] {
+        assert_eq!(stats["secs"], json!([8, 0]));
+        assert_eq!(stats["images"][0]["hits"], json!([8, 0]));
+    }
+    client.write(0, &[1; 512]).unwrap();
+    assert_eq!(stats()["images"][0]["hits"], json!([8, 1]));
+}
+
 fn counters(path: &std::path::Path) -> Counters {
     let bytes = fs::read(path).unwrap();
     assert_eq!(bytes.len(), 4096, "a page");

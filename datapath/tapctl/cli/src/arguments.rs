@@ -49,7 +49,13 @@ pub(crate) enum Command {
         minor: u16,
     },
     /// Allocate, spawn, attach and open
-    Create(OpenArgs),
+    Create {
+        #[command(flatten)]
+        image: OpenArgs,
+        /// A device's name, which has no meaning any more; accepted as by tap-ctl
+        #[arg(short, value_name = "NAME")]
+        device: Option<OsString>,
+    },
     /// Close, detach and free
     Destroy {
         #[command(flatten)]

@@ -31,7 +31,7 @@ pub(crate) fn execute(command: Command, config: &Config) -> Result<()> {
         }
         Command::Allocate => print_minor(dir, minors::allocate(dir, TIMEOUT)?),
         Command::Free { minor } => Ok(minors::free(dir, minor, TIMEOUT)?),
-        Command::Create(image) => create(config, image),
+        Command::Create { image, device: _ } => create(config, image),
         Command::Destroy { on, timeout } => {
             patient(on, timeout).close(on.minor)?;
             refusal_is_invalid(client(on).detach(on.minor))?;

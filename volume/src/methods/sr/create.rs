@@ -14,7 +14,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error
         ctx.log.warning(
             "device-config:tapdisk=blktap: the disks of this SR are served by the host's own tapdisk \
              from copies, for comparison and demonstration; what was written to a disk since it was \
-             activated is LOST if that tapdisk dies or is paused; disks have 500 MiB at most and \
+             activated is LOST if that tapdisk dies or its image is closed; disks have 500 MiB at most and \
              cannot be snapshotted, cloned, resized or activated twice while they are active",
         );
     }
