@@ -2,7 +2,8 @@
 # make run KEEP=1   the same, and leaves the disk to be used;   make stop   ends what that left
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=<rustc target>]   make uninstall
-# make test-long  the store against its model, 10,000 operations a run (seeds are printed)
+# make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of a
+#             guest that attacks its ring, 1,000 deaths of the process that serves one
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
@@ -46,10 +47,12 @@ test:
 		$(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
 
-# A seed that failed: STORE_SEED=... make test-long
+# A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
 test-long:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
 		$(CARGO) test --locked --workspace --test store tree -- --nocapture
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
+	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

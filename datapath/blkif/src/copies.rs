@@ -31,6 +31,18 @@ impl Grant {
         Self { gref, offset: offset as u16, length: length as u16 }
     }
 
+    /// The first `count` bytes, and the others.
+    ///
+    /// # Panics
+    /// If it is shorter.
+    #[must_use]
+    pub fn split(self, count: usize) -> (Self, Self) {
+        let (offset, length) = (usize::from(self.offset), usize::from(self.length));
+        assert!(count <= length, "cannot split {length} bytes at {count}");
+        let front = Self::new(self.gref, offset, count);
+        (front, Self::new(self.gref, offset + count, length - count))
+    }
+
     /// The grant reference.
     #[must_use]
     pub fn gref(&self) -> u32 {

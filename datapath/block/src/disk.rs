@@ -2,6 +2,8 @@
 
 use std::io;
 
+use memory::WriteSlice;
+
 use crate::{Extent, StatusExtent};
 
 /// The bytes of a virtual disk.
@@ -43,6 +45,17 @@ pub trait Disk {
     /// # Errors
     /// Where there is no space.
     fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Appends places that, in order, cover exactly the range, if the bytes of all of it may be stored
+    /// where they lie; whether that is so. Where it is not, nothing is appended, and [`write`](Self::write)
+    /// is the way. The places are of use until something else is asked of the disk.
+    ///
+    /// # Errors
+    /// Where that cannot be told.
+    fn places(&mut self, offset: u64, length: u32, into: &mut Vec<WriteSlice>) -> io::Result<bool> {
+        let _ = (offset, length, into);
+        Ok(false)
+    }
 
     /// Makes the range read as zeroes. With `keep_allocated` later writes there must find space.
     ///

@@ -2,6 +2,7 @@
 
 use std::{io, ops::Range};
 
+use memory::WriteSlice;
 use slab::Slab;
 
 use crate::{
@@ -156,6 +157,31 @@ impl<D: Disk> Drive<D> {
         written.inspect_err(|_| {
             self.attachments.failures.write_sectors += (data.len() as u64).div_ceil(SECTOR_BYTES);
         })
+    }
+
+    /// Begins a write whose bytes another program puts where they belong, as a hypervisor does: appends
+    /// the places that, in order, make up the range. `false`: the bytes have to be given to
+    /// [`write`](Self::write), as the range is not all where it can be changed.
+    ///
+    /// The places must be written before the turn ends, and before anything else changes that range.
+    /// Several writes may be begun together.
+    ///
+    /// # Errors
+    /// Where the disk cannot tell.
+    #[inline]
+    pub fn write_in_place(
+        &mut self,
+        offset: u64,
+        length: u32,
+        into: &mut Vec<WriteSlice>,
+    ) -> io::Result<bool> {
+        let range = offset..offset + u64::from(length);
+        self.prepare(&range);
+        let in_place = self.disk.places(offset, length, into)?;
+        if in_place {
+            self.mark(&range);
+        }
+        Ok(in_place)
     }
 
     /// Gives a range up. A large one is done in steps beside other requests.

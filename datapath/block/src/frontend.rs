@@ -52,6 +52,10 @@ pub trait Frontend<D: Disk>: AsFd {
     /// Whether every answer is sent.
     fn is_drained(&self) -> bool;
 
+    /// Whether every request that had come at the last turn was carried out, apart from large changes that
+    /// the drive does in steps.
+    fn is_caught_up(&self) -> bool;
+
     /// Whether the client has got as far as sending requests. Those that have not give way to others.
     fn is_established(&self) -> bool;
 

@@ -5,7 +5,7 @@
 
 use std::{fs::File, io, thread, time::Duration};
 
-use memory::{Slice, WriteMap};
+use memory::{Slice, WriteMap, WriteSlice};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 
 use crate::{Disk, Extent, StatusExtent};
@@ -113,6 +113,17 @@ impl Disk for Memory {
         let end = (offset + data.len() as u64).div_ceil(BLOCK_BYTES) as usize;
         self.present[(offset / BLOCK_BYTES) as usize..end].fill(true);
         Ok(())
+    }
+
+    fn places(&mut self, offset: u64, length: u32, into: &mut Vec<WriteSlice>) -> io::Result<bool> {
+        self.failure()?;
+        let end = (offset + u64::from(length)).div_ceil(BLOCK_BYTES) as usize;
+        if self.present[(offset / BLOCK_BYTES) as usize..end].contains(&false) {
+            return Ok(false);
+        }
+        self.changes += 1;
+        into.push(WriteSlice::new(&self.map, offset as usize, length as usize));
+        Ok(true)
     }
 
     fn write_zeroes(&mut self, offset: u64, length: u64, keep_allocated: bool) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::{io, ops::ControlFlow, path::Path};
 
 use block::{Disk, Extent, StatusExtent};
+use memory::WriteSlice;
 use rustix::io::Errno;
 use store::{Piece, Status};
 use tapctl::Failure;
@@ -121,6 +122,11 @@ impl Disk for Volume {
     #[inline]
     fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         Ok(self.0.disk.write(offset, data)?)
+    }
+
+    #[inline]
+    fn places(&mut self, offset: u64, length: u32, into: &mut Vec<WriteSlice>) -> io::Result<bool> {
+        Ok(self.0.disk.places(offset, length.into(), |place| into.push(place))?)
     }
 
     fn write_zeroes(&mut self, offset: u64, length: u64, keep_allocated: bool) -> io::Result<()> {

@@ -38,6 +38,18 @@ impl Slice {
         self.length -= count;
     }
 
+    /// The first `count` bytes; the slice goes on behind them.
+    ///
+    /// # Panics
+    /// If it is shorter.
+    #[must_use]
+    pub fn split_front(&mut self, count: usize) -> Self {
+        let mut front = self.clone();
+        self.advance(count);
+        front.length = count;
+        front
+    }
+
     /// Copies the bytes from `from` on into `into`.
     ///
     /// # Panics
@@ -81,10 +93,7 @@ impl WriteSlice {
     /// If it is shorter.
     #[must_use]
     pub fn split_front(&mut self, count: usize) -> Self {
-        let mut front = self.0.clone();
-        self.0.advance(count);
-        front.length = count;
-        Self(front)
+        Self(self.0.split_front(count))
     }
 
     /// The same range for those who only read.

@@ -205,6 +205,11 @@ impl<D: Disk> Frontend<D> for Connection {
         self.unsent_bytes() == 0 && self.session.pending.is_empty()
     }
 
+    /// It takes everything that comes, unless it waits for room to answer.
+    fn is_caught_up(&self) -> bool {
+        Self::interest(self).readable
+    }
+
     fn is_established(&self) -> bool {
         self.session.phase == Phase::Transmission
     }

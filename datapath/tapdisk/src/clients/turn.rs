@@ -29,8 +29,7 @@ impl Tapdisk {
             }
             Progress::More => self.runnable.push((vbd, key)),
             Progress::Idle | Progress::Worked => {
-                // It has taken everything that had come, unless it waits for room to answer.
-                client.is_quiesced |= closing && client.frontend.interest().readable;
+                client.is_quiesced |= closing && client.frontend.is_caught_up();
                 self.rearm_client(vbd, key);
             }
         }

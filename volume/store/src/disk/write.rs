@@ -2,6 +2,8 @@
 
 use std::{io, os::unix::fs::FileExt};
 
+use memory::WriteSlice;
+
 use super::{Disk, layers::WINDOW_BYTES};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
@@ -45,6 +47,35 @@ impl Disk {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Hands out, in order, the places of a range, if the top holds all of its blocks: whether it does.
+    /// Bytes that are stored there are written, as by [`write`](Self::write). The places are good until
+    /// the next call changes this disk.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), but for a lack of space.
+    pub fn places(
+        &mut self,
+        offset: u64,
+        length: u64,
+        mut place: impl FnMut(WriteSlice),
+    ) -> Result<bool> {
+        self.writable()?;
+        let end = self.end(offset, length)?;
+        let last = end.div_ceil(BLOCK_BYTES);
+        let (layer, stop) = self.run(offset / BLOCK_BYTES, last)?;
+        if layer != self.top || stop < last {
+            return Ok(false);
+        }
+        let mut at = offset;
+        while at < end {
+            let (map, start) = self.layers.top_data(at)?;
+            let part = (end - at).min(WINDOW_BYTES - start as u64);
+            place(WriteSlice::new(map, start, usize::try_from(part).expect("64-bit host")));
+            at += part;
+        }
+        Ok(true)
     }
 
     /// The contents of a block that lies in another layer than the top.

@@ -11,6 +11,7 @@ mod life;
 mod model;
 mod mounts;
 mod operations;
+mod places;
 mod scale;
 mod session;
 mod share;

@@ -1,0 +1,96 @@
+//! Taking requests: those that are queued first, then those in the ring.
+
+use super::{Ring, Taken};
+use crate::{
+    deferred::Turn,
+    layout::{at, operation},
+    request::{Head, Limits, parse},
+    shared::RawSlot,
+};
+
+/// Requests that are taken at a time. Their answers are published together.
+const ROUND_MAX: u32 = 64;
+
+/// The guest's half of the ring says what cannot be. Nothing in it is believed any more.
+#[derive(Debug)]
+pub(super) struct Lie(pub(super) String);
+
+impl Ring {
+    /// Takes requests into the round: from the queue while there are any, then from the ring, up to and
+    /// with the first barrier.
+    pub(super) fn take(&mut self, limits: Limits) -> Result<(), Lie> {
+        self.round.clear();
+        self.grants.clear();
+        // Looked at in any case, so that a ring that lies is noticed.
+        let waiting = self.waiting()?;
+        if self.queue.is_empty() {
+            if self.barrier.is_none() {
+                self.take_new(waiting.min(ROUND_MAX).min(self.journal.room()), limits);
+            }
+            return Ok(());
+        }
+        while self.round.len() < ROUND_MAX as usize {
+            let Some(turn) = self.queue.pop_front() else { break };
+            let raw = self.journal.request(turn.held);
+            if self.add(turn, &raw, limits) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_new(&mut self, count: u32, limits: Limits) {
+        let begin = self.journal.taken();
+        let mut number = begin;
+        while number != begin.wrapping_add(count) {
+            let raw = self.shared.copy_request(number);
+            let held = self.journal.take(number, &raw);
+            number = number.wrapping_add(1);
+            let turn = self.next_turn(held);
+            if self.add(turn, &raw, limits) {
+                break;
+            }
+        }
+        if number != begin {
+            self.journal.commit_taken(number);
+            self.counters.update(|it| it.taken += u64::from(number.wrapping_sub(begin)));
+        }
+    }
+
+    /// Parses a request into the round; whether it is a barrier.
+    #[inline]
+    fn add(&mut self, turn: Turn, raw: &RawSlot, limits: Limits) -> bool {
+        let what = parse(raw, self.abi, limits, &mut self.grants);
+        self.round.push(Taken { turn, head: Head::of(raw, self.abi), what });
+        raw[at::OPERATION] == operation::WRITE_BARRIER
+    }
+
+    /// How many requests the ring has that are not taken.
+    fn waiting(&self) -> Result<u32, Lie> {
+        let end = self.shared.requests_end();
+        let answered = self.journal.recorded();
+        let ahead = end.wrapping_sub(answered);
+        let taken = self.journal.taken().wrapping_sub(answered);
+        if ahead > self.shared.entries() || ahead < taken {
+            return Err(Lie(format!(
+                "its ring of {} slots says that it has {end} requests, after {answered} answers and \
+                 with {taken} requests under way",
+                self.shared.entries()
+            )));
+        }
+        Ok(ahead - taken)
+    }
+
+    /// Asks for an event with the next request; whether that has come already.
+    pub(super) fn has_more_after_asking(&self) -> bool {
+        let next = self.journal.taken();
+        self.shared.ask_for_event(next.wrapping_add(1));
+        self.shared.requests_end() != next
+    }
+
+    /// Queues a request again, at its place in the order.
+    pub(super) fn enqueue(&mut self, turn: Turn) {
+        let at = self.queue.partition_point(|it| it.order < turn.order);
+        self.queue.insert(at, turn);
+    }
+}
