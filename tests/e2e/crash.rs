@@ -144,7 +144,7 @@ fn a_session_whose_calls_are_killed_at_any_moment_leaves_nothing() {
     }
     assert_sound(&xapi, &sr);
     maintain(&xapi, &["gc", "--sr", &sr]).success();
-    assert_eq!(xapi.used(&sr), 0);
+    assert_eq!(xapi.data_in_use(&sr), 0);
     for directory in ["data", "meta/map", "meta/index", "meta/volume"] {
         let left = fs::read_dir(xapi.sr_dir(&sr).join(directory)).unwrap().count();
         assert_eq!(left, 1, "only the volume itself has files in {directory}");

@@ -156,7 +156,7 @@ fn a_non_persistent_disk_forgets_at_close_and_not_before() {
     let disk = plug();
     assert_eq!(disk.connect().read(0, 8).unwrap(), b"original");
     disk.unplug();
-    assert_eq!(xapi.used(&sr), 4096, "nothing of the clones is left");
+    assert_eq!(xapi.data_in_use(&sr), 4096, "nothing of the clones is left");
     assert_sound(&xapi, &sr);
 }
 

@@ -40,7 +40,7 @@ fn fill(xapi: &Xapi) {
     xapi.volume("Volume.set", set).unwrap();
     one.unplug();
     xapi.volume("Volume.destroy", json!({ "sr": sr, "key": first })).unwrap();
-    assert!(xapi.used(&sr) <= 6 * MIB, "{} are in use", xapi.used(&sr));
+    assert!(xapi.data_in_use(&sr) <= 6 * MIB, "{} are in use", xapi.data_in_use(&sr));
     b.write(40 * MIB, &tools::noise(4, 8 << 20)).unwrap();
     assert_eq!(b.read(40 * MIB, 8 << 20).unwrap(), tools::noise(4, 8 << 20));
     two.unplug();
@@ -65,7 +65,11 @@ fn a_client_that_stops_reading_hinders_nobody_and_sees_nothing_wrong() {
     // The others are served meanwhile.
     other.write(48 * MIB, &vec![0xbb; 8 << 20]).unwrap();
     other.trim(0, 32 << 20).unwrap();
-    assert!(xapi.used(&sr) <= 9 * MIB, "freeing waits for nobody: {}", xapi.used(&sr));
+    assert!(
+        xapi.data_in_use(&sr) <= 9 * MIB,
+        "freeing waits for nobody: {}",
+        xapi.data_in_use(&sr)
+    );
     other.write(0, &vec![0xcc; 1 << 20]).unwrap();
     let mut old = 0;
     for (number, cookie) in (0_u64..).zip(cookies) {

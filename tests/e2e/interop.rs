@@ -124,7 +124,7 @@ fn a_read_only_disk_refuses_writes() {
     let refused = client.write(0, &[1; 512]);
     assert!(refused.is_err(), "a write to a read-only disk is refused");
     disk.unplug();
-    assert_eq!(xapi.used(&sr), 0);
+    assert_eq!(xapi.data_in_use(&sr), 0);
 }
 
 #[test]

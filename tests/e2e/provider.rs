@@ -79,10 +79,10 @@ fn what_is_written_survives_deactivate_and_activate_and_stays_thin() {
         client.write(5 * MIB - 512, &[2; 1024]).unwrap();
         client.write(8 * MIB + BLOCK - 512, &[3; 512]).unwrap();
         client.write(MIB, &[0; 1 << 20]).unwrap();
-        assert_eq!(stock.xapi.used(&sr), 0, "the store has none of it yet");
+        assert_eq!(stock.xapi.data_in_use(&sr), 0, "the store has none of it yet");
         drop(client);
         disk.unplug();
-        assert_eq!(stock.xapi.used(&sr), 7 * BLOCK, "zeros take no memory");
+        assert_eq!(stock.xapi.data_in_use(&sr), 7 * BLOCK, "zeros take no memory");
         stock.assert_nothing_left(&sr);
 
         let disk = plug(stock, &sr, &key, "6");
@@ -94,7 +94,7 @@ fn what_is_written_survives_deactivate_and_activate_and_stays_thin() {
         client.write(0, &[0; 2 * 4096]).unwrap();
         drop(client);
         disk.unplug();
-        assert_eq!(stock.xapi.used(&sr), 5 * BLOCK, "what was zeroed is given back");
+        assert_eq!(stock.xapi.data_in_use(&sr), 5 * BLOCK, "what was zeroed is given back");
         stock.assert_nothing_left(&sr);
     });
 }
@@ -176,7 +176,7 @@ fn a_non_persistent_disk_forgets_at_close_and_not_before() {
         assert_eq!(get(&disk, 0), "original");
         disk.unplug();
         stock.assert_nothing_left(&sr);
-        assert_eq!(stock.xapi.used(&sr), BLOCK);
+        assert_eq!(stock.xapi.data_in_use(&sr), BLOCK);
     });
 }
 

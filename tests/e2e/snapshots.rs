@@ -64,7 +64,11 @@ fn snapshots_of_a_busy_disk_are_moments_of_it() {
     disk.unplug();
     assert_eq!(check_moment(&xapi, &sr, &key), written.load(Ordering::Acquire));
     maintain(&xapi, &["gc", "--sr", &sr]).success();
-    assert_eq!(xapi.used(&sr), BLOCKS * BLOCK, "no memory stays with snapshots that are gone");
+    assert_eq!(
+        xapi.data_in_use(&sr),
+        BLOCKS * BLOCK,
+        "no memory stays with snapshots that are gone"
+    );
     assert_sound(&xapi, &sr);
 }
 
@@ -104,10 +108,10 @@ fn a_backup_cycle_costs_no_memory_that_stays() {
         let made = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
         client.write(0, &vec![round; 1 << 20]).unwrap();
         xapi.volume("Volume.destroy", json!({ "sr": sr, "key": made["key"] })).unwrap();
-        assert_eq!(xapi.used(&sr), 8 * MIB, "round {round}: the snapshot's blocks are free");
+        assert_eq!(xapi.data_in_use(&sr), 8 * MIB, "round {round}: the snapshot's blocks are free");
         client.write(0, &vec![round; 8 << 20]).unwrap();
         assert_eq!(
-            xapi.used(&sr),
+            xapi.data_in_use(&sr),
             8 * MIB,
             "round {round}: a rewritten disk is as large as it was"
         );
@@ -263,6 +267,6 @@ fn fio_notices_nothing_of_snapshots_clones_and_their_end() {
     assert!(rounds.load(Ordering::Relaxed) > 3, "there was something to notice");
     disk.unplug();
     maintain(&xapi, &["gc", "--sr", &sr]).success();
-    assert_eq!(xapi.used(&sr), 64 * MIB, "nothing of the others is left");
+    assert_eq!(xapi.data_in_use(&sr), 64 * MIB, "nothing of the others is left");
     assert_sound(&xapi, &sr);
 }

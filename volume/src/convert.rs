@@ -48,7 +48,7 @@ pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::S
         name: stat.name.clone(),
         uuid: Some(stat.uuid.to_string()),
         description: stat.description.clone(),
-        free_space: stat.free(),
+        free_space: stat.free,
         total_space: stat.total,
         datasources: Vec::new(),
         clustered: false,

@@ -93,7 +93,7 @@ fn a_full_sr_takes_back_in_parts() {
             }
             drop(client);
             disk.unplug();
-            assert_eq!(stock.xapi.used(&sr), 8 * MIB);
+            assert_eq!(stock.xapi.data_in_use(&sr), 8 * MIB);
         }
         stock.assert_nothing_left(&sr);
     });

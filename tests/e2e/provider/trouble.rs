@@ -183,7 +183,7 @@ fn a_killed_activate_or_deactivate_loses_nothing_and_is_repeated() {
             disk.unplug();
         }
         maintain(&stock.xapi, &["gc", "--sr", &sr]).success();
-        assert_eq!(stock.xapi.used(&sr), 16 * MIB);
+        assert_eq!(stock.xapi.data_in_use(&sr), 16 * MIB);
         assert_eq!(stock.images(&sr), [] as [PathBuf; 0]);
         assert_sound(&stock.xapi, &sr);
     });

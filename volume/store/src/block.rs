@@ -13,6 +13,11 @@ pub const CHUNK_BYTES: u64 = BLOCK_BYTES * CHUNK_BLOCKS;
 /// A page of a map, in bytes: 1024 entries of 32 bits.
 pub(crate) const PAGE_BYTES: u64 = CHUNK_BLOCKS * 4;
 
+/// Bytes as pages.
+pub(crate) fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_BYTES)
+}
+
 /// The largest volume, in bytes. Its index takes 16 MiB of the heap of the process that serves it.
 pub const VOLUME_BYTES_MAX: u64 = 16 << 40;
 

@@ -1,110 +1,323 @@
-//! Who may have how much memory. An SR with a tmpfs of its own is limited by that; one in a
-//! directory by a counter that all processes share. The host's memory limits both.
+//! Who may have how much memory. One count of pages, which all processes share, covers the data and the
+//! metadata of an SR. The host's memory limits what it allows. The limits of the tmpfs mounts are only a
+//! backstop.
 
-use std::sync::atomic::Ordering;
-
-use memory::WriteMap;
-use rustix::fs::{StatFs, fstatfs};
-
-use crate::{
-    block::{BLOCK_BYTES, PAGE_BYTES},
-    error::{Context, Result},
-    files::{Directory, Dirs, Entry, steps},
-    memory::Memory,
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
-/// After so many new blocks the host's memory is looked at again: 16 MiB.
-const LOOK_BLOCKS: u64 = (16 << 20) / BLOCK_BYTES;
+use rustix::{
+    fs::{StatFs, fstatfs},
+    time::{ClockId, clock_gettime},
+};
 
-/// The blocks that one process may still allocate.
+use crate::{
+    block::{PAGE_BYTES, pages},
+    error::{Context, Error, ErrorKind, Result},
+    files::{
+        Directory, Dirs, Entry, OWN,
+        counter::{Counter, Word},
+    },
+    memory::{Memory, human},
+};
+
+/// What changes of structure may take beyond the size of an SR, in bytes: snapshots of a full SR, and
+/// what discards need so that they can free more than that.
+const STRUCTURE_BYTES: u64 = 1 << 20;
+/// What an SR takes beyond its size at most, in bytes: that, the SR's own files with the ballast, and
+/// records while they are written anew. It is promised with the size.
+pub(crate) const OVERHEAD_BYTES: u64 = 4 << 20;
+/// The host's memory is looked at again after so many new pages: 16 MiB...
+const LOOK_PAGES: u64 = (16 << 20) / PAGE_BYTES;
+/// ... or, where little is left above its watermark, after one part in this many of that...
+const LOOK_PART: u64 = 8;
+/// ... or after so many milliseconds.
+const LOOK_AGE_MS: u32 = 100;
+/// For how long the count is compared with the files before the difference is taken for an error. A
+/// process allocates what it has counted, or counts what it has freed, within less.
+const RECOUNT: Duration = Duration::from_millis(30);
+/// The pause between two comparisons.
+const RECOUNT_PAUSE: Duration = Duration::from_micros(200);
+
+/// What memory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Data that is written, and the map pages that it needs.
+    Data,
+    /// What a change of structure needs, or what gives back as much right away: it may use what is kept
+    /// for that beside the size.
+    Structure,
+}
+
+/// The right of one process to allocate memory of an SR.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    /// Blocks in use by the SR, and how many it may use: only without a tmpfs of its own.
-    shared: Option<(WriteMap, u32)>,
-    since_look: u64,
-    low: bool,
+    words: Words,
+    /// Pages.
+    size: u64,
+    /// The SR, for errors; a loaded file has none.
+    sr: Option<String>,
+}
+
+/// The words of the count.
+#[derive(Debug)]
+enum Words {
+    Shared(Counter),
+    /// Of a loaded file, which belongs to no SR.
+    Own([AtomicU32; 3]),
+}
+
+impl Words {
+    fn get(&self, word: Word) -> &AtomicU32 {
+        match self {
+            Self::Shared(counter) => counter.word(word),
+            Self::Own(words) => &words[word as usize],
+        }
+    }
 }
 
 impl Budget {
-    /// The budget of a process that writes to a volume of an SR of `size` bytes.
+    /// The budget of an SR of `size` bytes.
     pub(crate) fn of(dirs: &Dirs, size: u64) -> Result<Self> {
-        if dirs.is_mounted(Directory::Data) { Ok(Self::host()) } else { Self::counted(dirs, size) }
+        let words = Words::Shared(Counter::open(dirs)?);
+        Ok(Self { words, size: size / PAGE_BYTES, sr: Some(dirs.layout().uuid().to_string()) })
     }
 
-    /// The budget of an SR of `size` bytes without a tmpfs of its own.
-    fn counted(dirs: &Dirs, size: u64) -> Result<Self> {
-        let file = dirs.edit(Entry::Used)?;
-        let length = usize::try_from(PAGE_BYTES).expect("64-bit host");
-        let map = WriteMap::new(&file, 0, length).doing("mapping", || dirs.path(Entry::Used))?;
-        let blocks = u32::try_from(size / BLOCK_BYTES).unwrap_or(u32::MAX);
-        Ok(Self { shared: Some((map, blocks)), ..Self::host() })
-    }
-
-    /// The budget where a tmpfs counts, or nothing but the host does.
+    /// The budget of a loaded file: only the host limits it.
     pub(crate) fn host() -> Self {
-        Self { shared: None, since_look: LOOK_BLOCKS, low: false }
+        let size = u64::from(u32::MAX);
+        Self { words: Words::Own(Default::default()), size, sr: None }
     }
 
-    /// Makes the counter of a new SR, or sets it after a recount. A page that exists is never
-    /// taken away, so that a mapping of it stays good on a full tmpfs.
-    pub(crate) fn set_used(dirs: &Dirs, blocks: u32) -> Result<()> {
-        let file = dirs.edit_or_create(Entry::Used)?;
-        steps::write_at(&file, &blocks.to_ne_bytes(), 0)
-            .and_then(|()| steps::set_len(&file, PAGE_BYTES))
-            .doing("writing", || dirs.path(Entry::Used))
+    /// Asks for new pages.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`], with what is to be done.
+    pub(crate) fn take(&self, count: u64, purpose: Purpose) -> Result<()> {
+        if !self.host_allows(count) {
+            return Err(self.host_is_low());
+        }
+        let limit = self.limit(purpose);
+        let more = |used: u32| {
+            let used = u64::from(used) + count;
+            u32::try_from(used).ok().filter(|_| used <= limit)
+        };
+        let used = self.words.get(Word::Used);
+        match used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
+            Ok(_) => Ok(()),
+            Err(used) => Err(self.is_full(count, used.into())),
+        }
     }
 
-    /// Asks for new blocks; `false`: there is no room.
-    pub(crate) fn take(&mut self, blocks: u64) -> bool {
-        self.since_look += blocks;
-        if self.low || self.since_look >= LOOK_BLOCKS {
-            self.since_look = 0;
-            self.low = Memory::now().is_ok_and(|memory| memory.is_low());
-        }
-        if self.low {
-            return false;
-        }
-        let Some((map, limit)) = &self.shared else { return true };
-        let Ok(blocks) = u32::try_from(blocks) else { return false };
-        let more = |used: u32| used.checked_add(blocks).filter(|used| used <= limit);
-        map.words()[0].fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    /// Gives pages back.
+    pub(crate) fn give(&self, count: u64) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let less = |used: u32| Some(used.saturating_sub(count));
+        // The closure never refuses.
+        let _before =
+            self.words.get(Word::Used).fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
-    /// Gives blocks back.
-    pub(crate) fn give(&mut self, blocks: u64) {
-        if let Some((map, _)) = &self.shared {
-            let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
-            let less = |used: u32| Some(used.saturating_sub(blocks));
-            // The closure never refuses.
-            let _before = map.words()[0].fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    /// Refuses a change of structure that needs so many pages, if there is no room for them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`], with what is to be done.
+    pub(crate) fn require(&self, count: u64) -> Result<()> {
+        let used = u64::from(self.words.get(Word::Used).load(Ordering::Acquire));
+        if used + count > self.limit(Purpose::Structure) {
+            return Err(self.is_full(count, used));
         }
+        if self.host_allows(count) { Ok(()) } else { Err(self.host_is_low()) }
+    }
+
+    /// Bytes that can be written, as far as the SR itself limits them.
+    pub(crate) fn left(&self) -> u64 {
+        let used = self.words.get(Word::Used).load(Ordering::Acquire);
+        self.size.saturating_sub(used.into()) * PAGE_BYTES
+    }
+
+    fn limit(&self, purpose: Purpose) -> u64 {
+        match purpose {
+            Purpose::Data => self.size,
+            Purpose::Structure => self.size + STRUCTURE_BYTES / PAGE_BYTES,
+        }
+    }
+
+    /// Whether the host's memory allows so many new pages. It is read again when what was granted the
+    /// last time is used up or old; all processes of the SR share that.
+    fn host_allows(&self, count: u64) -> bool {
+        let now = milliseconds();
+        let age = now.wrapping_sub(self.words.get(Word::Looked).load(Ordering::Relaxed));
+        let take = |left: u32| u64::from(left).checked_sub(count)?.try_into().ok();
+        let granted = self.words.get(Word::Granted);
+        if age < LOOK_AGE_MS
+            && granted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        {
+            return true;
+        }
+        // Where the host does not say, the size is the only limit.
+        let above = Memory::now().map_or(u64::MAX, |memory| memory.above_watermark()) / PAGE_BYTES;
+        let grant = if above < count { 0 } else { (above / LOOK_PART).clamp(1, LOOK_PAGES) };
+        let left = u32::try_from(grant.saturating_sub(count)).unwrap_or(u32::MAX);
+        granted.store(left, Ordering::Relaxed);
+        self.words.get(Word::Looked).store(now, Ordering::Relaxed);
+        above >= count
+    }
+
+    fn is_full(&self, count: u64, used: u64) -> Error {
+        let sr = self.sr.as_deref().unwrap_or_default();
+        let (size, used, wanted) = (self.size * PAGE_BYTES, used * PAGE_BYTES, count * PAGE_BYTES);
+        Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "SR {sr} is full: of {}, {} are in use by data and metadata, and {} more are needed; \
+                 delete disks or snapshots (xe vdi-destroy), or discard what the disks do not need \
+                 (fstrim); or copy disks into a larger SR (xe vdi-copy)",
+                human(size),
+                human(used),
+                human(wanted)
+            ),
+        )
+    }
+
+    fn host_is_low(&self) -> Error {
+        let of = self.sr.as_ref().map_or_else(String::new, |sr| format!(" for SR {sr}"));
+        Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "this host has no memory left{of}: less than its watermark is available; delete disks \
+                 or snapshots (xe vdi-destroy), stop programs, or give the control domain more memory"
+            ),
+        )
     }
 }
 
-/// Bytes of data in use, by the file system's own count.
-pub(crate) fn used(dirs: &Dirs) -> Result<u64> {
-    if dirs.is_mounted(Directory::Data) { used_of_mount(dirs) } else { used_by_files(dirs) }
+/// What an SR takes, in bytes, by the file system's own count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) data: u64,
+    /// Without the SR's own files.
+    pub(crate) metadata: u64,
 }
 
-/// Bytes allocated to the layers. Files that vanish meanwhile count as gone.
-fn used_by_files(dirs: &Dirs) -> Result<u64> {
-    let layers = dirs.numbers(Directory::Data)?;
-    Ok(layers.into_iter().map(|layer| dirs.allocated(Entry::Layer(layer))).sum())
+impl Usage {
+    /// Measures it. Files that vanish meanwhile count as gone.
+    pub(crate) fn of(dirs: &Dirs) -> Result<Self> {
+        let data = match statfs(dirs, Directory::Data)? {
+            Some(found) => used(&found),
+            None => {
+                let layers = dirs.numbers(Directory::Data)?;
+                layers.into_iter().map(|layer| dirs.allocated(Entry::Layer(layer))).sum()
+            }
+        };
+        let metadata = match statfs(dirs, Directory::Meta)? {
+            Some(found) => {
+                let own: u64 = OWN.iter().map(|&entry| dirs.allocated(entry)).sum();
+                used(&found).saturating_sub(own)
+            }
+            None => metadata_by_files(dirs)?,
+        };
+        Ok(Self { data, metadata })
+    }
+
+    fn pages(self) -> u64 {
+        pages(self.data + self.metadata)
+    }
 }
 
-/// Recounts the blocks in use, for SRs without a tmpfs of their own.
+fn metadata_by_files(dirs: &Dirs) -> Result<u64> {
+    let below = |it: &&Directory| it.place().0 == Some(Directory::Meta);
+    let mut bytes = 0;
+    for &directory in Directory::ALL.iter().filter(below) {
+        let names = dirs.list(directory)?;
+        let size = |name: &String| dirs.allocated(Entry::Named(directory, name));
+        bytes += names.iter().map(size).sum::<u64>();
+    }
+    Ok(bytes)
+}
+
+/// The state of a place's own file system; `None` where it has none of its own.
+pub(crate) fn statfs(dirs: &Dirs, place: Directory) -> Result<Option<StatFs>> {
+    if !dirs.is_mounted(place) {
+        return Ok(None);
+    }
+    let found = dirs.directory(place).and_then(|directory| Ok(fstatfs(directory)?));
+    found.map(Some).doing("statfs", || dirs.layout().directory(place))
+}
+
+fn used(found: &StatFs) -> u64 {
+    (found.f_blocks - found.f_bfree) * block_bytes(found)
+}
+
+fn block_bytes(found: &StatFs) -> u64 {
+    u64::try_from(found.f_bsize).expect("a block size is positive")
+}
+
+/// Bytes that can be written to an SR of `size` bytes now: as its own count and the host's memory allow,
+/// and the file system that it lies on where it has none of its own.
+pub(crate) fn free(dirs: &Dirs, size: u64) -> Result<u64> {
+    let own = Budget::of(dirs, size)?.left();
+    let host = Memory::now().map_or(u64::MAX, |memory| memory.above_watermark());
+    let below = match statfs(dirs, Directory::Data)? {
+        Some(_) => u64::MAX,
+        None => {
+            let found = dirs.directory(Directory::Data).and_then(|data| Ok(fstatfs(data)?));
+            let found = found.doing("statfs", || dirs.layout().directory(Directory::Data))?;
+            // A tmpfs without a limit says that it has no blocks at all.
+            if found.f_blocks == 0 { u64::MAX } else { found.f_bavail * block_bytes(&found) }
+        }
+    };
+    Ok(own.min(host).min(below))
+}
+
+/// What the count says is in use, and what is, in bytes.
+#[cfg(feature = "testing")]
+pub(crate) fn counted(dirs: &Dirs) -> Result<(u64, u64)> {
+    let usage = Usage::of(dirs)?;
+    Ok((u64::from(Counter::open(dirs)?.used()) * PAGE_BYTES, usage.data + usage.metadata))
+}
+
+/// Corrects the count, if processes were killed between counting and allocating, or between freeing and
+/// counting. Processes may be at work meanwhile: their share of the difference comes and goes, so the
+/// smallest difference that is seen for a while is the error.
 pub(crate) fn recount(dirs: &Dirs) -> Result<()> {
-    if dirs.is_mounted(Directory::Data) {
-        return Ok(());
+    let counter = Counter::open(dirs)?;
+    let difference = || -> Result<Option<(u32, i64)>> {
+        let before = counter.used();
+        let real = i64::try_from(Usage::of(dirs)?.pages()).unwrap_or(i64::MAX);
+        Ok((counter.used() == before).then(|| (before, i64::from(before) - real)))
+    };
+    let begun = Instant::now();
+    let mut error: Option<i64> = None;
+    loop {
+        match difference()? {
+            Some((_, 0)) => return Ok(()),
+            Some((used, now)) => {
+                let smallest = error.is_none_or(|known| now.abs() <= known.abs());
+                if smallest && begun.elapsed() >= RECOUNT {
+                    let right = i64::from(used) - now;
+                    if counter.correct(used, u32::try_from(right).unwrap_or(u32::MAX)) {
+                        return Ok(());
+                    }
+                } else if smallest {
+                    error = Some(now);
+                }
+            }
+            None => {}
+        }
+        // Where they never rest, the next call tries again.
+        if begun.elapsed() >= RECOUNT * 4 {
+            return Ok(());
+        }
+        thread::sleep(RECOUNT_PAUSE);
     }
-    let blocks = used_by_files(dirs)? / BLOCK_BYTES;
-    Budget::set_used(dirs, u32::try_from(blocks).unwrap_or(u32::MAX))
 }
 
-/// Bytes in use on the SR's own tmpfs.
-fn used_of_mount(dirs: &Dirs) -> Result<u64> {
-    let found = dirs.directory(Directory::Data).and_then(|data| Ok(fstatfs(data)?));
-    let StatFs { f_blocks, f_bfree, f_bsize, .. } =
-        found.doing("statfs", || dirs.layout().directory(Directory::Data))?;
-    Ok((f_blocks - f_bfree) * u64::try_from(f_bsize).expect("a block size is positive"))
+/// The host's monotonic clock. It wraps after 49 days, and then the host is only looked at once more.
+fn milliseconds() -> u32 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    let milliseconds = now.tv_sec.wrapping_mul(1000).wrapping_add(now.tv_nsec / 1_000_000);
+    (milliseconds & i64::from(u32::MAX)).try_into().unwrap_or_default()
 }

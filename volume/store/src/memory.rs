@@ -1,10 +1,13 @@
 //! The memory of the host: promises are checked against it, and new blocks are refused below a
 //! watermark. Reads `/proc/meminfo` (proc(5)).
 
-use std::fs;
+use std::{fs::File, io::Read};
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
+const MEMINFO: &str = "/proc/meminfo";
+/// How much of it is read, in bytes.
+const START_BYTES: usize = 512;
 /// A share of the host's memory that is never promised to SRs: one part in this many...
 const RESERVE_PART: u64 = 20;
 /// ... but at least this. Bytes.
@@ -31,8 +34,12 @@ impl Memory {
     /// # Errors
     /// Where `/proc/meminfo` cannot be read or lacks a line.
     pub fn now() -> Result<Self> {
-        let text = fs::read_to_string("/proc/meminfo").doing("reading", || "/proc/meminfo")?;
-        Self::parse(&text).ok_or_else(|| {
+        // The two lines are among the first three. Disks look while they are written to, which must not
+        // allocate.
+        let mut start = [0; START_BYTES];
+        let count = File::open(MEMINFO).and_then(|mut file| file.read(&mut start));
+        let count = count.doing("reading", || MEMINFO)?;
+        str::from_utf8(&start[..count]).ok().and_then(Self::parse).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "/proc/meminfo has no MemTotal or no MemAvailable")
         })
     }
@@ -52,21 +59,22 @@ impl Memory {
         (self.total / RESERVE_PART).max(RESERVE_BYTES_MIN)
     }
 
-    /// Whether so little is left that a disk must not grow.
+    /// Bytes that disks may still take: what is available above the watermark.
     #[must_use]
-    pub fn is_low(&self) -> bool {
-        self.available < (self.total / WATERMARK_PART).min(WATERMARK_BYTES_MAX)
+    pub fn above_watermark(&self) -> u64 {
+        let watermark = (self.total / WATERMARK_PART).min(WATERMARK_BYTES_MAX);
+        self.available.saturating_sub(watermark)
     }
 
-    /// Refuses an SR of `size` bytes of which `used` are in use already, beside `promised` bytes
-    /// that other SRs have not used yet.
-    pub(crate) fn check_promise(&self, size: u64, used: u64, promised: u64) -> Result<()> {
-        let wanted = size.saturating_sub(used);
-        let wanted = wanted.saturating_add(wanted / OVERHEAD_PART);
+    /// Refuses an SR of `size` bytes, which takes `fixed` bytes more, beside `promised` bytes that other
+    /// SRs have not used yet.
+    pub(crate) fn check_promise(&self, size: u64, fixed: u64, promised: u64) -> Result<()> {
+        let wanted = size.saturating_add(size / OVERHEAD_PART).saturating_add(fixed);
         let free = self.available.saturating_sub(promised).saturating_sub(self.reserve());
         if wanted <= free {
             return Ok(());
         }
+        let free = free.saturating_sub(fixed);
         let largest = free - free / (OVERHEAD_PART + 1);
         Err(Error::new(
             ErrorKind::NoSpace,
@@ -127,7 +135,8 @@ mod tests {
         memory.check_promise(4 * GIB, 0, 0).unwrap();
         memory.check_promise(4 * GIB, 0, 2 * GIB).unwrap_err();
         memory.check_promise(6 * GIB, 0, 0).unwrap_err();
-        memory.check_promise(6 * GIB, 2 * GIB, 0).unwrap();
+        memory.check_promise(2 * GIB, 0, 3 * GIB).unwrap();
+        memory.check_promise(2 * GIB, GIB, 3 * GIB).unwrap_err();
         let error = memory.check_promise(u64::MAX, 0, 0).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
     }
@@ -135,10 +144,18 @@ mod tests {
     #[test]
     fn the_largest_size_that_the_error_names_is_accepted() {
         let memory = Memory { total: 8 * GIB, available: 6 * GIB };
-        let message = memory.check_promise(7 * GIB, 0, GIB).unwrap_err().to_string();
+        let message = memory.check_promise(7 * GIB, 4 << 20, GIB).unwrap_err().to_string();
         let (_, rest) = message.split_once("device-config:size=").unwrap();
         let size: u64 = rest.split_once(' ').unwrap().0.parse().unwrap();
-        memory.check_promise(size, 0, GIB).unwrap();
+        memory.check_promise(size, 4 << 20, GIB).unwrap();
+    }
+
+    #[test]
+    fn disks_may_take_what_is_above_the_watermark() {
+        let memory = Memory { total: 2 * GIB, available: GIB };
+        assert_eq!(memory.above_watermark(), GIB - 2 * GIB / 50);
+        let memory = Memory { total: 64 * GIB, available: 255 << 20 };
+        assert_eq!(memory.above_watermark(), 0);
     }
 
     #[test]

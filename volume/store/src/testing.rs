@@ -131,6 +131,14 @@ pub fn metadata(sr: &Sr) -> PathBuf {
     sr.layout().root().join("meta")
 }
 
+/// What the SR's count says is in use, and what its files take: data and metadata, in bytes. Asking
+/// corrects nothing.
+#[must_use]
+pub fn counted(sr: &Sr) -> (u64, u64) {
+    let dirs = sr.attached().expect("an attached SR").0;
+    crate::budget::counted(&dirs).expect("an SR that can be read")
+}
+
 /// The disks that this process serves, by key; each carries out a request at once.
 #[derive(Debug, Default)]
 pub struct Disks(pub BTreeMap<String, Disk>);

@@ -51,7 +51,11 @@ fn memory() -> String {
             Mib(memory.total),
             Mib(memory.available),
             Mib(memory.reserve()),
-            if memory.is_low() { "; so little is left that disks cannot grow" } else { "" }
+            if memory.above_watermark() == 0 {
+                "; so little is left that disks cannot grow"
+            } else {
+                ""
+            }
         ),
     }
 }

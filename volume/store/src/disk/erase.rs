@@ -5,6 +5,7 @@ use std::{mem, ops::Range};
 use super::Disk;
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, is_data, zeroed},
+    budget::Purpose,
     error::{ErrorKind, Result},
 };
 
@@ -160,21 +161,22 @@ impl Disk {
             }
             at = stop;
         }
+        let room = (&self.budget, Purpose::Structure);
         if what == Erase::Data && other > 0 {
             // Entries of blocks without data stay, or they would count as changed.
             for &(block, count) in &found.data {
-                let set = self.map.set(&mut self.layers, block, count, value);
+                let set = self.map.set(&mut self.layers, block, count, value, room);
                 set.map_err(|(_, error)| error)?;
             }
-            return self.map.compact(&self.layers, chunk);
+            return self.map.compact(&self.layers, chunk, &self.budget);
         }
         let count = blocks.end - blocks.start;
         if count == CHUNK_BLOCKS {
-            return self.map.set_chunk(&self.layers, chunk, value);
+            return self.map.set_chunk(&self.layers, chunk, value, &self.budget);
         }
-        let set = self.map.set(&mut self.layers, blocks.start, count, value);
+        let set = self.map.set(&mut self.layers, blocks.start, count, value, room);
         set.map_err(|(_, error)| error)?;
-        self.map.compact(&self.layers, chunk)
+        self.map.compact(&self.layers, chunk, &self.budget)
     }
 
     /// Frees blocks that the map does not name any more.

@@ -195,15 +195,16 @@ impl Layers {
             .doing("freeing blocks of", || layer_name(layer))
     }
 
-    /// Frees a page of the map of a frozen layer.
-    pub(super) fn punch_page(&self, layer: Layer, chunk: usize) -> Result<()> {
+    /// Frees a page of the map of a frozen layer. Whether the file was there.
+    pub(super) fn punch_page(&self, layer: Layer, chunk: usize) -> Result<bool> {
         let file = match place(self.dirs.as_ref(), layer)?.edit(Entry::Map(layer)) {
             // A file without pages may be removed at any time.
-            Err(error) if error.is_missing_file() => return Ok(()),
+            Err(error) if error.is_missing_file() => return Ok(false),
             file => file?,
         };
         steps::punch(&file, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
             .doing("freeing a page of the map of", || layer_name(layer))
+            .map(|()| true)
     }
 
     fn file(&mut self, layer: Layer) -> Result<&File> {

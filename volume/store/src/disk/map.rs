@@ -10,27 +10,27 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rustix::fs::fstatfs;
-
 use super::layers::{Layers, Top, layer_name};
 use crate::{
     block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
+    budget::{Budget, Purpose},
     error::{Context, Error, Result},
     files::steps,
     record::write_index,
 };
 
-/// Room that disks leave free on the file system of the metadata, in bytes, so that structure can
-/// still change.
-const META_RESERVE_BYTES: u64 = 2 << 20;
-
 const CHUNK: usize = CHUNK_BLOCKS as usize;
+
+/// What new pages of the map count against, and what for.
+type Room<'a> = (&'a Budget, Purpose);
 
 #[derive(Debug)]
 pub(super) struct BlockMap {
     index: Vec<Layer>,
     /// Where the index is kept; a loaded file keeps none.
     file: Option<File>,
+    /// Which pages of that file are allocated.
+    file_pages: Vec<bool>,
     /// Frozen layers whose map pages no other index names: a page of them is freed once the index names
     /// another one in its place.
     sole: HashSet<Layer>,
@@ -38,7 +38,10 @@ pub(super) struct BlockMap {
 
 impl BlockMap {
     pub(super) fn new(index: Vec<Layer>, file: Option<File>, sole: Vec<Layer>) -> Self {
-        Self { index, file, sole: HashSet::from_iter(sole) }
+        // Those that say nothing were not written: see `write_index`.
+        let file_pages =
+            index.chunks(CHUNK).map(|page| page.iter().any(|&it| it != NEVER)).collect();
+        Self { index, file, file_pages, sole: HashSet::from_iter(sole) }
     }
 
     /// Replaces the set of layers whose superseded map pages are freed.
@@ -54,6 +57,7 @@ impl BlockMap {
     /// Has chunks that were never written at the end.
     pub(super) fn grow(&mut self, chunks: usize) {
         self.index.resize(chunks, NEVER);
+        self.file_pages.resize(chunks.div_ceil(CHUNK), false);
     }
 
     /// Writes the index as it is into an empty file.
@@ -100,12 +104,13 @@ impl BlockMap {
         block: u64,
         count: u64,
         layer: Layer,
+        room: Room<'_>,
     ) -> Result<(), (u64, Error)> {
         let mut at = block;
         while at < block + count {
             let (chunk, position) = split(at);
             let here = usize::try_from(block + count - at).unwrap_or(CHUNK).min(CHUNK - position);
-            let top = self.own(layers, chunk).map_err(|error| (at - block, error))?;
+            let top = self.own(layers, chunk, room).map_err(|error| (at - block, error))?;
             steps::step();
             for entry in &page(top, chunk)[position..position + here] {
                 entry.store(layer, Ordering::Release);
@@ -116,7 +121,12 @@ impl BlockMap {
     }
 
     /// Makes the top's map hold the page of a chunk, copying it from where it is.
-    fn own<'a>(&mut self, layers: &'a mut Layers, chunk: usize) -> Result<&'a Top> {
+    fn own<'a>(
+        &mut self,
+        layers: &'a mut Layers,
+        chunk: usize,
+        (budget, purpose): Room<'_>,
+    ) -> Result<&'a Top> {
         let named = self.index[chunk];
         if layers.top()?.layer != named {
             let mut bytes = [0; PAGE_BYTES as usize];
@@ -134,36 +144,58 @@ impl BlockMap {
             let top = layers.top()?;
             const DOING: &str = "adding a page to the map of";
             let name = || layer_name(top.layer);
-            if free_bytes(&top.map).doing(DOING, name)? < META_RESERVE_BYTES {
-                return Err(Error::os(DOING, name(), io::ErrorKind::StorageFull.into()));
+            budget.take(1, purpose)?;
+            let written = steps::write_at(&top.map, &bytes, chunk as u64 * PAGE_BYTES);
+            let named_now = written
+                .doing(DOING, name)
+                .and_then(|()| self.name(chunk, top.layer, (budget, purpose)));
+            if named_now.is_err() {
+                // The index does not name the page: it is freed at once, as the SR may be full.
+                let _kept = steps::punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
+                budget.give(1);
             }
-            steps::write_at(&top.map, &bytes, chunk as u64 * PAGE_BYTES).doing(DOING, name)?;
-            self.name(chunk, top.layer)?;
-            self.free_superseded(layers, chunk, named)?;
+            named_now?;
+            self.free_superseded(layers, chunk, named, budget)?;
         }
         layers.top()
     }
 
     /// Lets a whole chunk be `value`, without a page.
-    pub(super) fn set_chunk(&mut self, layers: &Layers, chunk: usize, value: Layer) -> Result<()> {
+    pub(super) fn set_chunk(
+        &mut self,
+        layers: &Layers,
+        chunk: usize,
+        value: Layer,
+        budget: &Budget,
+    ) -> Result<()> {
         let named = self.index[chunk];
-        self.name(chunk, value)?;
+        self.name(chunk, value, (budget, Purpose::Structure))?;
         let top = layers.top()?;
         if named == top.layer {
             steps::punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
                 .doing("freeing a page of the map of", || layer_name(named))?;
+            budget.give(1);
             return Ok(());
         }
-        self.free_superseded(layers, chunk, named)
+        self.free_superseded(layers, chunk, named, budget)
     }
 
     /// Frees the page of a chunk that the index named before, if no other index names it.
-    fn free_superseded(&self, layers: &Layers, chunk: usize, named: Layer) -> Result<()> {
-        if self.sole.contains(&named) { layers.punch_page(named, chunk) } else { Ok(()) }
+    fn free_superseded(
+        &self,
+        layers: &Layers,
+        chunk: usize,
+        named: Layer,
+        budget: &Budget,
+    ) -> Result<()> {
+        if self.sole.contains(&named) && layers.punch_page(named, chunk)? {
+            budget.give(1);
+        }
+        Ok(())
     }
 
     /// Frees the page of a chunk if all its entries are equal and name no layer.
-    pub(super) fn compact(&mut self, layers: &Layers, chunk: usize) -> Result<()> {
+    pub(super) fn compact(&mut self, layers: &Layers, chunk: usize, budget: &Budget) -> Result<()> {
         let top = layers.top()?;
         if self.index[chunk] != top.layer {
             return Ok(());
@@ -173,13 +205,23 @@ impl BlockMap {
         if is_data(first) || page.iter().any(|entry| entry.load(Ordering::Relaxed) != first) {
             return Ok(());
         }
-        self.set_chunk(layers, chunk, first)
+        self.set_chunk(layers, chunk, first, budget)
     }
 
-    fn name(&mut self, chunk: usize, layer: Layer) -> Result<()> {
+    fn name(&mut self, chunk: usize, layer: Layer, (budget, purpose): Room<'_>) -> Result<()> {
         if let Some(file) = &self.file {
-            steps::write_at(file, &layer.to_ne_bytes(), chunk as u64 * 4)
-                .doing("writing", || "the index of the volume")?;
+            let page = chunk / CHUNK;
+            let is_new = !self.file_pages[page];
+            if is_new {
+                budget.take(1, purpose)?;
+            }
+            let written = steps::write_at(file, &layer.to_ne_bytes(), chunk as u64 * 4)
+                .doing("writing", || "the index of the volume");
+            if written.is_err() && is_new {
+                budget.give(1);
+            }
+            written?;
+            self.file_pages[page] = true;
         }
         self.index[chunk] = layer;
         Ok(())
@@ -194,11 +236,4 @@ fn split(block: u64) -> (usize, usize) {
 
 fn page(top: &Top, chunk: usize) -> &[AtomicU32] {
     &top.words()[chunk * CHUNK..][..CHUNK]
-}
-
-fn free_bytes(file: &File) -> io::Result<u64> {
-    let found = fstatfs(file)?;
-    let block = u64::try_from(found.f_bsize).unwrap_or_default();
-    // A tmpfs without a limit says that it has no blocks at all.
-    Ok(if found.f_blocks == 0 { u64::MAX } else { found.f_bavail * block })
 }

@@ -90,7 +90,8 @@ impl Disk {
         };
         // The text may be that of a dead process.
         let lock_path = || dirs.path(Entry::Serving(key));
-        steps::set_len(lock.file(), 0).doing("clearing", lock_path)?;
+        dirs.counted(lock.file(), || steps::set_len(lock.file(), 0))
+            .doing("clearing", lock_path)?;
         // From here on the lock keeps the volume from being destroyed or reverted.
         let record = Record::read(dirs, key)?.ok_or_else(|| missing(key))?;
         record.require_no_external_holder("served by another process")?;
@@ -187,7 +188,7 @@ impl Disk {
         };
         let top = open_top(&dirs, switch.top, self.size)?;
         let file = dirs.edit(index)?;
-        self.map.save(&file).doing("writing", || dirs.path(index))?;
+        dirs.counted(&file, || self.map.save(&file)).doing("writing", || dirs.path(index))?;
         self.layers.freeze(top);
         self.top = switch.top;
         self.sole.clear();
@@ -239,5 +240,7 @@ fn open_top(dirs: &Dirs, layer: Layer, size: u64) -> Result<Top> {
 /// lock on a file without a name.
 fn say_who(dirs: &Dirs, lock: &Lock, serving: &Serving) -> std::io::Result<()> {
     let text = serde_json::to_vec(serving).expect("a plain structure");
-    files::with_ballast(dirs, || steps::write_at(lock.file(), &text, 0))
+    files::with_ballast(dirs, || {
+        dirs.counted(lock.file(), || steps::write_at(lock.file(), &text, 0))
+    })
 }

@@ -7,6 +7,7 @@ use memory::WriteSlice;
 use super::{Disk, layers::WINDOW_BYTES};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
+    budget::Purpose,
     error::{Error, Result},
     files::steps,
 };
@@ -104,17 +105,23 @@ impl Disk {
     /// Writes whole blocks that the top does not hold yet; all of them are `old` so far.
     fn add(&mut self, block: u64, bytes: &[u8], old: Layer) -> Result<()> {
         let wanted = (bytes.len() / BLOCK) as u64;
-        if !self.budget.take(wanted) {
-            let what = format!("{} bytes", bytes.len());
-            return Err(Error::os("writing", what, io::ErrorKind::StorageFull.into()));
-        }
+        let is_sole = self.sole.contains(&old);
+        // What is freed for it at once makes no SR fuller.
+        let purpose = if is_sole { Purpose::Structure } else { Purpose::Data };
+        self.budget.take(wanted, purpose)?;
         let (stored, failed) = self.store(block * BLOCK_BYTES, bytes);
         let stored = (stored / BLOCK) as u64;
-        let (named, failed) = match self.map.set(&mut self.layers, block, stored, self.top) {
+        let (named, failed) = match self.map.set(
+            &mut self.layers,
+            block,
+            stored,
+            self.top,
+            (&self.budget, purpose),
+        ) {
             Ok(()) => (stored, failed),
             Err((named, error)) => (named, Some(error)),
         };
-        if named > 0 && self.sole.contains(&old) {
+        if named > 0 && is_sole {
             self.layers.punch(old, block, named)?;
             self.budget.give(named);
         }

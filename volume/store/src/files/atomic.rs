@@ -118,7 +118,7 @@ fn replace_once(dirs: &Dirs, entry: Entry<'_>, bytes: &[u8]) -> io::Result<()> {
     let temporary = Entry::Named(Directory::Temporary, &name);
     let written = dirs
         .create(temporary)
-        .and_then(|file| steps::write_at(&file, bytes, 0))
+        .and_then(|file| dirs.counted(&file, || steps::write_at(&file, bytes, 0)))
         .and_then(|()| dirs.rename(temporary, entry));
     if written.is_err() {
         let _absent = dirs.unlink(temporary);

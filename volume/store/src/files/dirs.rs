@@ -24,6 +24,7 @@ use rustix::{
 
 use super::{Directory, Entry, Layout, parse_number, steps};
 use crate::{
+    block::pages,
     error::{Context, Error, ErrorKind, Misplaced, Result},
     host::Name,
 };
@@ -124,9 +125,13 @@ impl Dirs {
 
     /// Puts a file into another one's place.
     pub(crate) fn rename(&self, from: Entry<'_>, to: Entry<'_>) -> io::Result<()> {
+        // What leaves the count: the memory of the file that is replaced, or that of the new one where it
+        // becomes one of the SR's own.
+        let gone = self.allocated(if to.is_counted() { to } else { from });
         steps::step();
         let (old, new) = (self.directory(from.directory())?, self.directory(to.directory())?);
         from.with_name(|from| to.with_name(|to| renameat(old, from, new, to)))?;
+        self.count(pages(gone), 0);
         Ok(())
     }
 
@@ -142,9 +147,12 @@ impl Dirs {
 
     /// Removes a file that is there.
     pub(crate) fn unlink(&self, entry: Entry<'_>) -> io::Result<()> {
+        let gone = if entry.is_counted() { self.allocated(entry) } else { 0 };
         steps::step();
         let directory = self.directory(entry.directory())?;
-        Ok(entry.with_name(|name| unlinkat(directory, name, AtFlags::empty()))?)
+        entry.with_name(|name| unlinkat(directory, name, AtFlags::empty()))?;
+        self.count(pages(gone), 0);
+        Ok(())
     }
 
     /// The file system's metadata of an entry.

@@ -12,7 +12,8 @@
 //!                      /datapath/<key>     what the datapath plugin remembers of the volume
 //!                      /datapath/<key>.lock  locked (flock) while a call of the datapath works on it
 //!                      /tmp/               files that are about to be renamed into place
-//!                      /used               blocks in use, where no tmpfs of its own counts them
+//!                      /used               pages of data and metadata in use, and when the host's memory was
+//!                                          looked at last; mapped by all processes
 //!                      /ballast            given up before metadata is written on a full tmpfs
 //! ```
 //!
@@ -138,6 +139,10 @@ pub(crate) enum Entry<'a> {
     Named(Directory, &'a str),
 }
 
+/// The files of the SR itself.
+pub(crate) const OWN: [Entry<'static>; 4] =
+    [Entry::Sr, Entry::Numbers, Entry::Used, Entry::Ballast];
+
 impl Entry<'_> {
     /// The directory that it lies in.
     pub(super) fn directory(self) -> Directory {
@@ -151,6 +156,12 @@ impl Entry<'_> {
             Self::State(_) | Self::StateLock(_) => Directory::States,
             Self::Named(directory, _) => directory,
         }
+    }
+
+    /// Whether the memory of the file counts as used. That of the SR's own files, which an empty SR has
+    /// too, does not: it is promised beside the size.
+    pub(crate) fn is_counted(self) -> bool {
+        !OWN.contains(&self)
     }
 
     /// Whether it has this name.

@@ -2,6 +2,7 @@
 //! contents are defined in [`crate::record`].
 
 mod atomic;
+pub(crate) mod counter;
 mod dirs;
 #[cfg(feature = "testing")]
 pub(crate) mod hooks;
@@ -14,6 +15,6 @@ pub use self::layout::Layout;
 pub(crate) use self::{
     atomic::{read_json, replace, replace_json, restore_ballast, with_ballast},
     dirs::{Dirs, allocated, missing, names_in, open_directory},
-    layout::{Directory, Entry, STATE_LOCK_SUFFIX, number_name, parse_number},
+    layout::{Directory, Entry, OWN, STATE_LOCK_SUFFIX, number_name, parse_number},
     mark::Mark,
 };

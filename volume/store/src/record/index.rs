@@ -99,8 +99,11 @@ impl Index {
     pub(crate) fn write(&self, dirs: &Dirs, number: u32, size: u64) -> Result<()> {
         let entry = Entry::Index(number);
         let all = self.to_vec(chunks(size));
-        files::with_ballast(dirs, || write_index(&dirs.create(entry)?, &all))
-            .doing("writing", || dirs.path(entry))
+        files::with_ballast(dirs, || {
+            let file = dirs.create(entry)?;
+            dirs.counted(&file, || write_index(&file, &all))
+        })
+        .doing("writing", || dirs.path(entry))
     }
 }
 

@@ -145,8 +145,12 @@ impl Record {
 
     /// Gives up the sole sets, before another volume names the same layers.
     pub(crate) fn clear_sole(&mut self) {
-        self.sole.clear();
-        self.sole_maps.clear();
+        self.take_sole();
+    }
+
+    /// Gives up the sole sets: of the layers' data, and of their map pages.
+    pub(crate) fn take_sole(&mut self) -> (Vec<Layer>, Vec<Layer>) {
+        (std::mem::take(&mut self.sole), std::mem::take(&mut self.sole_maps))
     }
 
     /// The layers that this volume may write to.

@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::HashMap, sync::Arc};
 
 use super::{Sr, idle::check_idle};
 use crate::{
+    block::pages,
     budget::Budget,
     error::Result,
     files::{self, Dirs, Entry, Mark, lock::Lock, missing},
@@ -102,15 +103,17 @@ impl<'a> Exclusive<'a> {
         self.update(|record| record.attached = false)
     }
 
-    /// Takes `count` numbers for layers or indexes; the first of them.
-    pub(crate) fn take_numbers(&mut self, count: u32) -> Result<u32> {
+    /// Takes `count` numbers for layers or indexes of an operation that makes something new, which needs
+    /// about so many bytes of metadata; the first of them.
+    pub(crate) fn take_numbers(&mut self, count: u32, bytes: u64) -> Result<u32> {
+        self.require_room(bytes)?;
         self.begin();
         record::sr::take_numbers(&self.dirs, count)
     }
 
-    /// The budget that allocations in this SR count against.
-    pub(crate) fn budget(&self) -> Result<Budget> {
-        Budget::of(&self.dirs, self.record.size)
+    /// Refuses an operation that needs more metadata than there is room for.
+    pub(crate) fn require_room(&self, bytes: u64) -> Result<()> {
+        Budget::of(&self.dirs, self.record.size)?.require(pages(bytes))
     }
 
     /// The record of a volume; `None` where there is no such volume.

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
-    budget::{Budget, used},
+    budget::{OVERHEAD_BYTES, statfs},
     error::{Context, Error, ErrorKind, Result},
-    files::{self, Dirs, Entry, Layout, lock::Lock, missing},
+    files::{self, Directory, Dirs, Entry, Layout, counter::Counter, lock::Lock, missing},
     host::{Host, Name},
     live::Inactive,
     memory::{Memory, human},
@@ -58,13 +58,25 @@ impl Host {
                 ),
             ));
         }
-        Memory::now()?.check_promise(size, 0, self.promised(uuid)?)
+        let promised = self.promised(uuid)?;
+        Memory::now()?.check_promise(size, OVERHEAD_BYTES, promised)
     }
 
     /// Bytes that other SRs were promised and have not used.
     fn promised(&self, except: &Name) -> Result<u64> {
-        let others = self.srs()?.into_iter().filter(|found| found.stat.uuid != *except);
-        Ok(others.map(|found| found.stat.free()).sum())
+        let mut bytes = 0;
+        for name in names(&self.sr_root)?.into_iter().filter(|name| name != except) {
+            let sr = Sr::named(self, &name);
+            bytes += match sr.found() {
+                Ok(Some((dirs, record))) => {
+                    // One that is being destroyed is not promised anything any more.
+                    sr.stat_of(&dirs, &record).map_or(0, |stat| stat.promised())
+                }
+                Ok(None) => 0,
+                Err(_) => promised_to_unknown(&sr.layout),
+            };
+        }
+        Ok(bytes)
     }
 
     /// Attaches an SR: finds its memory, or makes it anew where a reboot has emptied it.
@@ -122,8 +134,9 @@ impl Host {
         let made = Dirs::open(&sr.layout)
             .and_then(|dirs| dirs.ok_or_else(|| missing(&sr.layout)))
             .and_then(|dirs| {
+                // The first file: it counts what the others take.
+                Counter::open(&dirs)?;
                 start_numbers(&dirs)?;
-                Budget::set_used(&dirs, 0)?;
                 files::restore_ballast(&dirs);
                 record.write(&dirs)
             });
@@ -188,26 +201,41 @@ impl Host {
             let sr = Sr::named(self, &name);
             // Other SRs' mounts lie here too; and one that is being destroyed is none any more.
             if let Ok(Some((dirs, record))) = sr.found()
-                && let Ok(used) = used(&dirs)
+                && let Ok(stat) = sr.stat_of(&dirs, &record)
             {
-                found.push(self.summary(&sr, &record, used));
+                found.push(self.summary(stat, &record));
             }
         }
         found.sort_by(|a, b| a.stat.uuid.cmp(&b.stat.uuid));
         Ok(found)
     }
 
-    fn summary(&self, sr: &Sr, record: &Record, used: u64) -> Summary {
+    fn summary(&self, stat: SrStat, record: &Record) -> Summary {
         let attachment = Attachment {
-            uuid: sr.uuid.clone(),
+            uuid: stat.uuid.clone(),
             name: record.name.clone(),
             description: record.description.clone(),
             size: record.size,
             host: self.uuid.clone(),
             provider: record.provider.clone(),
         };
-        Summary { stat: sr.stat_of(record, used), attachment }
+        Summary { stat, attachment }
     }
+}
+
+/// Bytes that may still be used by an SR whose record this program does not understand: one of another
+/// format, or a damaged one. Its mounts tell.
+fn promised_to_unknown(layout: &Layout) -> u64 {
+    let Ok(Some(dirs)) = Dirs::open(layout) else { return 0 };
+    if mount::check_ours(layout).is_err() {
+        return 0;
+    }
+    let left = |place| {
+        let found = statfs(&dirs, place).ok().flatten()?;
+        Some(found.f_bfree * u64::try_from(found.f_bsize).ok()?)
+    };
+    // The limit of the metadata's mount is a second one of the same memory.
+    left(Directory::Data).unwrap_or(0)
 }
 
 /// The entries of the directory of SRs that are names; none where there is no directory.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState};
 use crate::{
-    budget::used,
+    budget::{OVERHEAD_BYTES, Usage, free, recount},
     error::{Error, ErrorKind, Result},
     files::{Dirs, Entry, Layout},
     host::{Host, Name},
@@ -49,19 +49,24 @@ pub struct SrStat {
     pub name: String,
     /// Its description.
     pub description: String,
-    /// Bytes that data may take.
+    /// Bytes that data and metadata may take.
     pub total: u64,
     /// Bytes that data takes.
     pub used: u64,
+    /// Bytes that metadata takes, without that of an empty SR.
+    pub metadata: u64,
+    /// Bytes that can still be written. If it is 1 MiB or more, the next write of a block succeeds, unless
+    /// the memory of the host has fallen below its watermark since.
+    pub free: u64,
     /// Whether xapi has it attached.
     pub attached: bool,
 }
 
 impl SrStat {
-    /// Bytes that are left.
+    /// Bytes that were promised to it and are not in use yet.
     #[must_use]
-    pub fn free(&self) -> u64 {
-        self.total.saturating_sub(self.used)
+    pub fn promised(&self) -> u64 {
+        (self.total + OVERHEAD_BYTES).saturating_sub(self.used + self.metadata)
     }
 }
 
@@ -100,18 +105,23 @@ impl Sr {
     /// [`ErrorKind::SrNotAttached`], or an error of reading its memory.
     pub fn stat(&self) -> Result<SrStat> {
         let (dirs, record) = self.attached()?;
-        Ok(self.stat_of(&record, used(&dirs)?))
+        // Killed processes may have left the count wrong.
+        recount(&dirs)?;
+        self.stat_of(&dirs, &record)
     }
 
-    fn stat_of(&self, record: &Record, used: u64) -> SrStat {
-        SrStat {
+    fn stat_of(&self, dirs: &Dirs, record: &Record) -> Result<SrStat> {
+        let Usage { data, metadata } = Usage::of(dirs)?;
+        Ok(SrStat {
             uuid: self.uuid.clone(),
             name: record.name.clone(),
             description: record.description.clone(),
             total: record.size,
-            used,
+            used: data,
+            metadata,
+            free: free(dirs, record.size)?,
             attached: record.attached,
-        }
+        })
     }
 
     /// The text that the plugins keep with it: see [`Attachment`](crate::Attachment).

@@ -15,17 +15,13 @@ use rustix::{
 };
 
 use crate::{
+    budget::OVERHEAD_BYTES,
     error::{Context, Error, ErrorKind, Result},
-    files::{Directory, Dirs, Entry, Layout, names_in, open_directory, parse_number, steps},
+    files::{Directory, Dirs, Layout, OWN, names_in, open_directory, parse_number, steps},
 };
 
 /// `TMPFS_MAGIC` of `include/uapi/linux/magic.h`.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
-/// The metadata of an SR may grow to this share of its size, one part in...
-const META_PART: u64 = 16;
-/// ... plus this, in bytes. It is a limit: unused memory costs nothing.
-const META_BYTES_MIN: u64 = 64 << 20;
-
 /// The two places of an SR, each with a tmpfs of its own where that can be.
 const PLACES: [Directory; 2] = [Directory::Data, Directory::Meta];
 
@@ -34,13 +30,14 @@ const SOURCE: &str = "xapi-storage-ram";
 
 /// Makes the two places of an SR of `size` bytes, empty.
 pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool) -> Result<()> {
-    let limits = [(Directory::Data, size), (Directory::Meta, size / META_PART + META_BYTES_MIN)];
-    let made = limits
+    // Either may take all of it: the SR's own count limits them together.
+    let limit = size + OVERHEAD_BYTES;
+    let made = PLACES
         .into_iter()
-        .try_for_each(|(directory, bytes)| {
+        .try_for_each(|directory| {
             let path = layout.directory(directory);
             create_private(&path)?;
-            if may_mount { mount_tmpfs(&path, bytes) } else { require_tmpfs(&path) }
+            if may_mount { mount_tmpfs(&path, limit) } else { require_tmpfs(&path) }
         })
         .and_then(|()| {
             Directory::ALL.iter().try_for_each(|&it| create_private(&layout.directory(it)))
@@ -142,8 +139,7 @@ fn foreign(layout: &Layout) -> Result<Option<PathBuf>> {
 fn is_metadata(name: &str) -> bool {
     let directories = Directory::ALL.iter().map(|directory| directory.place());
     let mut directories = directories.filter(|(above, _)| above.is_some());
-    let files = [Entry::Sr, Entry::Numbers, Entry::Used, Entry::Ballast];
-    directories.any(|(_, known)| known == name) || files.iter().any(|file| file.is_named(name))
+    directories.any(|(_, known)| known == name) || OWN.iter().any(|file| file.is_named(name))
 }
 
 fn is_mount_point(directory: &Path) -> bool {

@@ -80,14 +80,11 @@ impl Exclusive<'_> {
                 dirs.remove(Entry::Index(number))?;
             }
         }
-        if idle.len() == records.len() {
-            recount(&dirs)?;
-        } else {
-            self.budget()?.give(in_tops / BLOCK_BYTES);
-        }
         drop(idle);
         let owned: Vec<Layer> = owned.into_iter().collect();
-        Ok(in_tops + self.unlock_and_free(garbage, &owned)?)
+        let freed = in_tops + self.unlock_and_free(garbage, &owned)?;
+        recount(&dirs)?;
+        Ok(freed)
     }
 
     /// Frees blocks and pages of tops that no map names: leftovers of killed writes. The locks of
@@ -275,11 +272,11 @@ impl Needed {
 }
 
 /// The allocated units of a file that are not needed, as ranges of bytes.
-fn unneeded(
+pub(crate) fn unneeded(
     dirs: &Dirs,
     entry: Entry<'_>,
     unit: u64,
-    needed: impl Fn(u64) -> bool,
+    mut needed: impl FnMut(u64) -> bool,
 ) -> Result<Ranges> {
     let mut garbage = Ranges::new();
     for_allocated(dirs, entry, |start, end| {

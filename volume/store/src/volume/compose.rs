@@ -44,7 +44,11 @@ impl Exclusive<'_> {
         // A session of the parent is served from a clone of it, which would be left behind.
         let mut removal = self.prepare_removal(below, "composed")?;
         let below = &mut removal.record;
-        let first = self.take_numbers(3)?;
+        // Its map pages are those of the child at most, and its index has entries of both.
+        let allocated = |index| self.dirs.allocated(Entry::Index(index));
+        let indexes = allocated(record.index) + allocated(below.index);
+        let pages = View::of(&self.dirs, &record)?.pages().count() as u64 * PAGE_BYTES;
+        let first = self.take_numbers(3, indexes + pages)?;
         let (top, index, parent_top) = (first, first + 1, first + 2);
         let size = record.size.max(below.size);
         self.make_layer(top, size)?;
@@ -119,7 +123,9 @@ impl Exclusive<'_> {
             for (entry, merged) in bytes.chunks_exact_mut(4).zip(merged) {
                 entry.copy_from_slice(&merged.to_ne_bytes());
             }
-            steps::write_at(&map, &bytes, chunk as u64 * PAGE_BYTES)
+            let at = chunk as u64 * PAGE_BYTES;
+            self.dirs
+                .counted(&map, || steps::write_at(&map, &bytes, at))
                 .doing("writing", || self.dirs.path(Entry::Map(top)))?;
             index.push(chunk, top);
         }

@@ -59,7 +59,7 @@ impl Sr {
 
     /// The error for a volume that does not fit into this SR.
     fn no_room_for(&self, origin: &Volume, cause: Error) -> Error {
-        let free = self.stat().map_or(0, |stat| stat.free());
+        let free = self.stat().map_or(0, |stat| stat.free);
         let sentence = format!(
             "volume {} ({}) does not fit into SR {}, which has {} left: delete disks or snapshots \
              there, or copy it into a larger SR",

@@ -13,6 +13,9 @@ use crate::{
     sr::{Exclusive, Sr},
 };
 
+/// What the record of a new volume takes, in bytes.
+const RECORD_BYTES: u64 = 4096;
+
 /// The properties of a new volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewVolume<'a> {
@@ -45,7 +48,7 @@ impl Exclusive<'_> {
         unfinished: bool,
     ) -> Result<Record> {
         let size = check_size(new.size)?;
-        let top = self.take_numbers(2)?;
+        let top = self.take_numbers(2, RECORD_BYTES)?;
         let index = top + 1;
         let mut record = Record {
             key: self.new_key(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{free::Garbage, sharing::SharingVolumes};
 use crate::{
-    block::{BLOCK_BYTES, Layer},
+    block::Layer,
     error::{Error, ErrorKind, Result},
     files::{Entry, lock::Lock},
     host::Name,
@@ -23,12 +23,27 @@ pub(crate) struct Destroyed {
     pub(crate) views: Vec<View>,
     /// Layers that no other volume can have named.
     pub(crate) owned: Vec<Layer>,
+    /// Layers whose data no other volume needs.
+    pub(crate) sole: Vec<Layer>,
+    /// Layers whose map pages no other volume names.
+    pub(crate) sole_maps: Vec<Layer>,
     /// Whether it could be written. Then it may have stopped using blocks that only one other
     /// volume has needed since.
     pub(crate) was_written: bool,
     /// Whether a switch of it was never acknowledged: then blocks of its earlier tops may be named by no
     /// view.
     pub(crate) has_previous_tops: bool,
+}
+
+impl Destroyed {
+    /// The files that nobody needs any more, whatever is in them.
+    fn whole(&self) -> Garbage {
+        Garbage {
+            layers: [&*self.owned, &self.sole].concat(),
+            maps: [&*self.owned, &self.sole_maps].concat(),
+            ..Garbage::default()
+        }
+    }
 }
 
 /// A volume that is about to be removed. It is locked, and so are the clones that are served in its place,
@@ -93,6 +108,8 @@ impl Exclusive<'_> {
         let mut destroyed = Destroyed {
             views: View::all_of(&self.dirs, &record)?,
             owned: record.own_top().into_iter().collect(),
+            sole: record.sole.clone(),
+            sole_maps: record.sole_maps.clone(),
             was_written: record.read_write() || !clones.is_empty(),
             has_previous_tops: !record.previous_tops.is_empty(),
         };
@@ -104,6 +121,8 @@ impl Exclusive<'_> {
                 more => destroyed.views.extend(more?),
             }
             destroyed.owned.extend(clone.own_top());
+            destroyed.sole.extend(&clone.sole);
+            destroyed.sole_maps.extend(&clone.sole_maps);
             destroyed.has_previous_tops |= !clone.previous_tops.is_empty();
             record.join(clone);
             self.remove_record(clone)?;
@@ -166,13 +185,20 @@ impl Exclusive<'_> {
         }
         let served = self.hold(&key, "relieved of its data")?;
         let views = vec![View::of(&self.dirs, &record)?];
+        let sole = std::mem::take(&mut record.sole);
         record.has_data = false;
         record.clear_sole();
         self.write(&record)?;
         drop(served);
         let records = self.volume_records()?;
-        let destroyed =
-            Destroyed { views, owned: Vec::new(), was_written: false, has_previous_tops: false };
+        let destroyed = Destroyed {
+            views,
+            owned: Vec::new(),
+            sole,
+            sole_maps: Vec::new(),
+            was_written: false,
+            has_previous_tops: false,
+        };
         self.release(&record, records, destroyed, live)
     }
 
@@ -191,7 +217,7 @@ impl Exclusive<'_> {
         let (garbage, tops) = match self.garbage(record, records, &destroyed, live) {
             // The map of a damaged volume may name any block, except those of layers that another
             // volume owned until now.
-            Err(error) if error.tells_damage() => (Garbage::whole(destroyed.owned), Vec::new()),
+            Err(error) if error.tells_damage() => (destroyed.whole(), Vec::new()),
             found => found?,
         };
         self.unlock_and_free(garbage, &tops).map(drop)
@@ -202,14 +228,12 @@ impl Exclusive<'_> {
     /// another one be made with its UUID, there is nothing left to free, and nothing of the other
     /// one is touched. The bytes of data freed.
     pub(crate) fn unlock_and_free(self, garbage: Garbage, tops: &[Layer]) -> Result<u64> {
-        let (dirs, mut budget) = (self.dirs.clone(), self.budget()?);
+        let dirs = self.dirs.clone();
         // Kept until everything is freed.
         let _mark = self.unlock();
         #[cfg(feature = "testing")]
         crate::files::hooks::unlocked();
-        let freed = garbage.free(&dirs, tops)?;
-        budget.give(freed / BLOCK_BYTES);
-        Ok(freed)
+        garbage.free(&dirs, tops)
     }
 
     /// The blocks and pages that only `destroyed` named, and the layers that other volumes write
@@ -225,9 +249,11 @@ impl Exclusive<'_> {
         let mut sharing = SharingVolumes::new(&dirs, record.sharing_with(records.all_sound()?));
         // The processes that serve them get the larger sole sets first. Only then may their maps be
         // read, or a block that they stop using meanwhile would be freed by neither side.
-        self.share_out_without(&mut sharing, destroyed, live)?;
+        let left = self.share_out_without(&mut sharing, destroyed, live)?;
         sharing.refresh();
-        let garbage = Garbage::of(&dirs, &destroyed.views, destroyed.owned.clone(), &sharing)?;
+        let mut garbage = destroyed.whole();
+        left.add_to(&mut garbage, &dirs, &sharing, destroyed.was_written)?;
+        garbage.add_views(&dirs, &destroyed.views, &sharing)?;
         Ok((garbage, sharing.owned()))
     }
 

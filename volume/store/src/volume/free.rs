@@ -15,7 +15,7 @@ use rustix::fs::fstat;
 
 use super::sharing::SharingVolumes;
 use crate::{
-    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data},
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data, pages},
     error::{Context, ErrorKind, Result},
     files::{Dirs, Entry, allocated, steps},
     record::{Pages, View},
@@ -69,39 +69,46 @@ pub(crate) struct Garbage {
 }
 
 impl Garbage {
-    /// Whole layers that no other map can name.
-    pub(crate) fn whole(layers: Vec<Layer>) -> Self {
-        Self { maps: layers.clone(), layers, ..Self::default() }
-    }
-
-    /// The blocks and pages that the `destroyed` views named and none of the surviving volumes
-    /// does. No other volume can have named the layers `whole`.
-    pub(crate) fn of(
+    /// Adds the blocks and pages that the `destroyed` views named and none of the surviving volumes does.
+    pub(crate) fn add_views(
+        &mut self,
         dirs: &Dirs,
         destroyed: &[View],
-        whole: Vec<Layer>,
         survivors: &SharingVolumes<'_>,
-    ) -> Result<Self> {
-        let mut garbage = Self::whole(whole);
+    ) -> Result<()> {
+        for files in [&mut self.layers, &mut self.maps] {
+            files.sort_unstable();
+            files.dedup();
+        }
         let mut pages = Pages::new(dirs);
         for view in destroyed {
             for (chunk, named) in view.pages() {
                 let is_needed = survivors.user(view.number, chunk, named)?.is_some();
                 if view.has_data && !is_needed {
-                    garbage.chunk(&mut pages, view, chunk, survivors)?;
+                    self.chunk(&mut pages, view, chunk, survivors)?;
                 }
                 let stays = is_needed
-                    || garbage.maps.contains(&named)
+                    || self.maps.binary_search(&named).is_ok()
                     || survivors.has_page(view.number, chunk, named)?;
                 if !stays {
-                    push(&mut garbage.pages, named, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
+                    push(&mut self.pages, named, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
                 }
                 pages.forget();
             }
         }
         // Two destroyed views may have named the same blocks.
-        garbage.blocks.values_mut().chain(garbage.pages.values_mut()).for_each(merge);
-        Ok(garbage)
+        self.blocks.values_mut().chain(self.pages.values_mut()).for_each(merge);
+        Ok(())
+    }
+
+    /// Adds blocks of a layer, in ascending order.
+    pub(crate) fn add_blocks(&mut self, layer: Layer, ranges: Ranges) {
+        ranges.into_iter().for_each(|(start, length)| push(&mut self.blocks, layer, start, length));
+    }
+
+    /// Adds pages of the map of a layer, in ascending order.
+    pub(crate) fn add_pages(&mut self, layer: Layer, ranges: Ranges) {
+        ranges.into_iter().for_each(|(start, length)| push(&mut self.pages, layer, start, length));
     }
 
     fn chunk(
@@ -113,7 +120,8 @@ impl Garbage {
     ) -> Result<()> {
         let named = destroyed.at(chunk);
         let page = pages.get(named, chunk)?;
-        let is_shared = |entry: &Layer| is_data(*entry) && !self.layers.contains(entry);
+        let is_shared =
+            |entry: &Layer| is_data(*entry) && self.layers.binary_search(entry).is_err();
         let mut free: Vec<usize> =
             (0..page.len()).filter(|&position| is_shared(&page[position])).collect();
         // Most of the blocks are still named by the volumes that were made just before or after.
@@ -191,19 +199,28 @@ pub(crate) fn punch(
         Err(error) if error.is_missing_file() => return Ok(0),
         file => file?,
     };
-    let before = allocated(&fstat(&file).doing(DOING, path)?);
+    let first = allocated(&fstat(&file).doing(DOING, path)?);
+    let (mut last, mut uncounted) = (first, 0);
     for &(start, length) in ranges {
         let end = start + length;
         let mut at = start;
         while at < end {
             let step = STEP_BYTES.min(end - at);
-            steps::punch(&file, at, step).doing(DOING, path)?;
+            let punched = steps::punch(&file, at, step);
+            uncounted += step;
+            if punched.is_err() || uncounted >= STEP_BYTES {
+                let now = allocated(&fstat(&file).doing(DOING, path)?);
+                dirs.count(pages(last), pages(now));
+                (last, uncounted) = (now, 0);
+            }
+            punched.doing(DOING, path)?;
             pace.step();
             at += step;
         }
     }
-    let after = allocated(&fstat(&file).doing(DOING, path)?);
-    Ok(before.saturating_sub(after))
+    let now = allocated(&fstat(&file).doing(DOING, path)?);
+    dirs.count(pages(last), pages(now));
+    Ok(first.saturating_sub(now))
 }
 
 fn remove_if_empty(dirs: &Dirs, entry: Entry<'_>) -> Result<()> {
@@ -230,7 +247,7 @@ fn remove_stepwise(dirs: &Dirs, entry: Entry<'_>, pace: &mut Pace) -> Result<u64
         let mut length = u64::try_from(found.st_size).unwrap_or_default();
         while length > 0 {
             length = length.saturating_sub(STEP_BYTES);
-            steps::set_len(&file, length).doing(DOING, path)?;
+            dirs.counted(&file, || steps::set_len(&file, length)).doing(DOING, path)?;
             pace.step();
         }
     }

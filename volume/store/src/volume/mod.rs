@@ -10,6 +10,7 @@ mod copy;
 mod create;
 mod destroy;
 mod free;
+mod let_go;
 mod revert;
 mod sharing;
 mod snapshot;

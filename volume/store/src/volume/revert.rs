@@ -2,6 +2,7 @@
 
 use super::destroy::Destroyed;
 use crate::{
+    block::BLOCK_BYTES,
     error::{Error, ErrorKind, Result},
     files::Entry,
     host::Name,
@@ -39,7 +40,8 @@ impl Exclusive<'_> {
         let destroyed = View::all_of(&self.dirs, &record)?;
         let (old_index, old_top) = (record.index, record.own_top());
         let has_previous_tops = !record.previous_tops.is_empty();
-        let top = self.take_numbers(2)?;
+        let bytes = self.dirs.allocated(Entry::Index(from.index)) + BLOCK_BYTES;
+        let top = self.take_numbers(2, bytes)?;
         let index = top + 1;
         self.make_layer(top, from.size)?;
         Index::read(&self.dirs, from.index)?.write(&self.dirs, index, from.size)?;
@@ -50,7 +52,7 @@ impl Exclusive<'_> {
         record.top = top;
         record.previous_tops.clear();
         record.index = index;
-        record.clear_sole();
+        let (sole, sole_maps) = record.take_sole();
         record.renew_content_id();
         record.join(&from);
         self.write(&record)?;
@@ -60,6 +62,8 @@ impl Exclusive<'_> {
         let destroyed = Destroyed {
             views: destroyed,
             owned: old_top.into_iter().collect(),
+            sole,
+            sole_maps,
             was_written: true,
             has_previous_tops,
         };

@@ -162,6 +162,16 @@ impl<'a> SharingVolumes<'a> {
         Ok(true)
     }
 
+    /// Whether any index names pages of the map of `layer`.
+    pub(crate) fn is_named_map(&self, layer: Layer) -> Result<bool> {
+        for member in &self.members {
+            if self.layers(member)?.contains(&layer) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn layers<'m>(&self, member: &'m Member) -> Result<&'m FxHashSet<Layer>> {
         if let Some(layers) = member.layers.get() {
             return Ok(layers);

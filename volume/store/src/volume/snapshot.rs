@@ -11,7 +11,7 @@ use std::{
 
 use super::{Volume, content_id::CONTENT_ID};
 use crate::{
-    block::{Layer, NEVER},
+    block::{BLOCK_BYTES, Layer, NEVER},
     error::{Context, Error, ErrorKind, Result},
     files::{Entry, allocated, lock::Lock},
     host::Name,
@@ -115,7 +115,9 @@ impl Exclusive<'_> {
             Over::HiddenClone(clone) => (true, true, clone.clone()),
             Over::WriteBack => (true, true, self.new_key()),
         };
-        let first = self.take_numbers(4)?;
+        // The index is there twice in a clone, which begins from one; and the record.
+        let bytes = 2 * self.dirs.allocated(Entry::Index(origin.index)) + BLOCK_BYTES;
+        let first = self.take_numbers(4, bytes)?;
         let (index, base, own_top, new_top) = (first, first + 1, first + 2, first + 3);
         let mut branch = Record {
             key: own_key,
@@ -172,7 +174,7 @@ impl Exclusive<'_> {
     pub(crate) fn confirm_top(&mut self, key: &Name, live: &mut dyn Live) -> Result<()> {
         let mut origin = self.volume_record(key)?;
         let held = self.hold_or_served(key)?;
-        let index = self.take_numbers(2)?;
+        let index = self.take_numbers(2, 0)?;
         let frozen = self.freeze(&mut origin, held, index, index + 1, live);
         self.dirs.remove(Entry::Index(index))?;
         frozen?;

@@ -5,6 +5,7 @@ use std::{collections::HashSet, ops::ControlFlow};
 
 use super::{
     destroy::Destroyed,
+    let_go::{LastUsers, Left},
     sharing::{SharingVolumes, User, Users, for_layers},
 };
 use crate::{
@@ -31,8 +32,10 @@ fn users_without(
 ) -> Result<Users> {
     let mut pages = Pages::new(dirs);
     let mut users = Users::default();
+    let mut seen = HashSet::new();
     let mut add = |view: &View| -> Result<()> {
-        for (chunk, layer) in view.pages() {
+        // Neighbours have most of their pages in common.
+        for (chunk, layer) in view.pages().filter(|&page| seen.insert(page)) {
             let user = sharing.user(view.number, chunk, layer)?;
             if user == Some(User::Several) {
                 continue;
@@ -50,14 +53,21 @@ fn users_without(
     destroyed.views.iter().try_for_each(&mut add)?;
     if destroyed.was_written {
         let writers = sharing.records.iter().filter(|it| it.has_data && it.read_write());
-        writers.map(|record| View::of(dirs, record)).try_for_each(|view| add(&view?))?;
+        for record in writers {
+            View::all_of(dirs, record)?.iter().try_for_each(&mut add)?;
+        }
     }
     for layer in sharing.owned().iter().chain(sharing.records.iter().flat_map(|it| &it.sole)) {
         users.remove(layer);
     }
     let open = users.values().filter(|user| !sharing.is_decided(**user)).count();
     if open > LOOKS_FEW && open * LOOK_PAGES > sharing.count_pages()? {
-        return sharing.all_users();
+        let mut all = sharing.all_users()?;
+        all.retain(|layer, _| users.contains_key(layer));
+        for &layer in users.keys() {
+            all.entry(layer).or_default();
+        }
+        return Ok(all);
     }
     for (&layer, user) in &mut users {
         if !sharing.is_decided(*user) {
@@ -116,21 +126,36 @@ impl Exclusive<'_> {
         self.hand_out(sharing, &users, sets, live)
     }
 
-    /// The same after a destruction.
+    /// The same after a destruction. Returns the last users of the layers that have one or none now.
     pub(crate) fn share_out_without(
         &mut self,
         sharing: &mut SharingVolumes<'_>,
         destroyed: &Destroyed,
         live: &mut dyn Live,
-    ) -> Result<()> {
+    ) -> Result<Left> {
         let users = users_without(&self.dirs, sharing, destroyed)?;
         let pages = destroyed.views.iter().flat_map(View::pages);
         let freed: HashSet<Layer> = pages.map(|(_, layer)| layer).collect();
         let mut sets: Vec<Sets> = sharing.records.iter().map(Sets::of).collect();
+        let mut maps = LastUsers::new();
         for (position, sets) in sets.iter_mut().enumerate() {
+            let known = sets.maps.len();
             sets.add_maps(sharing, position, |layer| freed.contains(layer))?;
+            maps.extend(sets.maps[known..].iter().map(|&layer| (layer, Some(position))));
         }
-        self.hand_out(sharing, &users, sets, live)
+        let owned = sharing.owned();
+        for &layer in freed.iter().filter(|layer| !owned.contains(layer)) {
+            if !sharing.is_named_map(layer)? {
+                maps.push((layer, None));
+            }
+        }
+        self.hand_out(sharing, &users, sets, live)?;
+        let few = users.into_iter().filter_map(|(layer, user)| match user {
+            Some(User::Several) => None,
+            Some(User::One(record)) => Some((layer, Some(record))),
+            None => Some((layer, None)),
+        });
+        Ok(Left { data: few.collect(), maps })
     }
 
     /// Adds the layers that only one volume needs to the sole sets, and removes the files of those that

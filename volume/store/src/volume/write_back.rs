@@ -154,7 +154,7 @@ impl WriteBack<'_> {
         record.top = copied.top;
         record.index = copied.index;
         record.previous_tops.clear();
-        record.clear_sole();
+        let (sole, sole_maps) = record.take_sole();
         record.renew_content_id();
         record.external_holder = record
             .external_holder
@@ -168,7 +168,8 @@ impl WriteBack<'_> {
             lock.dirs.remove(Entry::Index(index))?;
         }
         let owned = old_top.into_iter().collect();
-        let destroyed = Destroyed { views, owned, was_written: true, has_previous_tops };
+        let destroyed =
+            Destroyed { views, owned, sole, sole_maps, was_written: true, has_previous_tops };
         let records = lock.volume_records()?;
         lock.release(&record, records, destroyed, &mut Inactive)
     }

@@ -166,6 +166,8 @@ impl World {
         self.fixture.lock().collect(&mut self.served).unwrap();
         self.assert_sound("collected");
         assert_eq!(self.volumes(), volumes, "a collection changes nothing that can be read");
+        let (counted, real) = testing::counted(&self.fixture.sr);
+        assert_eq!(counted, real, "the count is right after a collection");
         let meta = self.fixture.sr.layout().root().join("meta");
         State {
             volumes,

@@ -100,18 +100,22 @@ fn an_sr_filled_to_the_last_block_says_so_and_deleting_helps() {
     let mut other = fixture.open(&second, false).unwrap();
     let error = other.write(0, &vec![2; 3 << 20]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
-    other.write(0, &vec![2; 2 << 20]).unwrap();
+    assert_eq!(fixture.sr.stat().unwrap().used, 6 * MIB, "nothing of what was refused is kept");
+    // To the last block: data, and the metadata that it needs.
+    let refused = (0..).find(|block| other.write(block * 4096, &[2]).is_err()).unwrap();
     assert_eq!(other.write(8 << 20, &[3]).unwrap_err().kind(), ErrorKind::NoSpace);
     let stat = fixture.sr.stat().unwrap();
-    assert_eq!((stat.used, stat.free()), (8 * MIB, 0));
+    assert_eq!((stat.used, stat.free), (6 * MIB + refused * 4096, 0));
+    assert_eq!(stat.used + stat.metadata, 8 * MIB);
+    assert!(stat.metadata < 64 << 10, "{stat:?}");
     // In place, a full SR can still be written, and structure still changes.
     other.write(0, &[4; 4096]).unwrap();
     fixture.lock().set_volume_name(&first, "renamed").unwrap();
-    disk.discard(0, 4096).unwrap();
+    disk.discard(0, 8192).unwrap();
     other.write(8 << 20, &[3]).unwrap();
     drop(disk);
     fixture.lock().destroy_volume(&first, &mut Inactive).unwrap();
-    assert_eq!(fixture.sr.stat().unwrap().used, 2 * MIB + 4096);
+    assert_eq!(fixture.sr.stat().unwrap().used, (refused + 1) * 4096);
     other.write(9 << 20, &vec![5; 5 << 20]).unwrap();
     assert_eq!(content(&mut other)[8 << 20], 3);
 }

@@ -431,6 +431,8 @@ fn run(ops: &[Op]) {
     let mut world = World::new();
     for (at, op) in ops.iter().enumerate() {
         world.apply(op);
+        let (counted, real) = store::testing::counted(&world.fixture.sr);
+        assert_eq!(counted, real, "what is counted and what is in use, after {op:?}");
         if at % 25 == 24 {
             world.check_contents();
         }

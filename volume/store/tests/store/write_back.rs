@@ -135,7 +135,7 @@ fn what_comes_back_is_read_and_what_is_given_up_is_not() {
 /// Room for the disk once: what comes back has to take the place of what was there bit by bit.
 #[test]
 fn a_part_that_is_committed_frees_what_was_there() {
-    let fixture = Fixture::new(9 * MIB);
+    let fixture = Fixture::new(9 * MIB + (64 << 10));
     let (sr, key) = (&fixture.sr, fixture.create(8 << 20));
     fixture.open(&key, false).unwrap().write(0, &[1; 8 << 20]).unwrap();
     let living_holder = Borrower::new(&fixture);
