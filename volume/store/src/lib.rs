@@ -19,6 +19,7 @@ mod files;
 mod host;
 mod live;
 mod memory;
+mod random;
 mod record;
 mod sr;
 #[cfg(feature = "testing")]

@@ -48,7 +48,7 @@ pub(crate) fn replace_json(dirs: &Dirs, entry: Entry<'_>, value: &impl Serialize
 /// Reads a file whole. One that does not fill `small`, as nearly all do, takes a single read; an SR may
 /// have thousands of them.
 fn read<'a>(
-    mut file: File,
+    mut file: &File,
     small: &'a mut [u8; SMALL_BYTES],
     large: &'a mut Vec<u8>,
 ) -> io::Result<&'a [u8]> {
@@ -68,16 +68,24 @@ fn read<'a>(
 
 /// Reads JSON; `None` where there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(dirs: &Dirs, entry: Entry<'_>) -> Result<Option<T>> {
-    let file = match dirs.read(entry) {
-        Err(error) if error.is_missing_file() => return Ok(None),
-        file => file?,
-    };
+    match dirs.read(entry) {
+        Err(error) if error.is_missing_file() => Ok(None),
+        file => parse_json(dirs, entry, &file?).map(Some),
+    }
+}
+
+/// Reads JSON from `entry`, which is open as `file`.
+pub(crate) fn parse_json<T: DeserializeOwned>(
+    dirs: &Dirs,
+    entry: Entry<'_>,
+    file: &File,
+) -> Result<T> {
     #[cfg(feature = "testing")]
     super::hooks::count_parse(matches!(entry, Entry::Sr), matches!(entry, Entry::Volume(_)));
     let mut small = [0; SMALL_BYTES];
     let mut large = Vec::new();
     let bytes = read(file, &mut small, &mut large).doing("reading", || dirs.path(entry))?;
-    serde_json::from_slice(bytes).map(Some).map_err(|error| {
+    serde_json::from_slice(bytes).map_err(|error| {
         let path = dirs.path(entry);
         Error::new(ErrorKind::Corrupt, format!("{} is damaged ({error})", path.display()))
     })

@@ -120,7 +120,11 @@ impl Dirs {
     /// Creates a file, or empties the one that is there.
     pub(crate) fn create(&self, entry: Entry<'_>) -> io::Result<File> {
         steps::step();
-        self.file(entry, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
+        let how = OFlags::WRONLY | OFlags::CREATE;
+        match open(self.directory(entry.directory())?, entry, how | OFlags::EXCL) {
+            Err(Errno::EXIST) => self.file(entry, how | OFlags::TRUNC),
+            created => Ok(created?),
+        }
     }
 
     /// Puts a file into another one's place.
@@ -200,22 +204,25 @@ impl Dirs {
 
     /// Opens a plain file, and refuses everything else.
     fn file(&self, entry: Entry<'_>, how: OFlags) -> io::Result<File> {
-        let directory = self.directory(entry.directory())?;
-        // NONBLOCK: opening a FIFO would wait for its other end.
-        let flags = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let opened = entry.with_name(|name| openat(directory, name, flags, mode));
-        let file = match opened {
+        let file = match open(self.directory(entry.directory())?, entry, how) {
             Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
                 return Err(Misplaced("plain file").into());
             }
-            opened => File::from(opened?),
+            opened => opened?,
         };
         match FileType::from_raw_mode(fstat(&file)?.st_mode) {
             FileType::RegularFile => Ok(file),
             _ => Err(Misplaced("plain file").into()),
         }
     }
+}
+
+/// Opens what is there, or makes a plain file.
+fn open(directory: BorrowedFd<'_>, entry: Entry<'_>, how: OFlags) -> rustix::io::Result<File> {
+    // NONBLOCK: opening a FIFO would wait for its other end.
+    let flags = how | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let mode = Mode::RUSR | Mode::WUSR;
+    entry.with_name(|name| openat(directory, name, flags, mode)).map(File::from)
 }
 
 /// Opens a directory that is no link.

@@ -17,7 +17,7 @@ use rustix::{
     process::geteuid,
 };
 
-use super::{Dirs, Entry, steps};
+use super::{Dirs, Entry, Mark, steps};
 use crate::{
     error::{Context, Error, ErrorKind, Result},
     host::{Host, Name},
@@ -46,14 +46,29 @@ thread_local! {
 }
 
 /// An exclusive flock(2), released on drop.
+///
+/// The length of the file tells the next holder of an SR's lock what became of the one before: see [`note`].
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
     rank: Option<Rank>,
+    note: u64,
+}
+
+/// What the length of a lock file says, added up. A length takes no memory, so there is always room for it.
+mod note {
+    /// Its holder is changing the SR. Where this is said in a lock that nobody holds, the holder was killed.
+    pub(super) const CHANGING: u64 = 1;
+    /// A holder has released it and goes on freeing memory, under a [mark](crate::files::Mark).
+    pub(super) const MARKED: u64 = 2;
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        if self.note & note::CHANGING != 0 {
+            // Where this fails, the next holder collects in vain.
+            let _kept = self.write_note(self.note & !note::CHANGING);
+        }
         if let Some(rank) = self.rank {
             HELD.set(HELD.get() & !(rank as u8));
         }
@@ -89,9 +104,11 @@ impl Lock {
                 break;
             }
             // The holder before may have removed the file with the SR that it locked.
-            if is_named(&directory, name, &file).doing("looking up the lock", || &*path)? {
+            if let Some(length) =
+                length_if_named(&directory, name, &file).doing("looking up the lock", || &*path)?
+            {
                 HELD.set(HELD.get() | rank as u8);
-                return Ok(Self { file, rank: Some(rank) });
+                return Ok(Self { file, rank: Some(rank), note: length });
             }
         }
         Err(Error::new(
@@ -116,6 +133,15 @@ impl Lock {
 
     /// Takes the lock of a volume, if that is possible within `patience`.
     pub(crate) fn volume(dirs: &Dirs, key: &Name, patience: Duration) -> Result<Option<Self>> {
+        Self::try_volume(dirs, key, patience).map(std::result::Result::ok)
+    }
+
+    /// The same; where it is not possible, the file that another process has locked.
+    pub(crate) fn try_volume(
+        dirs: &Dirs,
+        key: &Name,
+        patience: Duration,
+    ) -> Result<std::result::Result<Self, File>> {
         let entry = Entry::Serving(key);
         let file = match dirs.edit_or_create(entry) {
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -126,7 +152,39 @@ impl Lock {
             file => file?,
         };
         let locked = lock_within(&file, patience).doing("locking", || dirs.path(entry))?;
-        Ok(locked.then(|| Self { file, rank: None }))
+        Ok(if locked { Ok(Self { file, rank: None, note: 0 }) } else { Err(file) })
+    }
+
+    /// Notes, for the next holder should this one be killed, that the SR is being changed. A directory of
+    /// locks that cannot be written to leaves that to the collection at the next SR.attach.
+    pub(crate) fn begin(&mut self) {
+        if self.note & note::CHANGING == 0 {
+            let _unnoted = self.write_note(self.note | note::CHANGING);
+        }
+    }
+
+    /// Releases the lock; memory is still to be freed under a mark, which is there.
+    pub(crate) fn release_marked(mut self) {
+        let _unnoted = self.write_note(note::MARKED);
+    }
+
+    /// Whether a holder before was killed while it changed the SR, or while it freed memory under a mark.
+    pub(crate) fn killed_before(&mut self, dirs: &Dirs) -> Result<bool> {
+        let mut killed = self.note & note::CHANGING != 0;
+        if self.note & note::MARKED != 0 {
+            let marks = Mark::all(dirs)?;
+            killed |= marks.iter().any(|mark| mark.is_left);
+            if marks.is_empty() {
+                let _kept = self.write_note(self.note & !note::MARKED);
+            }
+        }
+        Ok(killed)
+    }
+
+    fn write_note(&mut self, note: u64) -> io::Result<()> {
+        steps::set_len(&self.file, note)?;
+        self.note = note;
+        Ok(())
     }
 
     /// The file that is locked.
@@ -138,10 +196,16 @@ impl Lock {
 /// Opens the directory of locks, and makes it where it is missing. No other user may write to it: a
 /// user could plant links in it, and hold up every call with a lock.
 fn open_directory(path: &Path) -> Result<OwnedFd> {
-    steps::make_dir(path).doing("creating", || path)?;
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty())
-        .doing("opening the directory of locks", || path)?;
+    let open = || rustix::fs::open(path, flags, Mode::empty());
+    let directory = match open() {
+        Err(Errno::NOENT) => {
+            steps::make_dir(path).doing("creating", || path)?;
+            open()
+        }
+        opened => opened,
+    };
+    let directory = directory.doing("opening the directory of locks", || path)?;
     let stat = fstat(&directory).doing("looking up", || path)?;
     let is_private =
         Mode::from_raw_mode(stat.st_mode).intersection(Mode::WGRP | Mode::WOTH).is_empty();
@@ -161,12 +225,18 @@ fn open_directory(path: &Path) -> Result<OwnedFd> {
     ))
 }
 
-/// Whether a name in a directory is that of this very file.
-fn is_named(directory: &OwnedFd, name: &str, file: &File) -> rustix::io::Result<bool> {
+/// The length of a file, if a name in a directory is that of this very file.
+fn length_if_named(
+    directory: &OwnedFd,
+    name: &str,
+    file: &File,
+) -> rustix::io::Result<Option<u64>> {
     let ours = fstat(file)?;
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(named) => Ok((named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)),
-        Err(Errno::NOENT) => Ok(false),
+        Ok(named) if (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino) => {
+            Ok(Some(u64::try_from(ours.st_size).unwrap_or_default()))
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno),
     }
 }

@@ -1,4 +1,5 @@
-//! Marks of operations under way, by which the next one finds those that were killed.
+//! Marks of operations that have released the SR's lock and still free memory, by which the next operation
+//! finds those that were killed. Those that were killed under the lock are found by the lock itself.
 
 use std::{
     fs::{File, TryLockError},
@@ -14,13 +15,20 @@ const PREFIX: &str = "operation-";
 /// Tells the marks of one process apart.
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// A locked file that is there while an operation changes the SR. Where it is there and not locked, the
-/// process died, and may have left files and blocks that no record names.
+/// A locked file that is there while memory is freed without the SR's lock. Where it is there and not
+/// locked, the process died, and may have left blocks that no record names.
 #[derive(Debug)]
 pub(crate) struct Mark {
     dirs: Dirs,
     name: String,
     _file: File,
+}
+
+/// A mark that is there.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Whether the process that made it is dead.
+    pub(super) is_left: bool,
 }
 
 impl Mark {
@@ -33,14 +41,11 @@ impl Mark {
         Some(Self { dirs: dirs.clone(), name, _file: file })
     }
 
-    /// Whether an operation was killed since the last collection.
-    pub(crate) fn any_left(dirs: &Dirs) -> Result<bool> {
-        for name in dirs.list(Directory::Temporary)? {
-            if name.starts_with(PREFIX) && is_left(dirs, &name)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// All marks of an SR.
+    pub(super) fn all(dirs: &Dirs) -> Result<Vec<Found>> {
+        let names = dirs.list(Directory::Temporary)?;
+        let marks = names.iter().filter(|name| name.starts_with(PREFIX));
+        marks.map(|name| Ok(Found { is_left: is_left(dirs, name)? })).collect()
     }
 
     /// Removes the temporary files of operations that were killed.

@@ -9,6 +9,6 @@ mod volume;
 pub use self::{holder::ExternalHolder, serving::Serving, sr::Attachment, volume::Damaged};
 pub(crate) use self::{
     index::{Index, Pages, View, for_data, for_data_until, write_index},
-    serving::served_by,
+    serving::{lock_or_served, served_by},
     volume::{Record, Records},
 };

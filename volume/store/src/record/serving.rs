@@ -1,11 +1,16 @@
 //! The process that serves a volume: it holds the lock on the volume, and its name is in the lock
 //! file.
 
+use std::{fs::File, time::Duration};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Context, Result},
-    files::{self, Dirs, Entry, lock::is_held},
+    files::{
+        self, Dirs, Entry,
+        lock::{Lock, is_held},
+    },
     host::Name,
 };
 
@@ -33,7 +38,21 @@ pub(crate) fn served_by(dirs: &Dirs, key: &Name) -> Result<Option<Serving>> {
     if !is_held(&file).doing("locking", || dirs.path(entry))? {
         return Ok(None);
     }
+    Ok(Some(named_in(dirs, key, &file)))
+}
+
+/// Locks a volume, if no process serves it now; otherwise the process that does.
+pub(crate) fn lock_or_served(
+    dirs: &Dirs,
+    key: &Name,
+) -> Result<std::result::Result<Lock, Serving>> {
+    let held = Lock::try_volume(dirs, key, Duration::ZERO)?;
+    Ok(held.map_err(|file| named_in(dirs, key, &file)))
+}
+
+/// The process that says in the lock file of a volume that it serves it.
+fn named_in(dirs: &Dirs, key: &Name, file: &File) -> Serving {
     let unknown = Serving { pid: 0, control_dir: String::new(), minor: 0, read_only: false };
     // A process that has the lock but has not written its name yet is about to serve.
-    Ok(Some(files::read_json(dirs, entry).ok().flatten().unwrap_or(unknown)))
+    files::parse_json(dirs, Entry::Serving(key), file).unwrap_or(unknown)
 }

@@ -112,8 +112,10 @@ pub(crate) fn start_numbers(dirs: &Dirs) -> Result<()> {
 /// The number that is given out next.
 pub(crate) fn next_number(dirs: &Dirs) -> Result<u32> {
     let path = || dirs.path(Entry::Numbers);
-    let mut text = String::new();
-    dirs.read(Entry::Numbers)?.read_to_string(&mut text).doing("reading", path)?;
+    // A number, and room to see that there is more than one in it.
+    let mut text = [0; 16];
+    let length = dirs.read(Entry::Numbers)?.read(&mut text).doing("reading", path)?;
+    let text = String::from_utf8_lossy(&text[..length]);
     text.trim().parse().map_err(|_| {
         Error::new(
             ErrorKind::Corrupt,

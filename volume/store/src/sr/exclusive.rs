@@ -26,20 +26,18 @@ pub struct Exclusive<'a> {
     record: Arc<Record>,
     /// The volumes' records that were read or written since the lock was taken.
     volumes: RefCell<HashMap<Name, record::Record>>,
-    /// Made before the first change that needs more than one step.
-    mark: Option<Mark>,
     lock: Lock,
 }
 
 impl<'a> Exclusive<'a> {
     /// Takes the lock of an attached SR.
     pub(super) fn take(sr: &'a Sr) -> Result<Self> {
-        let lock = Self::with_lock(sr, Lock::sr(&sr.host, &sr.uuid)?)?;
-        if !Mark::any_left(&lock.dirs)? {
-            return Ok(lock);
+        let mut exclusive = Self::with_lock(sr, Lock::sr(&sr.host, &sr.uuid)?)?;
+        if !exclusive.lock.killed_before(&exclusive.dirs)? {
+            return Ok(exclusive);
         }
         // An operation was killed. What cannot be collected, because a record is damaged, is kept.
-        let _kept = lock.collect(&mut Inactive);
+        let _kept = exclusive.collect(&mut Inactive);
         Self::with_lock(sr, Lock::sr(&sr.host, &sr.uuid)?)
     }
 
@@ -49,20 +47,16 @@ impl<'a> Exclusive<'a> {
         // Opened anew: with the lock held these are the directories that are there now, all of them.
         let dirs = Dirs::open(&sr.layout)?.ok_or_else(|| missing(&sr.layout))?;
         files::restore_ballast(&dirs);
-        Ok(Self { sr, dirs, record, volumes: RefCell::default(), mark: None, lock })
+        Ok(Self { sr, dirs, record, volumes: RefCell::default(), lock })
     }
 
-    /// Marks that an operation is under way.
-    fn begin(&mut self) {
-        if self.mark.is_none() {
-            self.mark = Mark::new(&self.dirs);
-        }
-    }
-
-    /// Releases the lock. The mark of the operation is left to the caller, who has still to free memory.
+    /// Releases the lock. The mark is kept by the caller until it has freed memory.
     pub(crate) fn unlock(self) -> Option<Mark> {
-        drop(self.lock);
-        self.mark
+        let mark = Mark::new(&self.dirs);
+        if mark.is_some() {
+            self.lock.release_marked();
+        }
+        mark
     }
 
     /// The SR's record.
@@ -107,7 +101,7 @@ impl<'a> Exclusive<'a> {
     /// about so many bytes of metadata; the first of them.
     pub(crate) fn take_numbers(&mut self, count: u32, bytes: u64) -> Result<u32> {
         self.require_room(bytes)?;
-        self.begin();
+        self.lock.begin();
         record::sr::take_numbers(&self.dirs, count)
     }
 
@@ -150,7 +144,7 @@ impl<'a> Exclusive<'a> {
 
     /// Removes the record of a volume, which commits its destruction.
     pub(crate) fn remove_volume_record(&mut self, key: &Name) -> Result<()> {
-        self.begin();
+        self.lock.begin();
         self.volumes.get_mut().remove(key);
         self.dirs.remove(Entry::Volume(key))
     }

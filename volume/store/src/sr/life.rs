@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use uuid::Uuid;
-
 use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
     budget::{OVERHEAD_BYTES, statfs},
@@ -12,6 +10,7 @@ use crate::{
     host::{Host, Name},
     live::Inactive,
     memory::{Memory, human},
+    random::random_uuid,
     record::{
         Attachment,
         sr::{FORMAT, Record, start_numbers},
@@ -128,7 +127,7 @@ impl Host {
             description: wanted.description.clone(),
             size: wanted.size,
             attached: true,
-            generation: format!("{:08x}", Uuid::new_v4().as_fields().0),
+            generation: format!("{:08x}", random_uuid().as_fields().0),
             provider: wanted.provider.clone(),
         };
         let made = Dirs::open(&sr.layout)

@@ -2,10 +2,8 @@
 //! can begin from. Two volumes have the same one only if their bytes are the same, so it is a new one
 //! whenever the bytes of a volume may change from then on.
 
-use uuid::Uuid;
-
 use super::Volume;
-use crate::{error::Result, host::Name, record::Record, sr::Exclusive};
+use crate::{error::Result, host::Name, random::random_uuid, record::Record, sr::Exclusive};
 
 /// The key that xapi reads it from.
 pub(crate) const CONTENT_ID: &str = "content_id";
@@ -13,7 +11,7 @@ pub(crate) const CONTENT_ID: &str = "content_id";
 impl Record {
     /// Gives the contents a new identity.
     pub(crate) fn renew_content_id(&mut self) {
-        self.keys.insert(CONTENT_ID.to_owned(), Uuid::new_v4().to_string());
+        self.keys.insert(CONTENT_ID.to_owned(), random_uuid().to_string());
     }
 
     /// The identity of the contents. Volumes from before there was one have that of their key.

@@ -9,6 +9,7 @@ use crate::{
     files::{self, Entry, steps},
     host::Name,
     memory::human,
+    random::random_uuid,
     record::Record,
     sr::{Exclusive, Sr},
 };
@@ -117,7 +118,7 @@ pub(crate) fn check_size(asked: i64) -> Result<u64> {
 
 /// A UUID (version 8 of RFC 9562) that begins with the generation of the SR's memory.
 fn new_key(generation: &str) -> Name {
-    let mut bytes = *Uuid::new_v4().as_bytes();
+    let mut bytes = random_uuid().into_bytes();
     let generation = u32::from_str_radix(generation, 16).unwrap_or_default();
     bytes[..4].copy_from_slice(&generation.to_be_bytes());
     Name::from(Uuid::new_v8(bytes))

@@ -16,7 +16,7 @@ use crate::{
     files::{Entry, allocated, lock::Lock},
     host::Name,
     live::{Inactive, Live, Switch},
-    record::{Index, Record, Serving, served_by},
+    record::{Index, Record, Serving, lock_or_served},
     sr::Exclusive,
 };
 
@@ -252,13 +252,11 @@ impl Exclusive<'_> {
         }
         let start = Instant::now();
         loop {
-            if let Ok(lock) = self.hold_now(key) {
-                return Ok(Held::Idle { _lock: Some(lock) });
-            }
-            match served_by(&self.dirs, key)? {
+            match lock_or_served(&self.dirs, key)? {
+                Ok(lock) => return Ok(Held::Idle { _lock: Some(lock) }),
                 // That process does not write, and its lock keeps others from writing.
-                Some(serving) if serving.read_only => return Ok(Held::Idle { _lock: None }),
-                Some(serving) if serving.pid != 0 => return Ok(Held::Served(serving)),
+                Err(serving) if serving.read_only => return Ok(Held::Idle { _lock: None }),
+                Err(serving) if serving.pid != 0 => return Ok(Held::Served(serving)),
                 // It is just being opened or closed.
                 _ if start.elapsed() < OPENING => thread::sleep(OPENING / 1000),
                 _ => return self.hold(key, "changed").map(|lock| Held::Idle { _lock: Some(lock) }),
