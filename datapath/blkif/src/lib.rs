@@ -13,6 +13,7 @@ mod domain;
 mod journal;
 mod layout;
 pub mod mock;
+mod no_xen;
 mod request;
 mod ring;
 mod shared;
@@ -23,6 +24,7 @@ pub use counters::{Counters, Indices, SharedCounters};
 pub use domain::{Domain, Features, Update, Updating, Xen};
 pub use journal::Journal;
 pub use layout::{Abi, ORDER_MAX, SECTOR_BYTES, SEGMENTS_MAX, Status};
+pub use no_xen::NoXen;
 pub use request::INDIRECT_SEGMENTS_MAX;
 pub use ring::{Location, Ring};
 #[cfg(feature = "testing")]

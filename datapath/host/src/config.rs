@@ -69,6 +69,8 @@ pub struct Config {
     pub poll: Duration,
     /// After how long without a client an activation is ended where it is in the way.
     pub unused: Duration,
+    /// Guests that are no guests, instead of those of Xen.
+    pub mock_xen: Option<PathBuf>,
     /// Whether the datapath plugin started this program, as the tapdisk of a volume.
     pub started_by_plugin: bool,
     /// Values that were replaced by a default because nothing depends on them but speed.
@@ -107,6 +109,7 @@ impl Config {
             control: reader.control(),
             poll,
             unused: reader.unused(),
+            mock_xen: reader.path(variables::MOCK_XEN),
             started_by_plugin: reader.text(variables::STARTED_FOR).is_some(),
             warnings,
             tapdisk: reader.path(variables::TAPDISK),

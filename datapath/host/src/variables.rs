@@ -76,6 +76,14 @@ pub const POLL_US: Variable = Variable {
            client before it sleeps; `0`: never",
 };
 
+/// Guests without Xen.
+pub const MOCK_XEN: Variable = Variable {
+    name: "XAPI_RAM_MOCK_XEN",
+    default: "`/dev/xen`",
+    help: "directory of guests that are no guests, for tests and measurements without Xen: tapdisks \
+           connect their rings",
+};
+
 /// The volume that a tapdisk was started for.
 pub const STARTED_FOR: Variable = Variable {
     name: "XAPI_RAM_STARTED_FOR",
@@ -95,8 +103,19 @@ pub const UNUSED_S: Variable = Variable {
 };
 
 /// All of them.
-pub const ALL: [Variable; 10] =
-    [SR_ROOT, MOUNT, CONTROL_DIR, SHM_DIR, TAPDISK, BLKTAP, SYSLOG, POLL_US, UNUSED_S, STARTED_FOR];
+pub const ALL: [Variable; 11] = [
+    SR_ROOT,
+    MOUNT,
+    CONTROL_DIR,
+    SHM_DIR,
+    TAPDISK,
+    BLKTAP,
+    SYSLOG,
+    POLL_US,
+    UNUSED_S,
+    MOCK_XEN,
+    STARTED_FOR,
+];
 
 /// The table of all variables as README has it, in Markdown.
 #[must_use]

@@ -51,7 +51,7 @@ fn ring() -> Ring {
         grefs: [8; 8],
         order: 0,
         protocol: 1,
-        pool: "".into(),
+        pool: Some("".into()),
         port: 3,
         poll_duration: 0,
         poll_idle_threshold: 0,

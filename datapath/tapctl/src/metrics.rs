@@ -29,6 +29,9 @@ pub const FILE_BYTES: u64 = 4096;
 /// The length of the structure at the front of each file.
 pub const COUNTERS_BYTES: usize = 96;
 
+/// The version of the structure in a ring's file; in the others it is 0.
+const RING_VERSION: u32 = 1;
+
 /// One direction of an image's or a server's requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Direction {
@@ -86,6 +89,14 @@ impl Counters {
             put(at + 24, direction.microseconds);
         }
         put(ERRORS, self.errors);
+        bytes
+    }
+
+    /// The front of a ring's file, which has a version.
+    #[must_use]
+    pub fn encode_ring(&self) -> [u8; COUNTERS_BYTES] {
+        let mut bytes = self.encode();
+        bytes[..4].copy_from_slice(&RING_VERSION.to_ne_bytes());
         bytes
     }
 
@@ -147,6 +158,19 @@ impl MetricsDir {
     #[must_use]
     pub fn nbd_old(&self, pid: u32, minor: Minor) -> PathBuf {
         self.process(pid).join(format!("nbd-old-{minor}"))
+    }
+
+    /// The file of a guest's ring.
+    #[must_use]
+    pub fn ring(&self, pid: u32, domid: u32, devid: u32) -> PathBuf {
+        self.process(pid).join(format!("vbd-{domid}-{devid}"))
+    }
+
+    /// The directory of a guest's device. xapi's metrics daemon learns from its creation and removal that
+    /// there is a ring.
+    #[must_use]
+    pub fn device(&self, domid: u32, devid: u32) -> PathBuf {
+        self.0.join(format!("vbd3-{domid}-{devid}"))
     }
 
     /// Makes the calling process's directory, 0700. A directory of that name was left by a dead

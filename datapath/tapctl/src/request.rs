@@ -211,7 +211,7 @@ impl Request {
             kind::LIST => Call::List,
             kind::STATS => Call::Stats,
             kind::DISK_INFO => Call::DiskInfo,
-            kind::XENBLKIF_CONNECT => Call::Connect(Ring::parse(raw)?),
+            kind::XENBLKIF_CONNECT => Call::Connect(Ring::parse(raw)),
             kind::XENBLKIF_DISCONNECT => {
                 let (domid, devid) = (raw.u32(at::BLKIF_DOMID), raw.u32(at::BLKIF_DEVID));
                 Call::Disconnect { domid, devid }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use crate::{
     message::{Raw, at},
-    text::{self, Malformed, Unsendable, put},
+    text::{self, Unsendable, put},
 };
 
 /// The most pages of a shared ring, as a power of two: `gref[8]` of the header.
@@ -21,12 +21,12 @@ pub struct Ring {
     pub devid: u32,
     /// Grant references of the ring's pages; all eight fields, whatever the order.
     pub grefs: [u32; 8],
-    /// The ring has two to this power pages, at most 2^[`RING_ORDER_MAX`].
+    /// The ring has two to this power pages. More than [`RING_ORDER_MAX`] is refused by who serves it.
     pub order: u32,
     /// Layout of the ring: native, 32 or 64 bit.
     pub protocol: u32,
-    /// The page pool's name; empty: none.
-    pub pool: OsString,
+    /// The page pool's name; empty: none. `None`: the field has no end, which who serves it refuses.
+    pub pool: Option<OsString>,
     /// Event channel port.
     pub port: u32,
     /// Microseconds of polling; 0: none.
@@ -36,28 +36,21 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub(crate) fn parse(raw: &Raw) -> Result<Self, Malformed> {
-        let order = raw.u32(at::BLKIF_ORDER);
-        if order > RING_ORDER_MAX {
-            return Err(Malformed::Number);
-        }
-        Ok(Self {
+    pub(crate) fn parse(raw: &Raw) -> Self {
+        Self {
             domid: raw.u32(at::BLKIF_DOMID),
             devid: raw.u32(at::BLKIF_DEVID),
             grefs: std::array::from_fn(|index| raw.u32(at::BLKIF_GREF + 4 * index)),
-            order,
+            order: raw.u32(at::BLKIF_ORDER),
             protocol: raw.u32(at::BLKIF_PROTO),
-            pool: text::get(raw, at::BLKIF_POOL)?,
+            pool: text::get(raw, at::BLKIF_POOL).ok(),
             port: raw.u32(at::BLKIF_PORT),
             poll_duration: raw.u32(at::BLKIF_POLL_DURATION),
             poll_idle_threshold: raw.u32(at::BLKIF_POLL_IDLE),
-        })
+        }
     }
 
     pub(crate) fn put(&self, raw: &mut Raw) -> Result<(), Unsendable> {
-        if self.order > RING_ORDER_MAX {
-            return Err(Unsendable("ring order"));
-        }
         raw.put_u32(at::BLKIF_DOMID, self.domid);
         raw.put_u32(at::BLKIF_DEVID, self.devid);
         for (index, gref) in self.grefs.iter().enumerate() {
@@ -65,7 +58,7 @@ impl Ring {
         }
         raw.put_u32(at::BLKIF_ORDER, self.order);
         raw.put_u32(at::BLKIF_PROTO, self.protocol);
-        put(raw, at::BLKIF_POOL, &self.pool, "pool")?;
+        put(raw, at::BLKIF_POOL, self.pool.as_deref().ok_or(Unsendable("pool"))?, "pool")?;
         raw.put_u32(at::BLKIF_PORT, self.port);
         raw.put_u32(at::BLKIF_POLL_DURATION, self.poll_duration);
         raw.put_u32(at::BLKIF_POLL_IDLE, self.poll_idle_threshold);

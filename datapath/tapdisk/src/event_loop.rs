@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use blkif::{NoXen, Xen, mock::MockXen};
 use block::Interest;
 use host::{Config, Environment};
 use nbd::ReceiveLimit;
@@ -68,7 +69,11 @@ pub(crate) fn run() -> Result<()> {
         log.send(Severity::Warning, format_args!("leftovers: {error}"));
     }
     let poller = Poller::new(Polling::new(config.poll)).context("making an epoll")?;
-    let mut tapdisk = tapdisk(dir, log, &poller)?;
+    let xen: Box<dyn Xen> = match config.mock_xen {
+        Some(guests) => Box::new(MockXen::new(guests)),
+        None => Box::new(NoXen),
+    };
+    let mut tapdisk = tapdisk(dir, log, xen, &poller)?;
     tapdisk.unused_until = config.started_by_plugin.then(|| Instant::now() + UNUSED_TIMEOUT);
     if let Err(error) = tapdisk.dir.metrics().create_own() {
         tapdisk.warn(format_args!("without statistics: {error}"));
@@ -89,7 +94,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// The state of a process that serves nothing yet.
-fn tapdisk(dir: ControlDir, log: Syslog, poller: &Poller) -> Result<Tapdisk> {
+fn tapdisk(dir: ControlDir, log: Syslog, xen: Box<dyn Xen>, poller: &Poller) -> Result<Tapdisk> {
     let sources = poller.sources().clone();
     let readable = Interest { readable: true, writable: false };
     let listener = Listener::bind(&dir, std::process::id()).context("making the control socket")?;
@@ -99,6 +104,9 @@ fn tapdisk(dir: ControlDir, log: Syslog, poller: &Poller) -> Result<Tapdisk> {
         dir,
         vbds: Slab::new(),
         draining: Slab::new(),
+        xen,
+        given_up_rings: Vec::new(),
+        updates: Slab::new(),
         receivers: Receivers::default(),
         runnable: Vec::new(),
         receive_limit: ReceiveLimit::new(),
@@ -177,6 +185,7 @@ impl EventLoop {
             Source::Client(vbd, key) => self.tapdisk.serve_client(vbd, key),
             Source::Draining(slot) => self.tapdisk.drain_client(slot),
             Source::Receiver(slot) => self.tapdisk.receive_descriptor(slot),
+            Source::Update(slot) => self.tapdisk.go_on_update(slot),
             Source::Opening(vbd) => self.tapdisk.go_on_opening(vbd, Instant::now()),
         }
     }
@@ -191,6 +200,7 @@ impl EventLoop {
             tapdisk.receivers.next_deadline(),
             tapdisk.draining.iter().map(|(_, client)| client.until).min(),
             tapdisk.next_closing(),
+            tapdisk.next_update(),
             tapdisk.next_opening(),
             (!tapdisk.attaching.is_empty()).then(|| now + ATTACH_RETRY),
             tapdisk.end,
@@ -213,6 +223,7 @@ impl EventLoop {
         tapdisk.retry_attaching(now);
         tapdisk.go_on_openings(now);
         tapdisk.finish_closings(now);
+        tapdisk.expire_updates(now);
         let is_due = |at: &mut Instant| *at <= now;
         if tapdisk.unused_until.take_if(is_due).is_some()
             && tapdisk.vbds.is_empty()

@@ -8,14 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use blkif::Xen;
 use nbd::ReceiveLimit;
 use slab::Slab;
 use syslog::{Severity, Syslog};
 use tapctl::{ControlDir, Conversation, Conversations, Key as ConversationKey, Listener, Minor};
 
 use crate::{
-    frontend::{DRAIN_TIMEOUT, Draining, Receivers},
+    frontend::{DRAIN_TIMEOUT, Device, Draining, Receivers},
     poll::{ClientKey, Sources, VbdKey, Watched},
+    task::KeyUpdate,
     vbd::Vbd,
 };
 
@@ -29,6 +31,12 @@ pub(crate) struct Tapdisk {
     pub(crate) vbds: Slab<Vbd>,
     /// Clients whose disk was closed, and that have still to take answers.
     pub(crate) draining: Slab<Draining>,
+    /// The way to the guests of this host.
+    pub(crate) xen: Box<dyn Xen>,
+    /// Rings whose guests have broken the protocol, until they are disconnected.
+    pub(crate) given_up_rings: Vec<Device>,
+    /// Keys that are being written to xenstore.
+    pub(crate) updates: Slab<KeyUpdate>,
     pub(crate) receivers: Receivers,
     /// Clients whose next turn need not wait for their sockets.
     pub(crate) runnable: Vec<(VbdKey, ClientKey)>,

@@ -128,7 +128,15 @@ fn errors_carry_the_numbers_of_blktap() {
     }
     // tap-ctl takes a failed STATS for an answer, and what follows the number for a length.
     assert!(ask(21, 99, b"")[BODY + 4..].iter().all(|&byte| byte == 0));
-    is_error(&ask(24, minor, b""), 95); // no rings here: EOPNOTSUPP
+    // A ring: the minor is looked at first, then the devices, which are not there (ENOENT).
+    is_error(&ask(24, 99, b""), 19);
+    is_error(&ask(24, minor, b""), 2);
+    let mut endless = message(24, minor, b"");
+    endless[56..312].fill(b'x');
+    is_error(&super::protocol::ask(&host, &tapdisk, &endless), EINVAL);
+    endless[2..4].copy_from_slice(&99_u16.to_ne_bytes());
+    is_error(&super::protocol::ask(&host, &tapdisk, &endless), 19);
+    is_error(&ask(26, 0, b""), 19); // no such ring: ENODEV
     for flags in [0x10_u32, 0x40, 0x80, 0x100, 0x400] {
         let mut resume = message(11, minor, b"");
         resume[BODY..BODY + 4].copy_from_slice(&flags.to_ne_bytes());

@@ -11,7 +11,7 @@ use nbd::Connection;
 use rustix::{io::Errno, net::sockopt::set_socket_send_buffer_size};
 
 use crate::{
-    frontend::{Client, Passed},
+    frontend::{Client, Origin, Passed},
     poll::{Endpoint, Source, VbdKey},
     tapdisk::{ACCEPTS_MAX, Tapdisk},
     volume::Volume,
@@ -82,25 +82,43 @@ impl Tapdisk {
         } else {
             Err(io::Error::other(format!("{CLIENTS_MAX} clients are served already")))
         };
-        match connection.and_then(|it| it.map(|it| self.add(vbd, endpoint, it)).transpose()) {
+        match connection
+            .and_then(|it| it.map(|it| self.add_connection(vbd, endpoint, it)).transpose())
+        {
             Ok(_) => {}
             Err(error) => self.warn(format_args!("a client was not accepted: {error}")),
         }
     }
 
-    fn add(&mut self, vbd: VbdKey, endpoint: Endpoint, connection: Connection) -> io::Result<()> {
+    fn add_connection(
+        &mut self,
+        vbd: VbdKey,
+        endpoint: Endpoint,
+        connection: Connection,
+    ) -> io::Result<()> {
+        // Where it cannot be set, it stays as it is.
+        let _default = set_socket_send_buffer_size(&connection, SEND_BUFFER_BYTES);
+        let both = Interest { readable: true, writable: true };
+        self.add_client(vbd, Box::new(connection), both, Origin::Socket(endpoint))
+    }
+
+    /// Makes a frontend a client of the disk of a VBD.
+    pub(crate) fn add_client(
+        &mut self,
+        vbd: VbdKey,
+        frontend: Box<dyn Frontend<Volume>>,
+        interest: Interest,
+        origin: Origin,
+    ) -> io::Result<()> {
         let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else {
             return Ok(());
         };
-        // Where it cannot be set, it stays as it is.
-        let _default = set_socket_send_buffer_size(&connection, SEND_BUFFER_BYTES);
         let slot = image.clients.vacant_entry();
         let key = slot.key();
-        let both = Interest { readable: true, writable: true };
-        let boxed: Box<dyn Frontend<Volume>> = Box::new(connection);
-        let frontend = self.sources.watch(boxed, Source::Client(vbd, key), both)?;
-        slot.insert(Client::new(frontend, endpoint));
-        // At once: a descriptor that was passed on and is no connection may never become ready.
+        let frontend = self.sources.watch(frontend, Source::Client(vbd, key), interest)?;
+        slot.insert(Client::new(frontend, origin));
+        // At once: a descriptor that was passed on and is no connection may never become ready, and a
+        // ring may have had requests before.
         self.serve_client(vbd, key);
         Ok(())
     }

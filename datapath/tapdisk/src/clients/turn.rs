@@ -3,6 +3,7 @@
 use block::{Budget, Progress};
 
 use crate::{
+    frontend::Client,
     poll::{ClientKey, VbdKey},
     tapdisk::Tapdisk,
     vbd::{DiskState, Vbd},
@@ -20,18 +21,30 @@ impl Tapdisk {
             None => client.frontend.drain(),
         };
         match progress {
-            Progress::Closed { fault } => {
-                self.remove_client(vbd, key);
-                if let Some(fault) = fault {
-                    let minor = self.vbds[vbd].minor();
-                    self.warn(format_args!("minor {minor}: a client was dropped: {fault}"));
-                }
-            }
+            Progress::Closed { fault } => self.client_closed(vbd, key, fault),
             Progress::More => self.runnable.push((vbd, key)),
             Progress::Idle | Progress::Worked => {
                 client.is_quiesced |= closing && client.frontend.is_caught_up();
                 self.rearm_client(vbd, key);
             }
+        }
+    }
+
+    /// Drops a client that is over.
+    fn client_closed(&mut self, vbd: VbdKey, key: ClientKey, fault: Option<String>) {
+        let minor = self.vbds[vbd].minor();
+        let device = self.remove_client(vbd, key).and_then(|it| Some(it.origin.ring()?.device));
+        // Until it is disconnected the guest's device is not served again.
+        self.given_up_rings.extend(device);
+        match (device, fault) {
+            (Some(device), Some(fault)) => self.warn(format_args!(
+                "minor {minor}: the ring of {device} is given up, until the guest connects a new \
+                 one: {fault}"
+            )),
+            (None, Some(fault)) => {
+                self.warn(format_args!("minor {minor}: a client was dropped: {fault}"));
+            }
+            (_, None) => {}
         }
     }
 
@@ -72,10 +85,9 @@ impl Tapdisk {
         image.map(|it| it.clients.iter().map(|(key, _)| key).collect()).unwrap_or_default()
     }
 
-    /// Closes a client's socket.
-    pub(crate) fn remove_client(&mut self, vbd: VbdKey, key: ClientKey) {
-        let image = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut());
-        image.and_then(|image| image.remove_client(key));
+    /// Takes a client out of its VBD. Dropping it closes its socket, or unmaps its ring.
+    pub(crate) fn remove_client(&mut self, vbd: VbdKey, key: ClientKey) -> Option<Client> {
+        self.vbds.get_mut(vbd)?.image_mut()?.remove_client(key)
     }
 
     /// Gives the drives a turn that have large changes to make. A client whose change is finished has an

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use tapctl::{Call, Failure, Identification, Key as ConversationKey, Reply, Request};
 
-use crate::{clients::Shutdown, tapdisk::Tapdisk};
+use crate::{clients::Shutdown, frontend::Device, tapdisk::Tapdisk};
 
 /// The outcome of a request: done with a reply, or answered later.
 pub(super) type Handled = Result<Option<Reply>, Failure>;
@@ -36,10 +36,10 @@ impl Tapdisk {
             Call::Clients => self.clients(minor),
             // As blktap's tapdisk, which has no handler for the first two.
             Call::ListMinors | Call::Exit => Err(Errno::INVAL.into()),
-            Call::Connect(_) | Call::Disconnect { .. } => Err(Failure::new(
-                Errno::OPNOTSUPP,
-                "guests' rings are not served here; use the disk's NBD socket",
-            )),
+            Call::Connect(ring) => self.connect_ring(caller, minor, ring),
+            Call::Disconnect { domid, devid } => {
+                self.disconnect_ring(Device { domid: *domid, devid: *devid })
+            }
         };
         handled.unwrap_or_else(|failure| {
             self.warn(format_args!("minor {minor}: {} refused: {failure}", request.call.name()));

@@ -11,7 +11,7 @@ use tapctl::{
 
 use super::handle::Handled;
 use crate::{
-    metrics::json::{self, ImageStats, VbdStats},
+    metrics::json::{self, ImageStats, RingStats, VbdStats},
     poll::VbdKey,
     tapdisk::Tapdisk,
     vbd::{Image, Vbd},
@@ -52,7 +52,13 @@ impl Tapdisk {
         });
         let outstanding = vbd.image().map_or(0, |image| image.outstanding());
         let longest_pass = self.longest_pass;
-        VbdStats { sectors: vbd.sectors(), image, outstanding, longest_pass }
+        let rings = vbd.rings().map(|it| RingStats {
+            domid: it.device.domid,
+            devid: it.device.devid,
+            counters: it.counters.get(),
+        });
+        let rings = rings.collect();
+        VbdStats { sectors: vbd.sectors(), image, rings, outstanding, longest_pass }
     }
 
     pub(super) fn disk_info(&self, minor: Minor) -> Handled {

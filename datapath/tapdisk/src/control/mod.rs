@@ -7,6 +7,7 @@ mod handle;
 mod info;
 mod open;
 mod pause;
+mod rings;
 mod structure;
 
 pub(crate) use attach::ATTACH_RETRY;

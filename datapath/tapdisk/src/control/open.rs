@@ -126,6 +126,7 @@ impl Tapdisk {
         let read_only = if image.disk.read_only() { " read-only" } else { "" };
         self.info(format_args!("minor {minor}: serving {}{read_only}", image.params));
         self.vbds[key].state = State::Open(Box::new(image));
+        self.serve_waiting_rings(key);
         if self.accept_resumes.is_some() {
             self.set_accepting(false);
         }

@@ -24,7 +24,9 @@ impl Tapdisk {
         if size_bytes > store::VOLUME_BYTES_MAX {
             return Err(Failure::new(Errno::FBIG, "larger than the largest volume"));
         }
-        self.change_structure(minor, |disk| disk.resize(size_bytes))
+        let done = self.change_structure(minor, |disk| disk.resize(size_bytes))?;
+        self.tell_guests_of_size(key);
+        Ok(done)
     }
 
     pub(super) fn reload_sole(&mut self, minor: Minor) -> Handled {

@@ -7,8 +7,9 @@ use std::{
 
 use block::{Frontend, Interest, Progress, Stats};
 
+use super::ring::{Origin, RingInfo};
 use crate::{
-    poll::{Endpoint, Source, Watched},
+    poll::{Source, Watched},
     volume::Volume,
 };
 
@@ -21,8 +22,7 @@ type AnyFrontend = Watched<Box<dyn Frontend<Volume>>>;
 /// A client of a VBD.
 pub(crate) struct Client {
     pub(crate) frontend: AnyFrontend,
-    /// The socket through which it came.
-    pub(crate) endpoint: Endpoint,
+    pub(crate) origin: Origin,
     /// When it came.
     pub(crate) since: Instant,
     /// Everything that had come when its disk was about to be closed was served.
@@ -30,12 +30,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(frontend: AnyFrontend, endpoint: Endpoint) -> Self {
-        Self { frontend, endpoint, since: Instant::now(), is_quiesced: false }
+    pub(crate) fn new(frontend: AnyFrontend, origin: Origin) -> Self {
+        Self { frontend, origin, since: Instant::now(), is_quiesced: false }
     }
 
     pub(crate) fn stats(&self) -> &Stats {
         self.frontend.stats()
+    }
+
+    /// Writes the files of a ring.
+    pub(crate) fn write_metrics(&mut self) -> io::Result<()> {
+        let Origin::Ring(ring) = &mut self.origin else { return Ok(()) };
+        let RingInfo { counters, files: Some(files), .. } = &mut **ring else { return Ok(()) };
+        files.write(self.frontend.stats(), &counters.get())
     }
 
     /// Waits for what the frontend needs next. Of a paused disk's clients only room for answers.
@@ -54,7 +61,7 @@ impl Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("Client").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 

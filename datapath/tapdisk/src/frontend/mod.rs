@@ -2,6 +2,8 @@
 
 mod client;
 mod receiver;
+mod ring;
 
 pub(crate) use client::{Client, DRAIN_TIMEOUT, Draining};
 pub(crate) use receiver::{Passed, Receivers};
+pub(crate) use ring::{Device, Origin, RingInfo};

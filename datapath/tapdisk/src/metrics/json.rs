@@ -6,16 +6,21 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
+/// The pool of buffers that a ring without another one is said to have.
+const POOL: &str = "td-xenio-default";
+
 /// blktap's number of the `ram` driver (`DISK_TYPE_RAM` of `drivers/tapdisk-disktype.h`).
 const DISK_TYPE_RAM: u32 = 5;
 
 /// One VBD. Pairs are of reads and of writes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct VbdStats<'a> {
     /// Sectors, since it was attached.
     pub(crate) sectors: [u64; 2],
     /// The open image.
     pub(crate) image: Option<ImageStats<'a>>,
+    /// The rings of guests.
+    pub(crate) rings: Vec<RingStats>,
     /// Requests that are not answered yet.
     pub(crate) outstanding: usize,
     /// The longest time for which the loop of the process did not look for events. Ours, behind
@@ -34,6 +39,27 @@ pub(crate) struct ImageStats<'a> {
     pub(crate) fails: [u64; 2],
 }
 
+/// A guest's ring (`tapdisk_xenblkif_stats` of `drivers/td-stats.c`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RingStats {
+    pub(crate) domid: u32,
+    pub(crate) devid: u32,
+    pub(crate) counters: blkif::Counters,
+}
+
+impl fmt::Display for RingStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { domid, devid, counters } = self;
+        let blkif::Counters { taken, answered, events, notified, refused, failed, .. } = counters;
+        write!(
+            f,
+            "\"pool\": \"{POOL}\", \"domid\": {domid}, \"devid\": {devid}, \"reqs\": [ {taken}, \
+             {answered} ], \"kicks\": [ {events}, {notified} ], \"errors\": {{ \"msg\": 0, \"map\": \
+             {refused}, \"vbd\": 0, \"img\": {failed} }}"
+        )
+    }
+}
+
 impl fmt::Display for VbdStats<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pair = |[read, write]: [u64; 2]| format!("[ {read}, {write} ]");
@@ -48,9 +74,16 @@ impl fmt::Display for VbdStats<'_> {
                 pair(image.fails)
             )
         });
+        // Several rings are several times the same fields of one object.
+        let rings: Vec<String> = self.rings.iter().map(RingStats::to_string).collect();
+        let rings = if rings.is_empty() {
+            String::new()
+        } else {
+            format!("\"xenbus\": {{ {} }}, ", rings.join(", "))
+        };
         write!(
             f,
-            "{{ \"name\": {name}, \"secs\": {}, \"images\": [ {} ], \
+            "{{ \"name\": {name}, \"secs\": {}, \"images\": [ {} ], {rings}\
              \"FIXME_enospc_redirect_count\": 0, \"nbd_mirror_failed\": 0, \
              \"reqs_outstanding\": {}, \"read_caching\": \"false\", \"longest_pass_us\": {} }}",
             pair(self.sectors),
@@ -84,7 +117,32 @@ mod tests {
         let vbd = VbdStats { image: Some(image), longest_pass, ..VbdStats::default() };
         let (blktaps, _) = RECORDED.rsplit_once(" }").unwrap();
         assert_eq!(vbd.to_string(), format!("{blktaps}, \"longest_pass_us\": 1234 }}"));
-        assert_eq!(all([vbd, vbd].into_iter()), format!("[ {vbd}, {vbd} ]"));
+        let twice = [vbd.clone(), vbd.clone()];
+        assert_eq!(all(twice.into_iter()), format!("[ {vbd}, {vbd} ]"));
+    }
+
+    /// As blktap's tapdisk has it between the images and the field behind them.
+    #[test]
+    fn a_ring_is_told_of_where_blktap_does() {
+        let counters = blkif::Counters {
+            taken: 3,
+            answered: 2,
+            events: 5,
+            notified: 4,
+            refused: 6,
+            failed: 7,
+            ..blkif::Counters::default()
+        };
+        let ring = RingStats { domid: 1, devid: 51712, counters };
+        let mut vbd = VbdStats { rings: vec![ring], ..VbdStats::default() };
+        let expected = "\"images\": [  ], \"xenbus\": { \"pool\": \"td-xenio-default\", \"domid\": 1, \
+            \"devid\": 51712, \"reqs\": [ 3, 2 ], \"kicks\": [ 5, 4 ], \"errors\": { \"msg\": 0, \
+            \"map\": 6, \"vbd\": 0, \"img\": 7 } }, \"FIXME_enospc_redirect_count\"";
+        let text = vbd.to_string();
+        assert!(text.contains(expected), "{text}");
+        vbd.rings.push(RingStats { domid: 2, ..ring });
+        let value: Value = serde_json::from_str(&vbd.to_string()).unwrap();
+        assert_eq!(value["xenbus"]["domid"], 2, "the last one, as any parser has it");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 mod files;
 pub(crate) mod json;
+mod ring;
 mod served;
 
 pub(crate) use files::Files;
+pub(crate) use ring::RingFiles;
 pub(crate) use served::Served;

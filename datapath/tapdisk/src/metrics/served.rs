@@ -5,11 +5,12 @@ use tapctl::metrics::{Counters, Direction};
 
 use crate::poll::Endpoint;
 
-/// Counters for each of a VBD's two NBD servers, as blktap counts them.
+/// Counters for each of a VBD's two NBD servers, as blktap counts them, and for the rings of guests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Served {
     new: Stats,
     old: Stats,
+    rings: Stats,
 }
 
 impl Served {
@@ -18,10 +19,16 @@ impl Served {
         *if endpoint.is_old() { &mut self.old } else { &mut self.new } += *stats;
     }
 
-    /// The sum of both servers.
+    /// Adds the counters of a guest's ring.
+    pub(crate) fn add_ring(&mut self, stats: &Stats) {
+        self.rings += *stats;
+    }
+
+    /// The sum of both servers and the rings.
     pub(crate) fn total(&self) -> Stats {
         let mut total = self.new;
         total += self.old;
+        total += self.rings;
         total
     }
 
@@ -31,7 +38,8 @@ impl Served {
     }
 }
 
-fn counters(stats: &Stats) -> Counters {
+/// Counters as the files have them.
+pub(super) fn counters(stats: &Stats) -> Counters {
     let direction = |it: &block::Direction| Direction {
         submitted: it.answered(),
         completed: it.answered(),

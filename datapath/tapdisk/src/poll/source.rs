@@ -24,6 +24,8 @@ pub(crate) enum Source {
     Draining(usize),
     /// A process that passes on a connection: its slot.
     Receiver(usize),
+    /// An update of keys in xenstore: its slot.
+    Update(usize),
     /// A thread has finished loading a file for a VBD.
     Opening(VbdKey),
 }

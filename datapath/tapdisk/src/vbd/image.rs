@@ -13,7 +13,7 @@ use super::{
     listeners::Listeners,
 };
 use crate::{
-    frontend::Client,
+    frontend::{Client, Origin, RingInfo},
     metrics::{Files, Served},
     poll::{ClientKey, Endpoint, Sources, VbdKey},
     volume::{Volume, path_of},
@@ -93,7 +93,7 @@ impl Image {
     pub(crate) fn remove_client(&mut self, key: ClientKey) -> Option<Client> {
         let client = self.clients.try_remove(key)?;
         self.client_left_at = Instant::now();
-        self.served_before.add(client.endpoint, client.stats());
+        add(&mut self.served_before, &client);
         Some(client)
     }
 
@@ -125,7 +125,7 @@ impl Image {
     /// Counters of all clients since the image was opened.
     pub(crate) fn served(&self) -> Served {
         let mut served = self.served_before;
-        self.clients.iter().for_each(|(_, client)| served.add(client.endpoint, client.stats()));
+        self.clients.iter().for_each(|(_, client)| add(&mut served, client));
         served
     }
 
@@ -159,9 +159,22 @@ impl Image {
     /// Brings the statistics files up to date.
     pub(crate) fn write_metrics(&mut self) -> io::Result<()> {
         let served = self.served();
-        match &mut self.files {
-            Some(files) => files.write(&served),
-            None => Ok(()),
+        if let Some(files) = &mut self.files {
+            files.write(&served)?;
         }
+        self.clients.iter_mut().try_for_each(|(_, client)| client.write_metrics())
+    }
+
+    /// The rings of guests, each with the key of its client.
+    pub(crate) fn rings(&self) -> impl Iterator<Item = (ClientKey, &RingInfo)> {
+        self.clients.iter().filter_map(|(key, client)| Some((key, client.origin.ring()?)))
+    }
+}
+
+/// Adds the counters of a client.
+fn add(served: &mut Served, client: &Client) {
+    match &client.origin {
+        Origin::Socket(endpoint) => served.add(*endpoint, client.stats()),
+        Origin::Ring(_) => served.add_ring(client.stats()),
     }
 }

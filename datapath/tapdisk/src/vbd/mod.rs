@@ -11,10 +11,11 @@ pub(crate) use state::{Idle, Start, State};
 
 use std::time::Instant;
 
+use blkif::Ring;
 use block::Drive;
 use tapctl::{Minor, MinorLock};
 
-use crate::volume::Volume;
+use crate::{frontend::RingInfo, volume::Volume};
 
 /// A minor that this process has attached.
 #[derive(Debug)]
@@ -25,12 +26,20 @@ pub(crate) struct Vbd {
     sectors_before: [u64; 2],
     /// When an image was closed last, or the minor attached.
     closed_at: Instant,
+    /// Rings that were connected while nothing is open. They are served as soon as something is.
+    pub(crate) waiting_rings: Vec<(Ring, RingInfo)>,
 }
 
 impl Vbd {
     pub(crate) fn new(lock: MinorLock) -> Self {
         let state = State::Idle(Idle::New);
-        Self { lock, state, sectors_before: [0; 2], closed_at: Instant::now() }
+        Self {
+            lock,
+            state,
+            sectors_before: [0; 2],
+            closed_at: Instant::now(),
+            waiting_rings: Vec::new(),
+        }
     }
 
     pub(crate) fn minor(&self) -> Minor {
@@ -67,6 +76,12 @@ impl Vbd {
     /// Since when there has been no client, where there is none.
     pub(crate) fn unused_since(&self) -> Instant {
         self.image().map_or(self.closed_at, Image::unused_since)
+    }
+
+    /// The rings of guests that are connected.
+    pub(crate) fn rings(&self) -> impl Iterator<Item = &RingInfo> {
+        let served = self.image().into_iter().flat_map(|image| image.rings().map(|(_, ring)| ring));
+        served.chain(self.waiting_rings.iter().map(|(_, ring)| ring))
     }
 
     /// Closes the image and its disk.
