@@ -3,7 +3,8 @@
 //! descriptors.
 //!
 //! `store` maps the maps and the data of its layers, `nbd` sends replies that point into a layer.
-//! Every other crate of the workspace forbids `unsafe`, so this is the only place to audit.
+//! Every other crate of the workspace forbids `unsafe`, except `xen`, which needs it for the system calls
+//! on Xen's devices, so these are the only places to audit.
 //!
 //! Invariants:
 //! * No `&[u8]` into a mapping ever exists. Another process may change the bytes at any moment, which

@@ -1,0 +1,10 @@
+//! Writing keys of a disk's backend to xenstore, without ever waiting for xenstored.
+//!
+//! The protocol is that of `xen/io/xs_wire.h` (docs/misc/xenstore.txt says what the requests do), spoken
+//! through the kernel's device, which is a stream of whole messages.
+
+mod connection;
+mod wire;
+mod write;
+
+pub(crate) use write::Write;
