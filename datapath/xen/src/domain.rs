@@ -8,7 +8,7 @@ use std::{
 use blkif::{Copies, Domain};
 use memory::WriteMap;
 
-use crate::{evtchn::Evtchn, gntdev::Gntdev, host::Devices};
+use crate::{devices::Devices, evtchn::Evtchn, gntdev::Gntdev};
 
 /// The devices that one ring of a guest uses.
 #[derive(Debug)]

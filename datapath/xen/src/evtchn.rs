@@ -9,7 +9,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use crate::{gntdev::open, ioctl};
+use crate::{devices::open, ioctl};
 
 /// The event device with the one port that a ring has bound. Closing it closes the port; the guest's end
 /// can be bound again.

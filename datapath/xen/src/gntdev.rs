@@ -1,17 +1,15 @@
 //! Pages that guests have granted.
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
-    path::Path,
-};
+use std::{fs::File, io, os::fd::AsFd, path::Path};
 
 use blkif::{Copies, Local, PAGE_BYTES};
 use memory::WriteMap;
-use rustix::{fs::OFlags, io::Errno};
+use rustix::io::Errno;
 
-use crate::ioctl::{self, CopySegment, DEST_GRANT, End, GrantRef, MapGrantRef, SOURCE_GRANT};
+use crate::{
+    devices::open,
+    ioctl::{self, CopySegment, DEST_GRANT, End, GrantRef, MapGrantRef, SOURCE_GRANT},
+};
 
 /// What a hole of a disk is copied from.
 static ZEROES: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
@@ -74,10 +72,4 @@ impl Gntdev {
         }
         Ok(())
     }
-}
-
-/// Opens a device of Xen for reading and writing; no call on it waits.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag");
-    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
 }

@@ -1,32 +1,11 @@
 //! A host with Xen.
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use blkif::{Domain, Update, Updating, Xen};
 use rustix::io::Errno;
 
-use crate::{domain::Guest, xenstore::Write};
-
-/// Where Xen's devices are.
-#[derive(Clone, Debug)]
-pub struct Devices {
-    /// Granted pages.
-    pub gntdev: PathBuf,
-    /// Events.
-    pub evtchn: PathBuf,
-    /// Xenstore.
-    pub xenbus: PathBuf,
-}
-
-impl Default for Devices {
-    fn default() -> Self {
-        Self {
-            gntdev: "/dev/xen/gntdev".into(),
-            evtchn: "/dev/xen/evtchn".into(),
-            xenbus: "/dev/xen/xenbus".into(),
-        }
-    }
-}
+use crate::{devices::Devices, domain::Guest, xenstore::Write};
 
 /// The host that this process runs on.
 #[derive(Clone, Debug, Default)]

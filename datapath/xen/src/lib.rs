@@ -7,6 +7,7 @@
 //! The numbers and layouts are those of Linux (`include/uapi/xen/{gntdev,evtchn}.h`) and of
 //! `xen/io/xs_wire.h`. No library of Xen is needed.
 
+mod devices;
 mod domain;
 mod evtchn;
 mod gntdev;
@@ -14,4 +15,5 @@ mod host;
 mod ioctl;
 mod xenstore;
 
-pub use host::{Devices, Host};
+pub use devices::Devices;
+pub use host::Host;

@@ -11,7 +11,7 @@ use block::Interest;
 use rustix::io::Errno;
 
 use super::wire::{self, Answer, Kind};
-use crate::gntdev::open;
+use crate::devices::open;
 
 /// A connection.
 #[derive(Debug)]
