@@ -3,7 +3,8 @@
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=<rustc target>]   make uninstall
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of a
-#             guest that attacks its ring, 1,000 deaths of the process that serves one
+#             guest that attacks its ring, 1,000 deaths of the process that serves one;
+#             and the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given)
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
@@ -53,6 +54,9 @@ test-long:
 		$(CARGO) test --locked --workspace --test store tree -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
 	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
+	$(CARGO) build --locked --bins
+	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \
+		$(CARGO) test --locked --package end-to-end --test e2e versions:: -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

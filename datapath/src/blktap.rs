@@ -95,7 +95,7 @@ impl Vdi<'_> {
         let path = self.layout.volume(&volume.key);
         let mut disk = Disk::open(&path, &store::Open { serving: reading })?;
         image.lay_out(&mut disk)?;
-        let holder = ExternalHolder { serving, lock: self.control.minor(minor), partial: false };
+        let holder = ExternalHolder::new(serving, self.control.minor(minor));
         sr.lock()?.set_external_holder(key, &holder)?;
         drop(disk);
         let flags = if read_only { Flags::READ_ONLY } else { Flags::default() };

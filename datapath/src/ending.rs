@@ -108,7 +108,7 @@ impl Vdi<'_> {
         if is_ours && client.serving(minor).is_ok_and(is_fitting) {
             self.ctx.log.warning(format_args!("found the forgotten tapdisk {pid}, minor {minor}"));
             let provider = Provider::Ram;
-            self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity), provider });
+            self.state.tapdisk = Some(Tapdisk::new(minor, Some(identity), provider));
         }
     }
 

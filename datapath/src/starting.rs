@@ -106,7 +106,7 @@ impl Vdi<'_> {
             .variables([(STARTED_FOR.name, self.mark())]);
         let spawned = spawn.start().map_err(refused)?;
         let identity = spawned.identity;
-        self.state.tapdisk = Some(Tapdisk { minor, identity: Some(identity.clone()), provider });
+        self.state.tapdisk = Some(Tapdisk::new(minor, Some(identity.clone()), provider));
         self.state.starting = false;
         let client = Client::new(&self.control, spawned.pid).timeout(ANSWER_TIMEOUT);
         let running = Running { client, minor, identity };

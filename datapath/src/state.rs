@@ -75,7 +75,18 @@ pub(crate) struct Tapdisk {
     /// Which sort of tapdisk it is.
     #[serde(default, skip_serializing_if = "Provider::is_default")]
     pub(crate) provider: Provider,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
+
+impl Tapdisk {
+    pub(crate) fn new(minor: Minor, identity: Option<Identity>, provider: Provider) -> Self {
+        Self { minor, identity, provider, unknown: Unknown::new() }
+    }
+}
+
+/// Fields that a later version has written, whose records this program may change. They stay as they are.
+type Unknown = BTreeMap<String, serde_json::Value>;
 
 /// The version of the records that this program writes.
 const VERSION: u32 = 1;
@@ -90,8 +101,8 @@ struct Version {
 /// The contents of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// The version of the record's format. One of a later version is refused, as this program would
-    /// drop what it does not know.
+    /// The version of the record's format. One of a later version is refused: this program would misread it.
+    /// Fields that may be ignored and kept do not make a later version.
     #[serde(default = "first_version")]
     pub(crate) version: u32,
     /// Whether writes outlive Datapath.close. Otherwise `clone` is served, never the volume.
@@ -108,6 +119,8 @@ pub(crate) struct State {
     /// set comes after one that was killed, and looks for that process.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) starting: bool,
+    #[serde(flatten)]
+    pub(crate) unknown: Unknown,
 }
 
 /// The version of records that say none.
@@ -129,6 +142,7 @@ impl Default for State {
             domains: BTreeMap::new(),
             tapdisk: None,
             starting: false,
+            unknown: Unknown::new(),
         }
     }
 }
@@ -236,7 +250,7 @@ mod tests {
         let mut state = State { persistent: false, clone: Some("c".into()), ..State::default() };
         state.domains.insert("0 / -".into(), Hold::ReadWrite);
         let identity = Some(Identity::own().unwrap());
-        state.tapdisk = Some(Tapdisk { minor: 3, identity, provider: Provider::Blktap });
+        state.tapdisk = Some(Tapdisk::new(3, identity, Provider::Blktap));
         record.write(&state).unwrap();
         assert_eq!(record.read().unwrap(), state);
         drop(record);

@@ -20,6 +20,7 @@ mod provider;
 mod snapshots;
 mod tapctl;
 mod unused;
+mod versions;
 
 /// One MiB, in bytes.
 const MIB: u64 = 1 << 20;

@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Arc,
 };
 
 use scratch::Scratch;
@@ -67,7 +68,7 @@ impl std::error::Error for Failure {}
 #[derive(Debug)]
 pub struct Xapi {
     /// Everything of this host, its tapdisks and mounts too: they end with it.
-    root: Scratch,
+    root: Arc<Scratch>,
     plugins: PathBuf,
     environment: Vec<(String, String)>,
 }
@@ -91,9 +92,24 @@ impl Xapi {
         let root = Scratch::in_memory();
         let plugins = root.path().join("plugins");
         for side in [Side::Volume, Side::Datapath] {
-            install(side, &plugins.join(side.directory()));
+            install(side, &programs::directory(), &plugins.join(side.directory()));
         }
         Self::on(root, plugins, environment)
+    }
+
+    /// The same host with the plugins of another directory: of another version, which is installed
+    /// while disks are in use. Both can be called.
+    ///
+    /// # Panics
+    /// Where that directory has no plugins.
+    #[must_use]
+    pub fn with_programs(&self, directory: &Path) -> Self {
+        let name = directory.to_string_lossy().replace('/', "-");
+        let plugins = self.root.path().join(format!("plugins{name}"));
+        for side in [Side::Volume, Side::Datapath] {
+            install(side, directory, &plugins.join(side.directory()));
+        }
+        Self { root: Arc::clone(&self.root), plugins, environment: self.environment.clone() }
     }
 
     /// A host whose plugins were installed elsewhere.
@@ -132,17 +148,18 @@ impl Xapi {
                 .create(root.path().join(name))
                 .expect("a new directory");
         }
-        Self { root, plugins, environment: variables }
+        Self { root: root.into(), plugins, environment: variables }
     }
 
     /// Leaves the host as it is, with its running disks, until [`scratch::end`] is called for the
     /// directory that this returns.
     ///
     /// # Panics
-    /// Where the directory cannot be written.
+    /// Where the directory cannot be written, or the host is used with other programs too.
     #[must_use]
     pub fn keep(self) -> PathBuf {
-        self.root.keep().expect("a directory of one's own")
+        let root = Arc::into_inner(self.root).expect("the only programs of this host");
+        root.keep().expect("a directory of one's own")
     }
 
     /// Everything of this host lies here.
@@ -341,9 +358,10 @@ impl Default for Xapi {
     }
 }
 
-/// Makes the links of one plugin: what `make install` does.
-fn install(side: Side, directory: &Path) {
-    let program = programs::path(side.program());
+/// Makes the links to one plugin of `programs`: what `make install` does.
+fn install(side: Side, programs: &Path, directory: &Path) {
+    let program = programs.join(side.program());
+    assert!(program.exists(), "{} is missing: run cargo build --bins", program.display());
     let methods = tools::run(&program.to_string_lossy(), &["methods"]);
     fs::create_dir_all(directory).expect("a new directory");
     for method in methods.lines() {

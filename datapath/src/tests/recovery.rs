@@ -127,8 +127,7 @@ fn a_process_that_was_remembered_and_has_no_minor_yet_gets_it() {
         let it = Fixture::new();
         let minor = it.reserve_for_volume();
         let identity = it.start_for_volume();
-        let tapdisk =
-            Some(Tapdisk { minor, identity: Some(identity.clone()), provider: Provider::Ram });
+        let tapdisk = Some(Tapdisk::new(minor, Some(identity.clone()), Provider::Ram));
         it.write_state(&State { tapdisk, ..State::default() });
         it.ok(method, "1");
         if method == "attach" {
@@ -310,4 +309,29 @@ fn a_record_of_a_later_version_is_refused_and_kept_as_it_is() {
     std::fs::write(it.state_path(), r#"{"persistent":true,"domains":{"1":"attached"}}"#).unwrap();
     it.ok("detach", "1");
     it.assert_nothing_left();
+}
+
+/// A later version of the same format may have added something to the record of a volume in use.
+#[test]
+fn what_a_later_version_has_added_to_a_record_is_kept() {
+    let it = Fixture::new();
+    it.ok("activate", "1");
+    let added =
+        |value: &serde_json::Value| (value["more"].clone(), value["tapdisk"]["more"].clone());
+    let read = || -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(it.state_path()).unwrap()).unwrap()
+    };
+    let mut record = read();
+    record["more"] = json!([1]);
+    record["tapdisk"]["more"] = json!({ "a": 2 });
+    std::fs::write(it.state_path(), record.to_string()).unwrap();
+    for (method, domain) in
+        [("attach", "2"), ("activate", "2"), ("deactivate", "1"), ("detach", "1")]
+    {
+        it.ok(method, domain);
+        assert_eq!(added(&read()), (json!([1]), json!({ "a": 2 })), "{method}");
+    }
+    it.ok("detach", "2");
+    assert_eq!(read()["more"], json!([1]), "it may be of use without a tapdisk too");
+    assert_eq!(it.control.reserved().unwrap(), [0; 0]);
 }

@@ -4,10 +4,14 @@
 use plugin::{Arg, Args};
 use schemas::{Error, Failure};
 
-use crate::{Context, methods};
+use store::Name;
 
-pub(crate) const ARGS: &[Arg] =
-    &[super::SR, Arg::flag("force", "Destroy it though it is attached, or damaged")];
+use crate::{Context, methods, unused::end_and_retry};
+
+pub(crate) const ARGS: &[Arg] = &[
+    super::SR,
+    Arg::flag("force", "Destroy it though it is attached, damaged, or of another format"),
+];
 
 pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     let (host, handle) = (methods::host(ctx), super::sr(args));
@@ -34,6 +38,10 @@ pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
             ),
         ));
     }
-    methods::sr::destroy::destroy(ctx, handle)?;
+    let uuid = Name::parse(handle)?;
+    end_and_retry(ctx, handle, None, || match args.given("force") {
+        true => host.destroy_of_any_format(&uuid),
+        false => host.destroy(&uuid),
+    })?;
     Ok(format!("SR {handle} is destroyed\n"))
 }

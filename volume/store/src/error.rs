@@ -39,6 +39,8 @@ pub enum ErrorKind {
     BadArgument,
     /// What lies in the SR contradicts itself.
     Corrupt,
+    /// Another version of this program has made it, in a format that this one does not know.
+    OtherFormat,
     /// Another operation keeps what is needed.
     Busy,
     /// A process that had to answer did not.

@@ -7,11 +7,6 @@ use store::Name;
 use crate::{Context, methods, unused::end_and_retry};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
-    destroy(ctx, &p.sr)
-}
-
-/// Destroys an SR, attached or not.
-pub(crate) fn destroy(ctx: &Context<'_>, handle: &str) -> Result<(), Error> {
-    let (host, uuid) = (methods::host(ctx), Name::parse(handle)?);
-    end_and_retry(ctx, handle, None, || host.destroy(&uuid))
+    let (host, uuid) = (methods::host(ctx), Name::parse(&p.sr)?);
+    end_and_retry(ctx, &p.sr, None, || host.destroy(&uuid))
 }

@@ -10,7 +10,7 @@ use std::{
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::Serving;
+use super::{Serving, Unknown};
 use crate::{
     error::{Context, Result},
     files::lock::is_held,
@@ -27,9 +27,22 @@ pub struct ExternalHolder {
     /// as a mixture of old and new.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
+    #[serde(flatten)]
+    unknown: Unknown,
 }
 
 impl ExternalHolder {
+    /// A process that has the whole volume, and keeps the file `lock` locked.
+    #[must_use]
+    pub fn new(serving: Serving, lock: PathBuf) -> Self {
+        Self { serving, lock, partial: false, unknown: Unknown::new() }
+    }
+
+    /// The same, when a part of its contents was written back.
+    pub(crate) fn partial(self) -> Self {
+        Self { partial: true, ..self }
+    }
+
     /// Whether the process is alive.
     pub(super) fn lives(&self) -> Result<bool> {
         is_locked(&self.lock).doing("locking", || &*self.lock)

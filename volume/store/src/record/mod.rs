@@ -6,9 +6,15 @@ mod serving;
 pub(crate) mod sr;
 mod volume;
 
+use std::collections::BTreeMap;
+
 pub use self::{holder::ExternalHolder, serving::Serving, sr::Attachment, volume::Damaged};
 pub(crate) use self::{
     index::{Index, Pages, View, for_data, for_data_until, write_index},
     serving::{lock_or_served, served_by},
     volume::{Record, Records},
 };
+
+/// The fields of a record that this program does not know: a later version of the same format has written
+/// them. They stay when the record is rewritten, and a volume that is made of another one has them too.
+pub(crate) type Unknown = BTreeMap<String, serde_json::Value>;

@@ -4,6 +4,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
+use super::Unknown;
 use crate::{
     block::{LAYER_END, LAYER_FIRST},
     error::{Context, Error, ErrorKind, Result},
@@ -30,6 +31,8 @@ pub(crate) struct Record {
     /// A text that the plugins keep with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) provider: String,
+    #[serde(flatten)]
+    pub(crate) unknown: Unknown,
 }
 
 impl Record {
@@ -55,11 +58,12 @@ impl Record {
             && format != FORMAT
         {
             return Err(Error::new(
-                ErrorKind::Corrupt,
+                ErrorKind::OtherFormat,
                 format!(
-                    "the SR in {} has format {format}, this program knows {FORMAT}: detach it with \
-                     the version that made it",
-                    layout.root().display()
+                    "SR {uuid} has format {format}, and this version of the program knows {FORMAT}: \
+                     install the version that made it again; or give its memory back, and lose its \
+                     disks (volume-plugin reclaim --sr {uuid} --force)",
+                    uuid = layout.uuid()
                 ),
             ));
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExternalHolder, Serving};
+use super::{ExternalHolder, Serving, Unknown};
 use crate::{
     block::{Layer, NEVER, SECTOR_BYTES, VOLUME_BYTES_MAX},
     error::{Error, ErrorKind, Result},
@@ -60,6 +60,8 @@ pub(crate) struct Record {
     pub(crate) external_holder: Option<ExternalHolder>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) keys: BTreeMap<String, String>,
+    #[serde(flatten)]
+    pub(crate) unknown: Unknown,
 }
 
 impl Record {

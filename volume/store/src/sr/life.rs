@@ -129,6 +129,7 @@ impl Host {
             attached: true,
             generation: format!("{:08x}", random_uuid().as_fields().0),
             provider: wanted.provider.clone(),
+            unknown: [].into(),
         };
         let made = Dirs::open(&sr.layout)
             .and_then(|dirs| dirs.ok_or_else(|| missing(&sr.layout)))
@@ -146,11 +147,27 @@ impl Host {
         made
     }
 
-    /// Destroys an SR and all that is in it, attached or not.
+    /// Destroys an SR and all that is in it, attached or not, also one whose record is damaged.
     ///
     /// # Errors
-    /// [`ErrorKind::SrMissing`]; [`ErrorKind::SrInUse`] where a disk is active.
+    /// [`ErrorKind::SrMissing`]; [`ErrorKind::SrInUse`] where a disk is active;
+    /// [`ErrorKind::OtherFormat`] where another version has made it, whose disks may not be seen as active.
     pub fn destroy(&self, uuid: &Name) -> Result<()> {
+        self.destroy_if(uuid, |dirs| match Record::read(dirs) {
+            Err(error) if error.kind() == ErrorKind::OtherFormat => Err(error),
+            _ => Ok(()),
+        })
+    }
+
+    /// The same, whichever version has made it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SrMissing`]; [`ErrorKind::SrInUse`] where a disk is known to be active.
+    pub fn destroy_of_any_format(&self, uuid: &Name) -> Result<()> {
+        self.destroy_if(uuid, |_| Ok(()))
+    }
+
+    fn destroy_if(&self, uuid: &Name, allowed: impl FnOnce(&Dirs) -> Result<()>) -> Result<()> {
         let layout = Layout::new(&self.sr_root, uuid);
         let lock = Lock::sr(self, uuid)?;
         if layout.root().symlink_metadata().is_err() {
@@ -163,6 +180,7 @@ impl Host {
         }
         mount::check_ours(&layout)?;
         let dirs = Dirs::open(&layout)?.ok_or_else(|| missing(&layout))?;
+        allowed(&dirs)?;
         check_idle(&dirs, "destroyed")?;
         // From here on it is no SR any more, also if the rest is interrupted.
         dirs.remove(Entry::Sr)?;

@@ -71,6 +71,7 @@ impl Exclusive<'_> {
             unfinished,
             external_holder: None,
             keys: [].into(),
+            unknown: [].into(),
         };
         record.renew_content_id();
         self.make_layer(top, size)?;

@@ -156,10 +156,8 @@ impl WriteBack<'_> {
         record.previous_tops.clear();
         let (sole, sole_maps) = record.take_sole();
         record.renew_content_id();
-        record.external_holder = record
-            .external_holder
-            .filter(|_| stays_lent)
-            .map(|holder| ExternalHolder { partial: true, ..holder });
+        record.external_holder =
+            record.external_holder.filter(|_| stays_lent).map(ExternalHolder::partial);
         record.join(&copied);
         lock.write(&record)?;
         drop(disk);

@@ -16,4 +16,5 @@ mod scale;
 mod session;
 mod share;
 mod tree;
+mod versions;
 mod write_back;

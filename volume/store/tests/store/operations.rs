@@ -57,10 +57,9 @@ pub(crate) fn hidden() -> Name {
 fn give_back(sr: &Sr, key: &str) -> Result<()> {
     let serving =
         Serving { pid: 1, control_dir: "/nonexistent".into(), minor: 0, read_only: false };
-    sr.lock().unwrap().set_external_holder(
-        key,
-        &ExternalHolder { serving, lock: "/nonexistent/lock".into(), partial: false },
-    )?;
+    sr.lock()
+        .unwrap()
+        .set_external_holder(key, &ExternalHolder::new(serving, "/nonexistent/lock".into()))?;
     let mut returned = sr.lock().unwrap().begin_write_back(key)?;
     returned.disk().write(0, &[9; 4096])?;
     returned.disk().write(200 * BLOCK, &[9; 8192])?;

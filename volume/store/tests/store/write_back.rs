@@ -27,7 +27,7 @@ impl Borrower {
 
     fn external_holder(&self, read_only: bool) -> ExternalHolder {
         let serving = Serving { pid: 77, control_dir: "/x".into(), minor: 5, read_only };
-        ExternalHolder { serving, lock: self.path.clone(), partial: false }
+        ExternalHolder::new(serving, self.path.clone())
     }
 
     fn die(self) {
