@@ -93,7 +93,7 @@ impl Lean {
                 if is_over(issued, now) {
                     break;
                 }
-                let offset = self.place(load, &mut position);
+                let offset = load.place(self.size, &mut self.state, &mut position);
                 heads[slot] = request(load, slot, offset);
                 sent[slot] = now;
                 issued += 1;
@@ -127,21 +127,6 @@ impl Lean {
             elapsed: start.elapsed(),
             latency: waited.div_f64(answered.max(1) as f64),
         })
-    }
-
-    /// Where the next request goes.
-    fn place(&mut self, load: &Load, position: &mut u64) -> u64 {
-        let places = self.size / u64::from(load.bytes);
-        let number = if load.random {
-            self.state ^= self.state << 13;
-            self.state ^= self.state >> 7;
-            self.state ^= self.state << 17;
-            self.state % places
-        } else {
-            *position += 1;
-            (*position - 1) % places
-        };
-        number * u64::from(load.bytes)
     }
 }
 

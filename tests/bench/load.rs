@@ -33,6 +33,21 @@ impl Load {
         Self { write, random: true, bytes, depth }
     }
 
+    /// Where the next request goes on a disk of `size` bytes.
+    pub(crate) fn place(&self, size: u64, state: &mut u64, position: &mut u64) -> u64 {
+        let places = size / u64::from(self.bytes);
+        let number = if self.random {
+            *state ^= *state << 13;
+            *state ^= *state >> 7;
+            *state ^= *state << 17;
+            *state % places
+        } else {
+            *position += 1;
+            (*position - 1) % places
+        };
+        number * u64::from(self.bytes)
+    }
+
     pub(crate) fn label(&self) -> String {
         let size = match self.bytes >> 10 {
             kilo if kilo < 1024 => format!("{kilo} KiB"),

@@ -2,8 +2,8 @@
 //! instead, all of it in one run on one machine.
 //!
 //! `make bench` runs all of it, `make bench-quick` a shorter one. Every row says what was aimed at
-//! and what was measured; nothing here passes or fails. The rows are in `path`, `four`, `memory`,
-//! `plugin` and `snapshots`; who is compared is in `servers`, `load` and `lean` are the generators
+//! and what was measured; nothing here passes or fails. The rows are in `path`, `ring`, `four`,
+//! `memory`, `plugin` and `snapshots`; who is compared is in `servers`, `load` and `lean` are the generators
 //! and `floor` is the least that moving bytes costs.
 
 mod chain;
@@ -17,6 +17,7 @@ mod memory;
 mod path;
 mod plugin;
 mod process;
+mod ring;
 mod samples;
 mod servers;
 mod snapshots;
@@ -143,8 +144,9 @@ impl Bench {
 /// A part of the benchmark, and what it is called.
 type Part = (&'static str, fn(&Bench) -> Result<Vec<Row>>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("path", path::rows),
+    ("ring", ring::rows),
     ("four", four::rows),
     ("fresh", fresh::rows),
     ("memory", memory::rows),

@@ -18,6 +18,8 @@ pub struct Counters {
     pub refused: u64,
     /// Requests that the disk failed to carry out.
     pub failed: u64,
+    /// Calls that copied between the guest's pages and ours: with Xen one hypercall for 16 pages.
+    pub copies: u64,
     /// The longest time from taking a read to its answer.
     pub read_max: Duration,
     /// The same of a write.

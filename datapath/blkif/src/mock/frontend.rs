@@ -215,11 +215,11 @@ impl Frontend {
                 (operation::DISCARD, [].as_slice())
             }
         };
-        let segments: Vec<u8> = spans.iter().flat_map(encode_span).collect();
+        let length = spans.len() * SEGMENT_BYTES;
         if spans.len() <= crate::SEGMENTS_MAX {
             raw[at::OPERATION] = code;
             raw[at::SEGMENT_COUNT] = spans.len() as u8;
-            raw[layout.segments..layout.segments + segments.len()].copy_from_slice(&segments);
+            encode_spans(spans, &mut raw[layout.segments..][..length]);
         } else {
             assert!(spans.len() <= SEGMENTS_IN_PAGE, "one page of segments for each id");
             raw[at::OPERATION] = operation::INDIRECT;
@@ -227,7 +227,9 @@ impl Frontend {
             raw[at::INDIRECT_COUNT..at::INDIRECT_COUNT + 2]
                 .copy_from_slice(&(spans.len() as u16).to_le_bytes());
             let page = self.indirect_page + u32::from(id);
-            self.guest.write(page, 0, &segments);
+            let mut segments = [0; PAGE_BYTES];
+            encode_spans(spans, &mut segments);
+            self.guest.write(page, 0, &segments[..length]);
             let grefs = &mut raw[layout.indirect_grefs..][..4 * INDIRECT_PAGES_MAX];
             grefs[..4].copy_from_slice(&page.to_le_bytes());
         }
@@ -340,9 +342,9 @@ impl AsFd for Frontend {
     }
 }
 
-fn encode_span(span: &Span) -> [u8; SEGMENT_BYTES] {
-    let mut bytes = [0; SEGMENT_BYTES];
-    bytes[..4].copy_from_slice(&span.gref.to_le_bytes());
-    (bytes[at::SEGMENT_FIRST], bytes[at::SEGMENT_LAST]) = (span.first, span.last);
-    bytes
+fn encode_spans(spans: &[Span], into: &mut [u8]) {
+    for (span, bytes) in spans.iter().zip(into.chunks_exact_mut(SEGMENT_BYTES)) {
+        bytes[..4].copy_from_slice(&span.gref.to_le_bytes());
+        (bytes[at::SEGMENT_FIRST], bytes[at::SEGMENT_LAST]) = (span.first, span.last);
+    }
 }

@@ -108,6 +108,7 @@ impl Ring {
             return;
         }
         let copied = self.domain.copy(copies).is_ok();
+        self.counters.update(|it| it.copies += 1);
         let (mut at, mut segment) = (0, 0);
         for taken in round {
             if let Ok(Parsed::Indirect(indirect)) = &taken.what {
@@ -242,12 +243,11 @@ impl Ring {
             answers.push((pending.held, Answer { id, operation, status: outcome.status() }));
         };
         self.batch.run(&mut *self.domain, drive, done);
-        if refused + failed > 0 {
-            self.counters.update(|it| {
-                it.refused += refused;
-                it.failed += failed;
-            });
-        }
+        self.counters.update(|it| {
+            it.copies += 1;
+            it.refused += refused;
+            it.failed += failed;
+        });
     }
 
     fn refuse(&mut self, turn: Turn, head: Head, refusal: Refusal) {

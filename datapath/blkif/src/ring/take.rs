@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Requests that are taken at a time. Their answers are published together.
-const ROUND_MAX: u32 = 64;
+const ROUND_MAX: u32 = 16;
 
 /// The guest's half of the ring says what cannot be. Nothing in it is believed any more.
 #[derive(Debug)]

@@ -81,11 +81,12 @@ impl fmt::Display for VbdStats<'_> {
         } else {
             format!("\"xenbus\": {{ {} }}, ", rings.join(", "))
         };
+        let copies: u64 = self.rings.iter().map(|ring| ring.counters.copies).sum();
         write!(
             f,
             "{{ \"name\": {name}, \"secs\": {}, \"images\": [ {} ], {rings}\
              \"FIXME_enospc_redirect_count\": 0, \"nbd_mirror_failed\": 0, \
-             \"reqs_outstanding\": {}, \"read_caching\": \"false\", \"longest_pass_us\": {} }}",
+             \"reqs_outstanding\": {}, \"read_caching\": \"false\", \"longest_pass_us\": {}, \"ring_copies\": {copies} }}",
             pair(self.sectors),
             images.unwrap_or_default(),
             self.outstanding,
@@ -116,7 +117,10 @@ mod tests {
         let longest_pass = Duration::from_micros(1234);
         let vbd = VbdStats { image: Some(image), longest_pass, ..VbdStats::default() };
         let (blktaps, _) = RECORDED.rsplit_once(" }").unwrap();
-        assert_eq!(vbd.to_string(), format!("{blktaps}, \"longest_pass_us\": 1234 }}"));
+        assert_eq!(
+            vbd.to_string(),
+            format!("{blktaps}, \"longest_pass_us\": 1234, \"ring_copies\": 0 }}")
+        );
         let twice = [vbd.clone(), vbd.clone()];
         assert_eq!(all(twice.into_iter()), format!("[ {vbd}, {vbd} ]"));
     }
