@@ -6,8 +6,15 @@
 //! where it is to do something, and is killed where it is to stop: all that it had acknowledged
 //! lies in the SR's memory.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
+use host::Provider;
+use rustix::process::Signal;
 use schemas::{Error, Failure};
 use tapctl::{Client, Entry, Flags, Identity, Minor, Open};
 
@@ -19,6 +26,12 @@ pub(crate) const ANSWER_TIMEOUT: Duration =
 
 /// How long a process that does not answer any more may take to be seen as dead.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a tapdisk that has lost its control socket may take to make it again.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 2 });
+
+/// How often its name is looked for meanwhile.
+const RESTORE_POLL: Duration = Duration::from_millis(1);
 
 /// How long the lock on the minors' directory is waited for.
 pub(crate) const MINORS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,8 +67,29 @@ impl Vdi<'_> {
     pub(crate) fn running(&self) -> Option<Running> {
         let tapdisk = self.state.tapdisk.as_ref()?;
         let identity = tapdisk.identity.clone().filter(Identity::is_same)?;
+        if tapdisk.provider == Provider::Ram && !self.control.ctl(identity.pid).exists() {
+            self.restore_socket(&identity);
+        }
         let client = Client::new(&self.control, identity.pid).timeout(ANSWER_TIMEOUT);
         Some(Running { client, minor: tapdisk.minor, identity })
+    }
+
+    /// Asks a tapdisk whose control directory was emptied to make its names again, once in a call, and
+    /// waits for its control socket. One that does not is dealt with as one on whose socket no process listens.
+    fn restore_socket(&self, identity: &Identity) {
+        if self.has_asked_to_restore.replace(true) || identity.signal(Signal::HUP).is_err() {
+            return;
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < RESTORE_TIMEOUT && identity.is_same() {
+            if self.control.ctl(identity.pid).exists() {
+                let pid = identity.pid;
+                let text =
+                    format_args!("the control socket of tapdisk {pid} was lost, and is made again");
+                return self.ctx.log.warning(text);
+            }
+            thread::sleep(RESTORE_POLL);
+        }
     }
 
     /// Points the link to it.

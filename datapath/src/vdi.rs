@@ -4,7 +4,7 @@
 //! non-persistent disk), [`crate::tapdisk`] and its neighbours (the process that serves it),
 //! [`crate::blktap`] (the host's own tapdisk in its place), [`crate::activation`] (which of the two).
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use host::Config;
 use schemas::{Error, Failure};
@@ -26,6 +26,8 @@ pub(crate) struct Vdi<'a> {
     pub(crate) state: State,
     pub(crate) layout: Layout,
     host: Host,
+    /// Whether a tapdisk that has lost its control socket was asked to make it again.
+    pub(crate) has_asked_to_restore: Cell<bool>,
     /// Opened when it is needed first.
     sr: OnceCell<Sr>,
     record: Record,
@@ -41,8 +43,18 @@ impl<'a> Vdi<'a> {
         let record = Record::lock(&host, &uri)?;
         let state = record.read()?;
         let link = Link::new(&control, &uri);
-        let mut vdi =
-            Self { ctx, uri, control, link, state, layout, host, sr: OnceCell::new(), record };
+        let mut vdi = Self {
+            ctx,
+            uri,
+            control,
+            link,
+            state,
+            layout,
+            host,
+            has_asked_to_restore: Cell::new(false),
+            sr: OnceCell::new(),
+            record,
+        };
         if vdi.state.starting {
             vdi.end_orphans()?;
         }

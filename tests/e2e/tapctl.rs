@@ -5,6 +5,7 @@ mod behaviour;
 mod event_loop;
 mod hostile;
 mod metrics;
+mod names;
 mod polling;
 mod protocol;
 mod sockets;
@@ -155,7 +156,7 @@ fn texts(output: &Output) -> (String, String) {
 
 /// Waits until something is so.
 #[track_caller]
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(5);
     while !is_so() {
         assert!(Instant::now() < end, "never {what}");

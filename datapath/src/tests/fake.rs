@@ -13,6 +13,7 @@ use std::{
     io::Write,
     os::unix::{net::UnixListener, process::CommandExt},
     process::{self, Command},
+    sync::Arc,
     time::Duration,
 };
 
@@ -42,6 +43,8 @@ fn main() {
         Command::new(daemon).arg("stay").process_group(0).spawn().unwrap();
         return;
     }
+    // It does not make lost names again, and does not die of being asked to.
+    signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).unwrap();
     let dir = ControlDir::new(env::var_os("XAPI_RAM_CONTROL_DIR").unwrap());
     let listener = Listener::bind(&dir, process::id()).unwrap();
     let mut stdout = std::io::stdout().lock();

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     time::Duration,
@@ -135,7 +135,7 @@ pub fn is_attached(dir: &ControlDir, minor: Minor) -> Result<bool> {
 #[derive(Debug)]
 pub struct MinorLock {
     minor: Minor,
-    _file: File,
+    file: File,
 }
 
 impl MinorLock {
@@ -158,13 +158,54 @@ impl MinorLock {
         }
         // It may have been freed between open and lock, and even reserved anew.
         match lock::is_named(&file, &path) {
-            Ok(true) => Ok(Self { minor, _file: file }),
+            Ok(true) => Ok(Self { minor, file }),
             Ok(false) => Err(Error::new(ErrorKind::Busy, action, minor)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::NotFound, action, minor).caused_by(error))
             }
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Reserves the minor again, with what its file said, after something has removed the file. False
+    /// where nothing had to be done.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] where another process has reserved the minor meanwhile; those of the file system.
+    pub fn restore(&mut self, dir: &ControlDir) -> Result<bool> {
+        let action = "reserve again minor";
+        let path = dir.minor(self.minor);
+        let failed = |cause| Error::io("create", path.display(), cause);
+        match lock::is_named(&self.file, &path) {
+            Ok(true) => return Ok(false),
+            Ok(false) => return Err(Error::new(ErrorKind::Busy, action, self.minor)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        dir.create()?;
+        let mut owner = Vec::new();
+        self.file.rewind().map_err(failed)?;
+        (&self.file).take(OWNER_BYTES_MAX).read_to_end(&mut owner).map_err(failed)?;
+        // Locked before it has its name: to no process does it look as if no tapdisk had it.
+        let new = dir.minors().join(format!("{NEW_NAME}-{}", self.minor));
+        remove_if_there(&new).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let create = options.read(true).write(true).create_new(true).mode(0o600).open(&new);
+        let made = create.and_then(|mut file| {
+            file.write_all(&owner)?;
+            file.lock()?;
+            fs::hard_link(&new, &path)?;
+            Ok(file)
+        });
+        remove_if_there(&new).map_err(failed)?;
+        match made {
+            Ok(file) => self.file = file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::new(ErrorKind::Busy, action, self.minor));
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        Ok(true)
     }
 
     /// Which minor it is.

@@ -132,3 +132,25 @@ fn a_minor_is_found_by_what_it_is_reserved_for() {
     let names = fs::read_dir(dir.minors()).unwrap().count();
     assert_eq!(names, 3, "no other file is left");
 }
+
+/// Something has emptied the directory under a tapdisk.
+#[test]
+fn a_minor_whose_file_was_removed_is_reserved_again_for_its_owner() {
+    let (_root, dir) = dir();
+    let minor = allocate_for(&dir, "a volume", TIMEOUT).unwrap();
+    let mut lock = MinorLock::take(&dir, minor).unwrap();
+    assert!(!lock.restore(&dir).unwrap(), "nothing is lost");
+    for _ in 0..2 {
+        std::fs::remove_dir_all(dir.minors()).unwrap();
+        assert!(lock.restore(&dir).unwrap());
+        assert!(is_attached(&dir, minor).unwrap());
+        assert_eq!(reserved_for(&dir, "a volume").unwrap(), [minor]);
+        assert_eq!(std::fs::read_dir(dir.minors()).unwrap().count(), 1);
+    }
+    // Another process was faster.
+    std::fs::remove_file(dir.minor(minor)).unwrap();
+    assert_eq!(allocate(&dir, TIMEOUT).unwrap(), minor);
+    assert_eq!(lock.restore(&dir).unwrap_err().kind(), ErrorKind::Busy);
+    assert!(!is_attached(&dir, minor).unwrap());
+    assert_eq!(std::fs::read_dir(dir.minors()).unwrap().count(), 1);
+}

@@ -58,19 +58,23 @@ impl Listener {
     /// Those of bind(2); ENAMETOOLONG where clients could not name the socket.
     pub fn bind(dir: &ControlDir, pid: u32) -> Result<Self> {
         let path = dir.ctl(pid);
-        let failed = |cause: io::Error| Error::io("listen on", path.display(), cause);
-        let address = connection::address(&path).map_err(failed)?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = connection::stream(flags).map_err(failed)?;
-        bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
-        // Nobody can connect before listen, so nobody got in with wider permissions.
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
-        listen(&socket, BACKLOG).map_err(|errno| failed(errno.into()))?;
-        Ok(Self { socket, path })
+        Ok(Self { socket: listening(&path)?, path })
+    }
+
+    /// Whether clients find the socket by its name.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.path.symlink_metadata().is_ok()
+    }
+
+    /// Listens anew under its name, after something has removed that. Connections that were not accepted
+    /// yet are lost.
+    ///
+    /// # Errors
+    /// See [`Self::bind`].
+    pub fn rebind(&mut self) -> Result<()> {
+        self.socket = listening(&self.path)?;
+        Ok(())
     }
 
     /// The path of the socket: what a tapdisk prints when it is ready.
@@ -94,6 +98,23 @@ impl Listener {
             }
         }
     }
+}
+
+/// A socket that listens under a name.
+fn listening(path: &Path) -> Result<OwnedFd> {
+    let failed = |cause: io::Error| Error::io("listen on", path.display(), cause);
+    let address = connection::address(path).map_err(failed)?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = connection::stream(flags).map_err(failed)?;
+    bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
+    // Nobody can connect before listen, so nobody got in with wider permissions.
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
+    listen(&socket, BACKLOG).map_err(|errno| failed(errno.into()))?;
+    Ok(socket)
 }
 
 impl AsFd for Listener {

@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use crate::{
     conversation::{Interest, Progress},
@@ -140,7 +143,10 @@ fn wait(listener: &Listener, conversations: &mut Conversations) -> Vec<Key> {
         fds.push(PollFd::new(listener, PollFlags::IN));
     }
     let timeout = Timespec::try_from(PASS).expect("a short time");
-    poll(&mut fds, Some(&timeout)).expect("poll");
+    if let Err(errno) = poll(&mut fds, Some(&timeout)) {
+        // A signal has come, and nothing is ready.
+        assert_eq!(errno, Errno::INTR);
+    }
     let ready = fds.iter().map(|fd| !fd.revents().is_empty());
     keys.into_iter().zip(ready).filter_map(|(key, ready)| ready.then_some(key)).collect()
 }

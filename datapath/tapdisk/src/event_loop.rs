@@ -1,9 +1,7 @@
 //! The event loop: one thread, which waits nowhere but in [`Poller::wait`].
 
 use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    sync::Arc,
+    io::{self, Write},
     time::{Duration, Instant},
 };
 
@@ -12,19 +10,17 @@ use blkif::{NoXen, Xen, mock::MockXen};
 use block::Interest;
 use host::{Config, Environment};
 use nbd::ReceiveLimit;
-use signal_hook::consts::{
-    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
-};
 use slab::Slab;
 use syslog::{Severity, Syslog};
 use tapctl::{ControlDir, Conversations, Listener};
 
 use crate::{
     clients::Shutdown,
-    control::{ATTACH_RETRY, CALLERS_PAUSE},
+    control::{ATTACH_RETRY, CALLERS_PAUSE, LOOK_INTERVAL, Look},
     daemon,
     frontend::Receivers,
     poll::{Poller, Polling, Source},
+    signals::Signals,
     tapdisk::Tapdisk,
 };
 
@@ -35,10 +31,6 @@ const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a process that the datapath plugin started waits for the first minor.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Signals whose default is to end a process, and that programs send to a tapdisk or to any process:
-/// blktap's tapdisks reopen their log on SIGHUP, dump their state on SIGUSR1, and poll on SIGUSR2.
-const IGNORED: [i32; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGIO, SIGPROF, SIGVTALRM];
 
 /// The loop, and what it serves.
 struct EventLoop {
@@ -99,7 +91,7 @@ fn tapdisk(dir: ControlDir, log: Syslog, xen: Box<dyn Xen>, poller: &Poller) -> 
     let readable = Interest { readable: true, writable: false };
     let listener = Listener::bind(&dir, std::process::id()).context("making the control socket")?;
     let listener = sources.watch(listener, Source::Control, readable);
-    let signals = signals().and_then(|it| sources.watch(it, Source::Signal, readable));
+    let signals = Signals::handle().and_then(|it| sources.watch(it, Source::Signal, readable));
     Ok(Tapdisk {
         dir,
         vbds: Slab::new(),
@@ -115,6 +107,7 @@ fn tapdisk(dir: ControlDir, log: Syslog, xen: Box<dyn Xen>, poller: &Poller) -> 
         attaching: Vec::new(),
         signals: signals.context("waiting for signals")?,
         unused_until: None,
+        names_due: Instant::now() + LOOK_INTERVAL,
         end: None,
         callers_resume: None,
         accept_resumes: None,
@@ -132,20 +125,6 @@ fn announce(tapdisk: &Tapdisk) -> Result<()> {
     daemon::release_streams()?;
     tapdisk.info(format_args!("started, control socket {path}"));
     Ok(())
-}
-
-/// A socket that has something to read when a signal to end has come. Of the signals that other programs
-/// send, no other one ends the process.
-fn signals() -> io::Result<UnixStream> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    for signal in IGNORED {
-        signal_hook::flag::register(signal, Arc::default())?;
-    }
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
-    }
-    Ok(ours)
 }
 
 impl EventLoop {
@@ -178,7 +157,7 @@ impl EventLoop {
 
     fn handle(&mut self, source: Source) {
         match source {
-            Source::Signal => self.handle_signal(),
+            Source::Signal => self.handle_signals(),
             Source::Control => self.tapdisk.accept_callers(),
             Source::Conversation(key) => self.tapdisk.converse(key),
             Source::Listener(vbd, endpoint) => self.tapdisk.accept_clients(vbd, endpoint),
@@ -205,6 +184,7 @@ impl EventLoop {
             (!tapdisk.attaching.is_empty()).then(|| now + ATTACH_RETRY),
             tapdisk.end,
             tapdisk.unused_until,
+            tapdisk.end.is_none().then_some(tapdisk.names_due),
             tapdisk.callers_resume.filter(|_| tapdisk.end.is_none()),
             tapdisk.accept_resumes,
             self.metrics_due,
@@ -232,6 +212,9 @@ impl EventLoop {
             tapdisk.info(format_args!("ending, as no minor was attached in {UNUSED_TIMEOUT:?}"));
             tapdisk.stop();
         }
+        if tapdisk.names_due <= now {
+            tapdisk.restore_names(now, Look::Due);
+        }
         if tapdisk.end.is_none() && tapdisk.callers_resume.take_if(is_due).is_some() {
             tapdisk.set_accepting_callers(true);
         }
@@ -239,6 +222,7 @@ impl EventLoop {
             tapdisk.set_accepting(true);
         }
         if self.metrics_due.take_if(is_due).is_some() {
+            self.tapdisk.restore_names(now, Look::Due);
             let images = self.tapdisk.vbds.iter_mut().filter_map(|(_, vbd)| vbd.image_mut());
             // What cannot be written now may be the next time.
             images.for_each(|image| _ = image.write_metrics());
@@ -258,9 +242,14 @@ impl EventLoop {
         }
     }
 
-    fn handle_signal(&mut self) {
-        let mut bytes = [0; 16];
-        let _taken = (&*self.tapdisk.signals).read(&mut bytes);
+    fn handle_signals(&mut self) {
+        let asked = self.tapdisk.signals.take();
+        if asked.look {
+            self.tapdisk.restore_names(Instant::now(), Look::Asked);
+        }
+        if !asked.end {
+            return;
+        }
         if !self.tapdisk.is_stopping() {
             self.tapdisk.info(format_args!("ending, as a signal says"));
         }

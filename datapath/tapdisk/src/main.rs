@@ -5,7 +5,7 @@
 //! its single thread: it waits in `poll` and calls the methods of `tapdisk`, the state of the process,
 //! which are in `control` (what callers ask for) and `clients` (accepting, serving, closing). `vbd` is a
 //! minor and its disk, `frontend` one client, `task` what takes longer than a pass of the loop may,
-//! `volume` the store's disk, `metrics` the statistics. PROTOCOL.md has all of the protocol in tables.
+//! `volume` the store's disk, `metrics` the statistics, `signals` what other processes send. PROTOCOL.md has all of the protocol in tables.
 
 mod clients;
 mod control;
@@ -15,6 +15,7 @@ mod frontend;
 mod launch;
 mod metrics;
 mod poll;
+mod signals;
 mod tapdisk;
 mod task;
 mod vbd;

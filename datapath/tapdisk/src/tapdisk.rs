@@ -4,7 +4,6 @@
 
 use std::{
     fmt,
-    os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
@@ -17,6 +16,7 @@ use tapctl::{ControlDir, Conversation, Conversations, Key as ConversationKey, Li
 use crate::{
     frontend::{DRAIN_TIMEOUT, Device, Draining, Receivers},
     poll::{ClientKey, Sources, VbdKey, Watched},
+    signals::Signals,
     task::KeyUpdate,
     vbd::Vbd,
 };
@@ -45,7 +45,9 @@ pub(crate) struct Tapdisk {
     pub(crate) conversations: Conversations<Watched<Conversation>>,
     /// Minors that another process holds for a moment.
     pub(crate) attaching: Vec<Attaching>,
-    pub(crate) signals: Watched<UnixStream>,
+    pub(crate) signals: Watched<Signals>,
+    /// When the process looks whether its names are still in the control directory.
+    pub(crate) names_due: Instant,
     /// When the process ends if no minor was attached to it by then. One that a person started waits
     /// for as long as it takes; the plugin that started this one may have been killed meanwhile.
     pub(crate) unused_until: Option<Instant>,

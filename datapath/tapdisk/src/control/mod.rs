@@ -5,6 +5,7 @@ mod attach;
 mod callers;
 mod handle;
 mod info;
+mod names;
 mod open;
 mod pause;
 mod rings;
@@ -12,6 +13,7 @@ mod structure;
 
 pub(crate) use attach::ATTACH_RETRY;
 pub(crate) use callers::CALLERS_PAUSE;
+pub(crate) use names::{LOOK_INTERVAL, Look};
 
 use rustix::io::Errno;
 use tapctl::{Failure, Flags};

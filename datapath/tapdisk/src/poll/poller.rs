@@ -95,6 +95,18 @@ impl<T: AsFd> Watched<T> {
         Ok(())
     }
 
+    /// Gives the owner another descriptor, for which the same is waited for.
+    pub(crate) fn replace<E: From<io::Error>>(
+        &mut self,
+        replace: impl FnOnce(&mut T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let interest = self.interest;
+        self.wait_for(NONE)?;
+        let replaced = replace(&mut self.owner);
+        self.wait_for(interest)?;
+        replaced
+    }
+
     /// From now on events belong to another source.
     pub(crate) fn set_source(&mut self, source: Source) {
         self.sources.0.slots.borrow_mut()[self.slot] = source;

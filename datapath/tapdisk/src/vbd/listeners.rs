@@ -58,6 +58,22 @@ impl Listeners {
         &self.0[endpoint as usize]
     }
 
+    /// Listens again under each name that something has removed; whether one was. Connections that were
+    /// not accepted yet are lost.
+    pub(crate) fn restore(&mut self) -> io::Result<bool> {
+        let mut restored = false;
+        for watched in &mut self.0 {
+            if watched.path.symlink_metadata().is_err() {
+                watched.replace(|listening| {
+                    listening.listener = listen(&listening.path)?;
+                    io::Result::Ok(())
+                })?;
+                restored = true;
+            }
+        }
+        Ok(restored)
+    }
+
     /// Accepts clients from now on, or leaves them in the queues of the kernel.
     pub(crate) fn set_accepting(&mut self, accepting: bool) -> io::Result<()> {
         let interest = if accepting { READABLE } else { NOTHING };

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use blkif::Ring;
 use block::Drive;
-use tapctl::{Minor, MinorLock};
+use tapctl::{ControlDir, Minor, MinorLock};
 
 use crate::{frontend::RingInfo, volume::Volume};
 
@@ -44,6 +44,11 @@ impl Vbd {
 
     pub(crate) fn minor(&self) -> Minor {
         self.lock.minor()
+    }
+
+    /// Reserves the minor again where something has removed its file; whether that was so.
+    pub(crate) fn restore_minor(&mut self, dir: &ControlDir) -> tapctl::Result<bool> {
+        self.lock.restore(dir)
     }
 
     /// The open image.
