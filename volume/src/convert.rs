@@ -4,7 +4,7 @@ use schemas::{
     sr::{self, Health},
     volume::{Volume, VolumeType},
 };
-use store::{Name, VolumeUri};
+use store::{Name, VolumeUri, human};
 
 /// A volume of the SR `sr`.
 pub(crate) fn volume(sr: &Name, volume: store::Volume) -> Volume {
@@ -33,16 +33,16 @@ pub(crate) fn volume(sr: &Name, volume: store::Volume) -> Volume {
 /// would be out of reach with those that are not. Nothing is being repaired, either, which xapi would
 /// wait for if it were `Recovering`. As xapi-storage-script drops the text, it is logged too.
 pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::SrStat {
-    let word = match damaged {
-        [] => String::new(),
-        [first, ..] => format!(
+    let damage = damaged.first().map(|first| {
+        format!(
             "{} of the volumes are damaged, and nothing that they may share with others is freed \
              (volume-plugin check --sr {} lists everything): {}",
             damaged.len(),
             stat.uuid,
             first.error.chain()
-        ),
-    };
+        )
+    });
+    let words: Vec<String> = damage.into_iter().chain(nearly_full(stat)).collect();
     sr::SrStat {
         sr: stat.uuid.to_string(),
         name: stat.name.clone(),
@@ -52,6 +52,31 @@ pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::S
         total_space: stat.total,
         datasources: Vec::new(),
         clustered: false,
-        health: Health::Healthy(word),
+        health: Health::Healthy(words.join("; ")),
     }
+}
+
+/// An SR of which less than this part is free is nearly full: one part in...
+const NEARLY_FULL_PART: u64 = 16;
+
+/// What there is to say of an SR that has little room left, and what is to be done.
+pub(crate) fn nearly_full(stat: &store::SrStat) -> Option<String> {
+    if stat.free >= stat.total / NEARLY_FULL_PART {
+        return None;
+    }
+    let own = stat.total.saturating_sub(stat.used + stat.metadata);
+    let (why, remedy) = if own > stat.free {
+        ("the host has no more memory above its watermark", "give the control domain more memory")
+    } else {
+        ("the rest is in use", "discard what the disks do not need (fstrim)")
+    };
+    Some(format!(
+        "SR {} is nearly full: {} of {} can still be written, as {why} ({} of data, {} of metadata); \
+         delete disks or snapshots (xe vdi-destroy), or {remedy}",
+        stat.uuid,
+        human(stat.free),
+        human(stat.total),
+        human(stat.used),
+        human(stat.metadata)
+    ))
 }

@@ -119,6 +119,10 @@ pub(crate) fn for_probe(configuration: &StringMap) -> Result<Option<Name>, Error
     reader.finish(|| Some(wanted))
 }
 
+/// What helps where the configuration of an SR was written by hand.
+const PROBE: &str = "; xe sr-probe-ext type=ram prints the right configuration of each ram SR in this \
+                     host's memory, for xe pbd-create";
+
 /// Reads a configuration and remembers all that is wrong with it.
 struct Reader<'a> {
     method: &'static str,
@@ -191,7 +195,11 @@ impl<'a> Reader<'a> {
             _ => {
                 let known: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
                 let (method, problems) = (self.method, problems.join("; "));
-                let message = format!("{method}: {problems} (the keys are {})", known.join(", "));
+                let mut message =
+                    format!("{method}: {problems} (the keys are {})", known.join(", "));
+                if method == "SR.attach" {
+                    message.push_str(PROBE);
+                }
                 Err(Error::new(failure, message))
             }
         }

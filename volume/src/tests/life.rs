@@ -161,3 +161,20 @@ fn diagnostics_tell_who_serves_what() {
     let pid = std::process::id();
     assert!(line(&format!("volume {busy}")).contains(&format!("active in process {pid}, minor 3")));
 }
+
+/// SR.stat and the log say that an SR is nearly full before a write is refused.
+#[test]
+fn an_sr_that_is_nearly_full_says_so_and_what_to_do() {
+    let plugin = Plugin::with_sr();
+    let key = plugin.create(128 * MIB);
+    plugin.write(&key, 0, 59 << 20, 1);
+    let health = || plugin.ok("SR.stat", json!({"sr": SR}))["health"].clone();
+    assert_eq!(health(), json!(["Healthy", ""]));
+    plugin.write(&key, 59 * MIB, 2 << 20, 1);
+    let told = health();
+    let text = told[1].as_str().unwrap();
+    assert_eq!(told[0], "Healthy", "or the PBD could not be plugged");
+    for part in [SR, "nearly full", "64 MiB", "61 MiB of data", "xe vdi-destroy", "fstrim"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+}

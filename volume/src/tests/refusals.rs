@@ -211,3 +211,35 @@ fn an_sr_of_another_type_is_left_alone() {
     plugin.refused("SR.attach", json!({"configuration": configuration}), 47, &["not a ram SR"]);
     assert!(other.join("disk.vhd").exists());
 }
+
+/// A PBD that is made by hand lacks what SR.create adds: the error says where to get it.
+#[test]
+fn the_attaching_of_a_pbd_that_was_made_by_hand_says_where_its_configuration_is() {
+    let plugin = Plugin::with_sr();
+    let by_hand = json!({"configuration": {"size": "64MiB"}});
+    let parts = ["device-config:sr_uuid is missing", "xe sr-probe-ext type=ram"];
+    plugin.refused("SR.attach", by_hand, 115, &parts);
+}
+
+#[test]
+fn texts_that_are_too_long_are_refused_and_not_repeated_in_full() {
+    let plugin = Plugin::with_sr();
+    let key = plugin.create(MIB);
+    let long = "x".repeat(1 << 20);
+    let on = |more: Value| {
+        let mut params = json!({"sr": SR, "key": key});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        params
+    };
+    for (method, more) in [
+        ("Volume.set_name", json!({"new_name": long})),
+        ("Volume.set_description", json!({"new_description": long})),
+        ("Volume.set", json!({"k": "k", "v": long})),
+        ("Volume.set", json!({"k": long, "v": "v"})),
+    ] {
+        let error = plugin.call(method, on(more)).unwrap_err();
+        assert!(error.message.contains("1048576 bytes") && error.message.len() < 300, "{error:?}");
+    }
+    let new = json!({"uuid": "sr-two", "configuration": {}, "name": long, "description": ""});
+    assert!(plugin.call("SR.create", new).unwrap_err().message.len() < 300);
+}

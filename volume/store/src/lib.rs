@@ -24,6 +24,7 @@ mod record;
 mod sr;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod texts;
 mod uri;
 mod volume;
 mod wire;

@@ -9,7 +9,7 @@ use crate::{Context, device_config, methods};
 pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error> {
     let host = methods::host(ctx);
     let new = device_config::for_create(&p, &host)?;
-    host.check_new(&new.uuid, new.size)?;
+    host.check_new(&new)?;
     if new.provider == Provider::Blktap.to_sr() {
         ctx.log.warning(
             "device-config:tapdisk=blktap: the disks of this SR are served by the host's own tapdisk \

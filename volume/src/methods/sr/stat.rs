@@ -14,5 +14,8 @@ pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<SrStat, Error> {
     for volume in &damaged {
         ctx.log.error(volume.error.chain());
     }
+    if let Some(word) = convert::nearly_full(&stat) {
+        ctx.log.warning(word);
+    }
     Ok(convert::sr_stat(&stat, &damaged))
 }

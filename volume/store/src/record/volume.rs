@@ -155,6 +155,12 @@ impl Record {
         (std::mem::take(&mut self.sole), std::mem::take(&mut self.sole_maps))
     }
 
+    /// What its texts take, in bytes.
+    pub(crate) fn texts_bytes(&self) -> usize {
+        let keys = self.keys.iter().map(|(key, value)| key.len() + value.len());
+        self.name.len() + self.description.len() + keys.sum::<usize>()
+    }
+
     /// The layers that this volume may write to.
     pub(crate) fn owned(&self) -> impl Iterator<Item = Layer> {
         self.own_top().into_iter().chain(self.previous_tops.iter().copied())

@@ -11,6 +11,7 @@ use crate::{
     host::Name,
     live::Inactive,
     record::{self, Records, sr::Record},
+    texts,
 };
 
 /// The lock of an SR, held. Every operation that changes the SR's structure is a method of this
@@ -67,16 +68,19 @@ impl<'a> Exclusive<'a> {
     /// Gives the SR another name.
     ///
     /// # Errors
-    /// If the record cannot be written.
+    /// [`ErrorKind::BadArgument`](crate::ErrorKind) for one that is too long, or if the record cannot be
+    /// written.
     pub fn set_name(&mut self, name: &str) -> Result<()> {
+        texts::check(name, "")?;
         self.update(|record| name.clone_into(&mut record.name))
     }
 
     /// Gives the SR another description.
     ///
     /// # Errors
-    /// If the record cannot be written.
+    /// As [`Self::set_name`].
     pub fn set_description(&mut self, description: &str) -> Result<()> {
+        texts::check("", description)?;
         self.update(|record| description.clone_into(&mut record.description))
     }
 

@@ -15,6 +15,7 @@ use crate::{
         Attachment,
         sr::{FORMAT, Record, start_numbers},
     },
+    texts,
 };
 
 /// The smallest SR, in bytes. A smaller size was meant to have a unit.
@@ -30,11 +31,14 @@ pub struct Summary {
 }
 
 impl Host {
-    /// Checks that an SR of `size` bytes could be made here: SR.create.
+    /// Checks that an SR could be made here: SR.create.
     ///
     /// # Errors
-    /// [`ErrorKind::SrExists`], [`ErrorKind::BadSize`], [`ErrorKind::NoSpace`].
-    pub fn check_new(&self, uuid: &Name, size: u64) -> Result<()> {
+    /// [`ErrorKind::SrExists`], [`ErrorKind::BadSize`], [`ErrorKind::NoSpace`], and
+    /// [`ErrorKind::BadArgument`] for texts that are too long.
+    pub fn check_new(&self, new: &Attachment) -> Result<()> {
+        let uuid = &new.uuid;
+        texts::check(&new.name, &new.description)?;
         if Sr::named(self, uuid).found()?.is_some() {
             return Err(Error::new(
                 ErrorKind::SrExists,
@@ -43,7 +47,7 @@ impl Host {
                 ),
             ));
         }
-        self.check_size(uuid, size)
+        self.check_size(uuid, new.size)
     }
 
     fn check_size(&self, uuid: &Name, size: u64) -> Result<()> {
@@ -119,6 +123,7 @@ impl Host {
         // of value.
         mount::check_ours(&sr.layout)?;
         mount::remove(&sr.layout)?;
+        texts::check(&wanted.name, &wanted.description)?;
         self.check_size(&sr.uuid, wanted.size)?;
         mount::make(&sr.layout, wanted.size, self.may_mount)?;
         let record = Record {

@@ -9,13 +9,16 @@ use crate::{
     memory::human,
     record::Record,
     sr::Exclusive,
+    texts,
 };
 
 impl Exclusive<'_> {
     /// Gives a volume another name.
     ///
     /// # Errors
-    /// Those of [`Sr::volume`](crate::Sr::volume), or what writing its record gives. So for all that follow.
+    /// Those of [`Sr::volume`](crate::Sr::volume); [`ErrorKind::BadArgument`] for a text that is too long;
+    /// [`ErrorKind::NoSpace`] for one that is longer than the one before in a full SR; or what writing the
+    /// record gives. So for all that follow.
     pub fn set_volume_name(&mut self, key: &str, name: &str) -> Result<()> {
         self.update_volume(key, |record| name.clone_into(&mut record.name))
     }
@@ -65,7 +68,13 @@ impl Exclusive<'_> {
     fn update_volume(&mut self, key: &str, change: impl FnOnce(&mut Record)) -> Result<()> {
         let key = Name::parse(key)?;
         let mut record = self.volume_record(&key)?;
+        let before = record.texts_bytes();
         change(&mut record);
+        // A volume that got more before there was a limit can still be changed otherwise.
+        if record.texts_bytes() > before {
+            texts::check_all(&record.name, &record.description, &record.keys)?;
+            self.require_room(0)?;
+        }
         self.write(&record)
     }
 

@@ -12,6 +12,7 @@ use crate::{
     random::random_uuid,
     record::Record,
     sr::{Exclusive, Sr},
+    texts,
 };
 
 /// What the record of a new volume takes, in bytes.
@@ -49,6 +50,7 @@ impl Exclusive<'_> {
         unfinished: bool,
     ) -> Result<Record> {
         let size = check_size(new.size)?;
+        texts::check(new.name, new.description)?;
         let top = self.take_numbers(2, RECORD_BYTES)?;
         let index = top + 1;
         let mut record = Record {

@@ -10,7 +10,7 @@ use std::{env, fs, io::Write, os::unix::process::ExitStatusExt, path::Path, proc
 use scratch::Scratch;
 use store::{
     ErrorKind, Host, Inactive, NewVolume, Sr,
-    testing::{Disks, attachment, failpoints, host, open},
+    testing::{Disks, attachment, counted, failpoints, host, open},
 };
 
 use crate::dying::{self, SIGKILL};
@@ -21,7 +21,7 @@ pub(crate) const PREFIX: &str = "mounted: ";
 const INSIDE: &str = "STORE_MOUNT_NAMESPACE";
 const SR_BYTES: u64 = 16 << 20;
 
-fn host_that_mounts(root: &Path) -> Host {
+pub(crate) fn host_that_mounts(root: &Path) -> Host {
     Host { may_mount: true, ..host(root) }
 }
 
@@ -31,9 +31,7 @@ pub(crate) fn operate(what: &str, root: &Path, steps: u32) -> store::Result<()> 
     let wanted = attachment(&host, SR_BYTES);
     failpoints::die_after(steps);
     match what {
-        "attach" => {
-            host.check_new(&wanted.uuid, SR_BYTES).and_then(|()| host.attach(&wanted)).map(drop)
-        }
+        "attach" => host.check_new(&wanted).and_then(|()| host.attach(&wanted)).map(drop),
         "attach again" => host.attach(&wanted).map(drop),
         "detach" => Sr::open(&host, wanted.uuid.as_str())?.lock()?.detach(),
         "destroy" => host.destroy(&wanted.uuid),
@@ -90,6 +88,8 @@ impl World {
         }
         let used = if self.key.is_some() { 4096 } else { 0 };
         assert_eq!(sr.stat().unwrap().used, used, "{when}");
+        let (counted, real) = counted(&sr);
+        assert_eq!(counted, real, "{when}");
         let another = write_one(&sr);
         sr.lock().unwrap().destroy_volume(&another, &mut Inactive).unwrap();
     }
@@ -152,8 +152,8 @@ fn at_every_step(what: &str) {
     }
 }
 
-#[test]
-fn an_sr_on_mounts_that_is_killed_between_any_two_of_them() {
+/// Runs a test of this binary that is ignored otherwise, as root in a mount namespace of its own.
+pub(crate) fn in_namespace(test: &str) {
     let in_namespace = |command: &mut Command, arguments: &[&str]| {
         command.args(["--mount", "--propagation", "private"]).args(arguments).output()
     };
@@ -164,18 +164,27 @@ fn an_sr_on_mounts_that_is_killed_between_any_two_of_them() {
         return;
     }
     let program = env::current_exe().unwrap();
-    let arguments =
-        ["--exact", "mounts::inside", "--ignored", "--test-threads", "1", "--nocapture"];
+    let arguments = ["--exact", test, "--ignored", "--test-threads", "1", "--nocapture"];
     let arguments = [&[program.to_str().unwrap()], &arguments[..]].concat();
     let run = in_namespace(Command::new("unshare").env(INSIDE, "1"), &arguments).unwrap();
     let said = [run.stdout, run.stderr].concat();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
+/// Whether this process was started by [`in_namespace`].
+pub(crate) fn is_inside() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
+#[test]
+fn an_sr_on_mounts_that_is_killed_between_any_two_of_them() {
+    in_namespace("mounts::inside");
+}
+
 #[test]
 #[ignore = "what the test above runs in a namespace of its own"]
 fn inside() {
-    if env::var_os(INSIDE).is_some() {
+    if is_inside() {
         ["attach", "attach again", "detach", "destroy"].into_iter().for_each(at_every_step);
     }
 }

@@ -94,7 +94,7 @@ fn an_sr_of_a_later_format_is_refused_by_name_and_kept() {
     let refused = [
         host.attach(&attachment(host, 8 << 20)).map(drop),
         Sr::open(host, uuid.as_str()).map(drop),
-        host.check_new(uuid, 8 << 20),
+        host.check_new(&attachment(host, 8 << 20)),
         host.destroy(uuid),
     ];
     for (number, refused) in refused.into_iter().enumerate() {

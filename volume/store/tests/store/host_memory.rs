@@ -1,0 +1,182 @@
+//! What SRs may take of the host's memory: promises that count everything, and a watermark that all disks
+//! of an SR see at once. On mounts, and with a made-up `/proc/meminfo`, in a namespace of its own.
+
+use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+
+use scratch::Scratch;
+use store::{
+    Attachment, Disk, ErrorKind, Host, Inactive, Memory, Name, Sr,
+    testing::{attachment, counted, create, open},
+};
+
+use crate::mounts::{host_that_mounts, in_namespace, is_inside};
+
+const MIB: u64 = 1 << 20;
+const BLOCK: u64 = 4096;
+/// After so long the host's memory is looked at again.
+const AGE: Duration = Duration::from_millis(200);
+
+/// A host whose memory is as the test says.
+struct World {
+    host: Host,
+    meminfo: PathBuf,
+    _root: Scratch,
+}
+
+impl World {
+    /// With 2 GiB, of which so many MiB are available.
+    fn new(available: u64) -> Self {
+        let root = Scratch::in_memory();
+        let meminfo = root.path().join(".meminfo");
+        let world = Self { host: host_that_mounts(root.path()), meminfo, _root: root };
+        world.available(available);
+        let mut bind = Command::new("mount");
+        bind.arg("--bind").arg(&world.meminfo).arg("/proc/meminfo");
+        assert!(bind.status().unwrap().success());
+        assert_eq!(Memory::now().unwrap().available, available * MIB);
+        world
+    }
+
+    fn available(&self, mib: u64) {
+        let text = format!("MemTotal: {} kB\nMemAvailable: {} kB\n", 2 << 20, mib << 10);
+        fs::write(&self.meminfo, text).unwrap();
+    }
+
+    fn attach(&self, number: u32, size: u64) -> store::Result<Sr> {
+        let uuid = Name::parse(&format!("0f0e0d0c-0000-4000-8000-0000000000{number:02}")).unwrap();
+        self.host.attach(&Attachment { uuid, ..attachment(&self.host, size) })
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for sr in self.host.srs().unwrap_or_default() {
+            let _kept = self.host.destroy(&sr.stat.uuid);
+        }
+        let _kept = Command::new("umount").arg("/proc/meminfo").status();
+    }
+}
+
+#[test]
+fn memory_is_promised_once_and_given_out_above_the_watermark() {
+    in_namespace("host_memory::inside");
+}
+
+#[test]
+#[ignore = "what the test above runs in a namespace of its own"]
+fn inside() {
+    if is_inside() {
+        an_sr_of_another_format_keeps_what_it_was_promised();
+        tiny_srs_are_promised_their_metadata();
+        ten_disks_see_the_watermark_at_once();
+        a_full_sr_on_mounts_is_full_to_the_page();
+    }
+}
+
+fn an_sr_of_another_format_keeps_what_it_was_promised() {
+    let world = World::new(1500);
+    let first = world.attach(1, 1024 * MIB).unwrap();
+    let refused = |what: &str| {
+        let error = world.attach(2, 1024 * MIB).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{what}");
+        assert!(error.to_string().contains("1 GiB are promised to other ram SRs"), "{error}");
+    };
+    refused("the first one is ours");
+    let path = first.layout().root().join("meta/sr.json");
+    let record = fs::read_to_string(&path).unwrap();
+    fs::write(&path, record.replace("\"format\":1", "\"format\":2")).unwrap();
+    refused("the first one has another format");
+    fs::write(&path, record).unwrap();
+}
+
+fn tiny_srs_are_promised_their_metadata() {
+    let world = World::new(300);
+    // A reserve of 128 MiB, and 4 MiB of each SR beside its size.
+    let made = (0..99).find(|&number| world.attach(number, MIB).is_err()).unwrap();
+    assert!((30..=34).contains(&made), "{made} SRs of 1 MiB in 172 MiB");
+    for sr in world.host.srs().unwrap() {
+        let sr = Sr::open(&world.host, sr.stat.uuid.as_str()).unwrap();
+        for place in ["data", "meta"] {
+            let limit = Command::new("stat")
+                .args(["-f", "-c", "%b"])
+                .arg(sr.layout().root().join(place))
+                .output()
+                .unwrap();
+            let blocks: u64 = String::from_utf8(limit.stdout).unwrap().trim().parse().unwrap();
+            assert!(blocks * BLOCK <= 5 * MIB, "the limit of {place} is a backstop");
+        }
+    }
+}
+
+/// Writes to disk after disk, 1 MiB each, until all are refused; how many MiB were taken.
+fn take(disks: &mut [Disk], first: u64) -> u64 {
+    let mut taken = 0;
+    for disk in disks {
+        for at in first.. {
+            match disk.write(at * MIB, &vec![1; 1 << 20]) {
+                Ok(()) => taken += 1,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::NoSpace);
+                    assert!(error.to_string().contains("watermark"), "{error}");
+                    break;
+                }
+            }
+        }
+    }
+    taken
+}
+
+fn ten_disks_see_the_watermark_at_once() {
+    let world = World::new(1500);
+    let sr = world.attach(1, 1024 * MIB).unwrap();
+    let keys: Vec<Name> = (0..10).map(|_| create(&sr, 256 << 20)).collect();
+    let mut disks: Vec<Disk> =
+        keys.iter().map(|key| open(&sr, key.as_str(), false).unwrap()).collect();
+    disks.iter_mut().for_each(|disk| disk.write(0, &[1; 4096]).unwrap());
+    // 40 MiB are the watermark. What was granted is granted to all together.
+    world.available(20);
+    let taken = take(&mut disks, 1);
+    assert!(taken <= 16, "{taken} MiB were taken of a host that has 20 left");
+    world.available(1500);
+    thread::sleep(AGE);
+    disks.iter_mut().for_each(|disk| disk.write(MIB / 2, &[1; 4096]).unwrap());
+    world.available(20);
+    thread::sleep(AGE);
+    assert_eq!(take(&mut disks, 64), 0, "what was granted does not keep");
+    let stat = sr.stat().unwrap();
+    assert_eq!(stat.free, 0, "SR.stat knows of the watermark");
+    // Everything else goes on.
+    disks[0].write(100, &[2; 100]).unwrap();
+    disks[0].discard(0, 4096).unwrap();
+    drop(disks);
+    sr.lock().unwrap().snapshot_volume(keys[0].as_str(), &mut Inactive).unwrap();
+    sr.lock().unwrap().set_volume_name(keys[0].as_str(), "renamed").unwrap();
+    world.available(60);
+    assert!(sr.stat().unwrap().free <= 20 * MIB, "20 MiB are left above the watermark");
+    let mut disk = open(&sr, keys[0].as_str(), false).unwrap();
+    disk.write(200 * MIB, &vec![3; 1 << 20]).unwrap();
+    drop(disk);
+    for key in keys {
+        sr.lock().unwrap().destroy_volume(key.as_str(), &mut Inactive).unwrap();
+    }
+}
+
+fn a_full_sr_on_mounts_is_full_to_the_page() {
+    let world = World::new(1500);
+    let sr = world.attach(1, 16 * MIB).unwrap();
+    let key = create(&sr, 64 << 30);
+    let mut disk = open(&sr, key.as_str(), false).unwrap();
+    // A block in each chunk: the metadata takes as much as the data.
+    let written = (0..).find(|at| disk.write(at * 4 * MIB, &[1; 4096]).is_err()).unwrap();
+    assert!((2000..2048).contains(&written), "{written} blocks and as many pages of the map");
+    let stat = sr.stat().unwrap();
+    assert!(stat.free < 3 * BLOCK && stat.used + stat.metadata <= 16 * MIB, "{stat:?}");
+    assert_eq!(counted(&sr).0, stat.used + stat.metadata);
+    drop(disk);
+    let snapshot = sr.lock().unwrap().snapshot_volume(key.as_str(), &mut Inactive).unwrap().key;
+    for key in [key, snapshot] {
+        sr.lock().unwrap().destroy_volume(key.as_str(), &mut Inactive).unwrap();
+    }
+    let stat = sr.stat().unwrap();
+    assert_eq!((stat.used, stat.metadata, counted(&sr)), (0, 0, (0, 0)));
+}
