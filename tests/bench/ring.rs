@@ -74,8 +74,8 @@ impl RingLoad {
             protocol: 1,
             pool: Some("".into()),
             port: location.port,
-            poll_duration: 0,
-            poll_idle_threshold: 0,
+            poll_duration: 1000,
+            poll_idle_threshold: 50,
         };
         let client = Client::new(&xapi.control_dir(), server.pid);
         let listed = client.list().context("the tapdisk's disks")?;

@@ -1,7 +1,7 @@
 //! Counters of a ring, beside those that every frontend has. The process that serves the ring reads them
 //! while the ring belongs to its event loop.
 
-use std::{cell::Cell, time::Duration};
+use std::{cell::RefCell, time::Duration};
 
 /// What a ring has done since it was connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,19 +49,17 @@ pub struct Indices {
 
 /// Counters that are read at one place and changed at another, by one thread.
 #[derive(Debug, Default)]
-pub struct SharedCounters(Cell<Counters>);
+pub struct SharedCounters(RefCell<Counters>);
 
 impl SharedCounters {
     /// The counters as they are.
     #[must_use]
     pub fn get(&self) -> Counters {
-        self.0.get()
+        *self.0.borrow()
     }
 
     #[inline]
     pub(crate) fn update(&self, change: impl FnOnce(&mut Counters)) {
-        let mut counters = self.0.get();
-        change(&mut counters);
-        self.0.set(counters);
+        change(&mut self.0.borrow_mut());
     }
 }

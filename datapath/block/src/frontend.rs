@@ -42,6 +42,18 @@ pub trait Frontend<D: Disk>: AsFd {
     /// Takes requests, carries them out and answers them, until there are none or the budget is spent.
     fn turn(&mut self, drive: &mut Drive<D>, budget: &mut Budget) -> Progress;
 
+    /// Whether there is a request that no event of the descriptor tells of. It costs next to nothing: a loop
+    /// that polls asks again and again.
+    fn has_unannounced(&self) -> bool {
+        false
+    }
+
+    /// The loop is about to wait for the descriptor: from now on an event tells of the next request.
+    /// Whether there is one already, so that a turn is due and not a wait.
+    fn prepare_to_wait(&mut self) -> bool {
+        false
+    }
+
     /// Sends answers that wait, and takes no request: while the disk is paused, or closed.
     fn drain(&mut self) -> Progress;
 

@@ -97,6 +97,7 @@ fn tapdisk(dir: ControlDir, log: Syslog, xen: Box<dyn Xen>, poller: &Poller) -> 
         vbds: Slab::new(),
         draining: Slab::new(),
         xen,
+        polled: Vec::new(),
         given_up_rings: Vec::new(),
         updates: Slab::new(),
         receivers: Receivers::default(),
@@ -133,10 +134,10 @@ impl EventLoop {
             let at_once = !self.tapdisk.runnable.is_empty() || self.tapdisk.has_busy_drives();
             let timeout = if at_once { Some(Duration::ZERO) } else { self.timeout() };
             let mut ready = std::mem::take(&mut self.ready);
-            let woken = self.poller.wait(timeout, &mut ready)?;
+            let woken = self.poller.wait(timeout, &mut ready, &mut self.tapdisk)?;
             self.tapdisk.longest_pass = self.poller.longest_pass();
-            let busy = at_once || !ready.is_empty();
             let mut runnable = std::mem::take(&mut self.tapdisk.runnable);
+            let busy = at_once || !ready.is_empty() || !runnable.is_empty();
             runnable.retain(|&(vbd, key)| !ready.contains(&Source::Client(vbd, key)));
             ready.drain(..).for_each(|source| self.handle(source));
             runnable.drain(..).for_each(|(vbd, key)| self.tapdisk.serve_client(vbd, key));

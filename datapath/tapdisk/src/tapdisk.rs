@@ -33,6 +33,8 @@ pub(crate) struct Tapdisk {
     pub(crate) draining: Slab<Draining>,
     /// The way to the guests of this host.
     pub(crate) xen: Box<dyn Xen>,
+    /// Clients whose requests are looked for while the loop polls. Those that have left are still in it.
+    pub(crate) polled: Vec<(VbdKey, ClientKey)>,
     /// Rings whose guests have broken the protocol, until they are disconnected.
     pub(crate) given_up_rings: Vec<Device>,
     /// Keys that are being written to xenstore.

@@ -20,7 +20,9 @@ impl Ring {
         drive: &mut Drive<D>,
         budget: &mut Budget,
     ) -> Result<Progress, Lie> {
-        self.take_event()?;
+        if self.is_event_due {
+            self.take_event()?;
+        }
         let mut worked = false;
         loop {
             self.go_on();
@@ -29,7 +31,11 @@ impl Ring {
             if !self.round.is_empty() {
                 self.execute(drive, limits, budget);
             } else if self.answers.is_empty() {
-                if self.barrier.is_none() && self.has_more_after_asking() {
+                if !worked {
+                    // An event that was not asked for must not be found again and again.
+                    self.take_event()?;
+                }
+                if if self.is_polled { self.has_more() } else { self.has_more_after_asking() } {
                     continue;
                 }
                 return Ok(match (self.stopping && self.deferred.is_empty(), worked) {
@@ -48,7 +54,10 @@ impl Ring {
 
     fn take_event(&mut self) -> Result<(), Lie> {
         match self.domain.take_event() {
-            Ok(true) => self.counters.update(|it| it.events += 1),
+            Ok(true) => {
+                self.is_event_due = false;
+                self.counters.update(|it| it.events += 1);
+            }
             Ok(false) => {}
             Err(error) => return Err(Lie(format!("its event channel failed: {error}"))),
         }
@@ -87,6 +96,14 @@ impl<D: Disk> Frontend<D> for Ring {
         };
         self.note_indices();
         progress
+    }
+
+    fn has_unannounced(&self) -> bool {
+        self.is_polled && self.has_more()
+    }
+
+    fn prepare_to_wait(&mut self) -> bool {
+        self.is_polled && self.has_more_after_asking()
     }
 
     /// Answers discards that are finished. Where the disk was closed before they were, what waits for

@@ -64,6 +64,10 @@ pub struct Ring {
     barrier: Option<Turn>,
     deferred: DeferredRequests,
     next_order: u64,
+    /// Whether the loop looks for requests by itself, and says when it waits for an event.
+    is_polled: bool,
+    /// Whether an event was asked for that has not come.
+    is_event_due: bool,
     /// Requests are answered with errors from now on.
     stopping: bool,
     stats: Stats,
@@ -131,6 +135,8 @@ impl Ring {
             barrier: None,
             deferred: DeferredRequests::default(),
             next_order: 0,
+            is_polled: false,
+            is_event_due: true,
             stopping: false,
             stats: Stats::default(),
             counters: Rc::default(),
@@ -146,6 +152,16 @@ impl Ring {
     #[must_use]
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Sets whether the loop looks for requests by itself ([`has_unannounced`]), and says when it is about
+    /// to wait ([`prepare_to_wait`]). Until then the guest is not asked for events, which cost both sides
+    /// more than most requests do.
+    ///
+    /// [`has_unannounced`]: block::Frontend::has_unannounced
+    /// [`prepare_to_wait`]: block::Frontend::prepare_to_wait
+    pub fn set_polled(&mut self, is_polled: bool) {
+        self.is_polled = is_polled;
     }
 
     /// Counters that can be read while the ring is served.

@@ -81,11 +81,19 @@ impl Ring {
         Ok(ahead - taken)
     }
 
+    /// Whether the ring has a request that may be taken.
+    #[inline]
+    pub(super) fn has_more(&self) -> bool {
+        self.barrier.is_none() && self.shared.requests_end() != self.journal.taken()
+    }
+
     /// Asks for an event with the next request; whether that has come already.
-    pub(super) fn has_more_after_asking(&self) -> bool {
-        let next = self.journal.taken();
-        self.shared.ask_for_event(next.wrapping_add(1));
-        self.shared.requests_end() != next
+    pub(super) fn has_more_after_asking(&mut self) -> bool {
+        self.is_event_due = true;
+        let next = self.journal.taken().wrapping_add(1);
+        self.shared.ask_for_event(next);
+        self.counters.update(|it| it.indices.request_event = next);
+        self.has_more()
     }
 
     /// Queues a request again, at its place in the order.

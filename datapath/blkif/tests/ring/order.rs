@@ -157,3 +157,48 @@ fn events_are_held_off_while_they_are_not_asked_for() {
     let counters = rig.ring.counters().get();
     assert_eq!((counters.taken, counters.answered, counters.events), (6, 6, 4));
 }
+
+/// A loop that looks for requests by itself is told by events only after it has said that it waits.
+#[test]
+fn a_polled_ring_asks_for_events_only_before_a_wait() {
+    use block::{Frontend, memory::Memory};
+    let mut rig = Rig::new(Abi::X86_64, 0);
+    rig.ring.set_polled(true);
+    let has_request = |rig: &Rig| Frontend::<Memory>::has_unannounced(&rig.ring);
+    rig.serve();
+    // The first request always has one, as the frontend says so when it begins.
+    rig.submit(&[FrontendRequest::Flush]);
+    assert_eq!(rig.frontend.notified, 1);
+    rig.serve();
+    assert!(!has_request(&rig));
+    for _ in 0..3 {
+        rig.submit(&[FrontendRequest::Flush]);
+        assert!(has_request(&rig));
+        rig.serve();
+        assert!(!has_request(&rig));
+    }
+    assert_eq!(rig.frontend.notified, 1, "nobody has asked");
+    assert!(!Frontend::<Memory>::prepare_to_wait(&mut rig.ring));
+    rig.submit(&[FrontendRequest::Flush]);
+    assert_eq!(rig.frontend.notified, 2);
+    assert!(Frontend::<Memory>::prepare_to_wait(&mut rig.ring), "it is there already");
+    rig.serve();
+    assert_eq!(rig.completions().len(), 5);
+}
+
+/// A guest that sends events that nobody has asked for is not looked at again and again for them.
+#[test]
+fn an_event_without_a_request_is_taken() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut rig = Rig::new(Abi::X86_64, 0);
+    rig.ring.set_polled(true);
+    rig.serve();
+    rig.frontend.notify().unwrap();
+    let readable = |rig: &Rig| {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&rig.ring, PollFlags::IN)], Some(&zero)).unwrap() == 1
+    };
+    assert!(readable(&rig));
+    rig.serve();
+    assert!(!readable(&rig));
+}

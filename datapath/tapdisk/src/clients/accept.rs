@@ -110,6 +110,7 @@ impl Tapdisk {
         interest: Interest,
         origin: Origin,
     ) -> io::Result<()> {
+        let is_polled = origin.ring().is_some_and(|ring| ring.is_polled);
         let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else {
             return Ok(());
         };
@@ -117,6 +118,9 @@ impl Tapdisk {
         let key = slot.key();
         let frontend = self.sources.watch(frontend, Source::Client(vbd, key), interest)?;
         slot.insert(Client::new(frontend, origin));
+        if is_polled {
+            self.poll_client(vbd, key);
+        }
         // At once: a descriptor that was passed on and is no connection may never become ready, and a
         // ring may have had requests before.
         self.serve_client(vbd, key);

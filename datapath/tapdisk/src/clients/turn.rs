@@ -1,13 +1,25 @@
 //! Giving clients their turns.
 
-use block::{Budget, Progress};
+use block::{Budget, Frontend, Progress};
 
 use crate::{
     frontend::Client,
-    poll::{ClientKey, VbdKey},
+    poll::{ClientKey, Unannounced, VbdKey},
     tapdisk::Tapdisk,
     vbd::{DiskState, Vbd},
+    volume::Volume,
 };
+
+impl Unannounced for Tapdisk {
+    #[inline]
+    fn look(&mut self) -> bool {
+        !self.polled.is_empty() && self.run_polled(|frontend| frontend.has_unannounced())
+    }
+
+    fn prepare_to_wait(&mut self) -> bool {
+        !self.polled.is_empty() && self.run_polled(|frontend| frontend.prepare_to_wait())
+    }
+}
 
 impl Tapdisk {
     /// Gives a client a turn. While its disk is paused it only sends answers that wait.
@@ -53,6 +65,32 @@ impl Tapdisk {
         if self.draining.get_mut(slot).is_some_and(|client| client.send()) {
             self.draining.remove(slot);
         }
+    }
+
+    /// From now on requests of a client are looked for while the loop polls.
+    pub(crate) fn poll_client(&mut self, vbd: VbdKey, key: ClientKey) {
+        if !self.polled.contains(&(vbd, key)) {
+            self.polled.push((vbd, key));
+        }
+    }
+
+    /// Gives a turn in this pass of the loop to those of the polled clients for which `has_request`
+    /// holds; whether there are any. A client whose disk is paused, or that is to take no more requests,
+    /// is not asked.
+    fn run_polled(&mut self, has_request: impl Fn(&mut dyn Frontend<Volume>) -> bool) -> bool {
+        let before = self.runnable.len();
+        let Self { polled, vbds, runnable, .. } = self;
+        polled.retain(|&(vbd, key)| {
+            let image = vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut());
+            let Some(image) = image else { return false };
+            let is_paused = image.disk.is_paused();
+            let Some(client) = image.clients.get_mut(key) else { return false };
+            if !is_paused && !client.is_quiesced && has_request(&mut **client.frontend) {
+                runnable.push((vbd, key));
+            }
+            true
+        });
+        self.runnable.len() > before
     }
 
     /// Waits for what the clients of a VBD need now.

@@ -40,7 +40,7 @@ impl Tapdisk {
         if self.is_connected(device) {
             return Err(Failure::new(Errno::ALREADY, format!("{device} is connected already")));
         }
-        let ring = self.open_ring(asked).map_err(|(what, error)| {
+        let mut ring = self.open_ring(asked).map_err(|(what, error)| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Failure::new(errno, format!("{device}: {what}: {error}"))
         })?;
@@ -48,7 +48,10 @@ impl Tapdisk {
         let files = files
             .inspect_err(|error| self.warn(format_args!("{device}: without statistics: {error}")))
             .ok();
-        let info = RingInfo { device, counters: ring.counters(), files };
+        // How long is the process's to decide, for all its clients: where polling has paid.
+        let is_polled = asked.poll_duration > 0;
+        ring.set_polled(is_polled);
+        let info = RingInfo { device, is_polled, counters: ring.counters(), files };
         self.info(format_args!("minor {minor}: {device} is connected"));
         self.serve_ring(key, ring, info).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);

@@ -23,6 +23,8 @@ impl fmt::Display for Device {
 #[derive(Debug)]
 pub(crate) struct RingInfo {
     pub(crate) device: Device,
+    /// Whether its requests are looked for while the loop polls.
+    pub(crate) is_polled: bool,
     pub(crate) counters: Rc<SharedCounters>,
     /// `None` on a host without room for them.
     pub(crate) files: Option<RingFiles>,

@@ -5,6 +5,6 @@ mod poller;
 mod polling;
 mod source;
 
-pub(crate) use poller::{Poller, Sources, Watched};
+pub(crate) use poller::{Poller, Sources, Unannounced, Watched};
 pub(crate) use polling::Polling;
 pub(crate) use source::{ClientKey, Endpoint, Source, VbdKey};

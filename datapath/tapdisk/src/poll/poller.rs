@@ -63,6 +63,31 @@ impl Sources {
     }
 }
 
+/// How often requests without an event are looked for between two questions to the kernel, which take
+/// longer.
+const LOOKS: u32 = 16;
+
+/// Clients some of whose requests no event tells of, as long as they are looked for.
+pub(crate) trait Unannounced {
+    /// Looks for such requests; whether there are any.
+    fn look(&mut self) -> bool;
+
+    /// The loop is about to sleep: from now on an event tells of the next request. Whether there are any
+    /// already.
+    fn prepare_to_wait(&mut self) -> bool;
+}
+
+/// Every request has an event.
+impl Unannounced for () {
+    fn look(&mut self) -> bool {
+        false
+    }
+
+    fn prepare_to_wait(&mut self) -> bool {
+        false
+    }
+}
+
 const NONE: Interest = Interest { readable: false, writable: false };
 
 /// The owner of a descriptor that the loop waits for.
@@ -184,15 +209,16 @@ impl Poller {
     }
 
     /// Waits until something is ready, at most for `timeout` (`None`: without end), and puts it into
-    /// `ready`. Returns when the wait ended.
+    /// `ready`; or until one of the `clients` has a request. Returns when the wait ended.
     pub(crate) fn wait(
         &mut self,
         timeout: Option<Duration>,
         ready: &mut Vec<Source>,
+        clients: &mut impl Unannounced,
     ) -> io::Result<Instant> {
         let start = Instant::now();
         self.longest_pass = self.longest_pass.max(start - self.woken);
-        self.woken = self.wait_from(start, timeout, ready)?;
+        self.woken = self.wait_from(start, timeout, ready, clients)?;
         Ok(self.woken)
     }
 
@@ -201,18 +227,24 @@ impl Poller {
         start: Instant,
         timeout: Option<Duration>,
         ready: &mut Vec<Source>,
+        clients: &mut impl Unannounced,
     ) -> io::Result<Instant> {
         if timeout == Some(Duration::ZERO) {
             self.sleep(timeout, ready)?;
+            clients.look();
             return Ok(start);
         }
         if let Some(time) = self.polling.time() {
             let time = timeout.map_or(time, |timeout| timeout.min(time));
-            let (outcome, end) = self.poll(start, time, ready)?;
+            let (outcome, found, end) = self.poll(start, time, ready, clients)?;
             self.polling.polled(outcome);
-            if !ready.is_empty() {
+            if found {
                 return Ok(end);
             }
+        }
+        if clients.prepare_to_wait() {
+            ready.clear();
+            return Ok(Instant::now());
         }
         self.sleep(timeout, ready)?;
         let end = Instant::now();
@@ -222,25 +254,27 @@ impl Poller {
         Ok(end)
     }
 
-    /// Asks again and again, for `time` at most.
+    /// Asks again and again, for `time` at most. How that ended, whether anything was found, and when.
     fn poll(
         &mut self,
         start: Instant,
         time: Duration,
         ready: &mut Vec<Source>,
-    ) -> io::Result<(Outcome, Instant)> {
+        clients: &mut impl Unannounced,
+    ) -> io::Result<(Outcome, bool, Instant)> {
         let mut before = start;
         loop {
             self.sleep(Some(Duration::ZERO), ready)?;
+            let found = !ready.is_empty() || look(clients);
             let now = Instant::now();
             if Polling::is_contended(now - before) {
-                return Ok((Outcome::Contended, now));
+                return Ok((Outcome::Contended, found, now));
             }
-            if !ready.is_empty() {
-                return Ok((Outcome::Found, now));
+            if found {
+                return Ok((Outcome::Found, found, now));
             }
             if now - start >= time {
-                return Ok((Outcome::Empty, now));
+                return Ok((Outcome::Empty, false, now));
             }
             before = now;
         }
@@ -264,6 +298,17 @@ impl Poller {
     }
 }
 
+/// Looks for requests for as long as a question to the kernel takes, more or less.
+fn look(clients: &mut impl Unannounced) -> bool {
+    for _ in 0..LOOKS {
+        if clients.look() {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    false
+}
+
 fn flags(interest: Interest) -> epoll::EventFlags {
     let mut flags = epoll::EventFlags::empty();
     flags.set(epoll::EventFlags::IN, interest.readable);
@@ -281,7 +326,7 @@ mod tests {
 
     fn ready(poller: &mut Poller) -> Vec<Source> {
         let mut ready = Vec::new();
-        poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
+        poller.wait(Some(Duration::ZERO), &mut ready, &mut ()).unwrap();
         ready
     }
 
@@ -314,7 +359,7 @@ mod tests {
         assert_eq!(ready(&mut poller), [Source::Signal]);
         drop(watched);
         let (start, time) = (Instant::now(), Duration::from_millis(20));
-        poller.wait(Some(time), &mut Vec::new()).unwrap();
+        poller.wait(Some(time), &mut Vec::new(), &mut ()).unwrap();
         assert!(start.elapsed() >= time, "an event has ended the wait");
         assert!(poller.sources().0.slots.borrow().is_empty());
     }
@@ -328,12 +373,47 @@ mod tests {
         let mut ready = Vec::with_capacity(EVENTS_MAX);
         let counted = allocation_counter::measure(|| {
             for _ in 0..100 {
-                poller.wait(None, &mut ready).unwrap();
+                poller.wait(None, &mut ready, &mut ()).unwrap();
                 assert_eq!(ready.len(), 1);
-                poller.wait(Some(Duration::ZERO), &mut ready).unwrap();
+                poller.wait(Some(Duration::ZERO), &mut ready, &mut ()).unwrap();
             }
         });
         assert_eq!(counted.count_total, 0);
+    }
+
+    /// A client that has a request which no event tells of, from the second time on that it is asked.
+    #[derive(Default)]
+    struct Silent {
+        looks: u32,
+        sleeps: u32,
+    }
+
+    impl Unannounced for Silent {
+        fn look(&mut self) -> bool {
+            self.looks += 1;
+            self.looks > 1
+        }
+
+        fn prepare_to_wait(&mut self) -> bool {
+            self.sleeps += 1;
+            self.sleeps > 1
+        }
+    }
+
+    #[test]
+    fn a_request_without_an_event_is_found_and_never_slept_over() {
+        let mut poller = Poller::new(Polling::new(Duration::ZERO)).unwrap();
+        let (mut client, mut ready) = (Silent::default(), Vec::new());
+        // Something else is to be done at once: requests are looked for all the same.
+        poller.wait(Some(Duration::ZERO), &mut ready, &mut client).unwrap();
+        assert_eq!((client.looks, client.sleeps), (1, 0));
+        // The first time it says that there is none, and an event would end the wait.
+        let (start, time) = (Instant::now(), Duration::from_millis(20));
+        poller.wait(Some(time), &mut ready, &mut client).unwrap();
+        assert!(start.elapsed() >= time);
+        // Then it has one: a wait without end does not begin.
+        poller.wait(None, &mut ready, &mut client).unwrap();
+        assert_eq!((client.looks, client.sleeps), (1, 2));
     }
 
     #[test]
@@ -344,7 +424,7 @@ mod tests {
         ready(&mut poller);
         let longest = poller.longest_pass();
         assert!(longest >= Duration::from_millis(3), "{longest:?}");
-        poller.wait(Some(longest * 3), &mut Vec::new()).unwrap();
+        poller.wait(Some(longest * 3), &mut Vec::new(), &mut ()).unwrap();
         ready(&mut poller);
         assert!(poller.longest_pass() < longest * 3, "a wait is no pass");
     }

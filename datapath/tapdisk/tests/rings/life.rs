@@ -170,3 +170,30 @@ fn a_signal_ends_the_process_with_everything_answered_and_nothing_left() {
     assert_eq!(answers(&mut disk, 1)[0].status, Status::Okay);
     assert!(host.files(4).iter().all(|path| !path.exists()));
 }
+
+/// A busy guest is looked after without events; one that pauses and goes on is heard.
+#[test]
+fn a_polled_ring_needs_no_events_until_the_process_sleeps() {
+    let host = Host::start();
+    host.open(0, &host.image("image", IMAGE_BYTES, 1));
+    let guest = host.guest(4);
+    let (mut disk, ring) = frontend(&guest, 0);
+    assert!(ring.poll_duration > 0);
+    host.client().connect(0, ring).unwrap();
+    let rounds = 3000;
+    for round in 0..rounds {
+        assert_eq!(disk.ask(&FrontendRequest::Flush).unwrap(), Status::Okay, "{round}");
+        if round % 1000 == 0 {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    let stats = host.stats(0);
+    assert_eq!(stats["xenbus"]["reqs"], serde_json::json!([rounds, rounds]));
+    // A large change of the drive, which the loop does not sleep beside.
+    disk.frontend.submit(&FrontendRequest::Discard(0, SECTORS)).unwrap();
+    for _ in 0..20 {
+        disk.frontend.submit(&FrontendRequest::Flush).unwrap();
+    }
+    disk.frontend.push().unwrap();
+    assert_eq!(answers(&mut disk, 21).len(), 21);
+}
