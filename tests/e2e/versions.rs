@@ -141,6 +141,8 @@ fn a_session_that_one_version_has_begun_the_other_ends() {
         let Host { before, after, name } = host;
         let sr = before.create_sr("64MiB");
         let key = before.create_vdi(&sr, MIB);
+        // What a volume takes that was used once.
+        plug(before, &sr, &key, "5").unplug();
         let empty = before.used(&sr);
         let uri = format!("ram://{sr}/{key}");
         let open = json!({ "uri": uri, "persistent": false });

@@ -53,6 +53,7 @@ pub(crate) fn run() -> Result<()> {
     let config = Config::read(&environment)?;
     config.warnings.iter().for_each(|warning| log.send(Severity::Warning, warning));
     daemon::detach(&log)?;
+    memory::return_large_blocks();
     let log = log.nonblocking();
     let dir = config.control;
     dir.create().context("making the control directory")?;
@@ -108,6 +109,7 @@ fn tapdisk(dir: ControlDir, log: Syslog, xen: Box<dyn Xen>, poller: &Poller) -> 
         attaching: Vec::new(),
         signals: signals.context("waiting for signals")?,
         unused_until: None,
+        has_lost_clients: false,
         names_due: Instant::now() + LOOK_INTERVAL,
         end: None,
         callers_resume: None,
@@ -240,6 +242,9 @@ impl EventLoop {
             let images = self.tapdisk.vbds.iter_mut().filter_map(|(_, vbd)| vbd.image_mut());
             let clients = images.flat_map(|image| image.clients.iter_mut());
             clients.for_each(|(_, client)| client.frontend.relax());
+            if std::mem::take(&mut self.tapdisk.has_lost_clients) {
+                memory::return_freed();
+            }
         }
     }
 

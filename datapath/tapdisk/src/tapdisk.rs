@@ -48,6 +48,8 @@ pub(crate) struct Tapdisk {
     /// Minors that another process holds for a moment.
     pub(crate) attaching: Vec<Attaching>,
     pub(crate) signals: Watched<Signals>,
+    /// Whether clients have left whose memory the heap may keep.
+    pub(crate) has_lost_clients: bool,
     /// When the process looks whether its names are still in the control directory.
     pub(crate) names_due: Instant,
     /// When the process ends if no minor was attached to it by then. One that a person started waits

@@ -205,6 +205,33 @@ fn the_oldest_silent_client_gives_way_and_not_the_youngest() {
     assert_eq!(working.read(0, 5).unwrap(), b"image");
 }
 
+/// Memory of the process that is in no file, in KiB.
+fn anonymous_kib(tapdisk: &Tapdisk) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", tapdisk.pid)).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// What 200 clients have needed is given back when they are gone, most of it also while another one goes on.
+#[test]
+fn clients_that_have_left_leave_no_memory() {
+    let host = Host::new();
+    let tapdisk = host.serve("image", 1 << 20);
+    let mut busy = host.connect(&tapdisk);
+    let before = anonymous_kib(&tapdisk);
+    let mut clients: Vec<Nbd> = (0..200).map(|_| host.connect(&tapdisk)).collect();
+    for client in &mut clients {
+        client.write(0, &[7; 256 << 10]).unwrap();
+    }
+    assert!(anonymous_kib(&tapdisk) > before + (32 << 10), "they have needed it");
+    clients.into_iter().for_each(|client| client.disconnect().unwrap());
+    eventually("given back beside a busy client", || {
+        busy.read(0, 512).unwrap();
+        anonymous_kib(&tapdisk) < before + (8 << 10)
+    });
+    eventually("all given back", || anonymous_kib(&tapdisk) < before + (1 << 10));
+}
+
 /// Receives the greeting of a server.
 fn greeting(mut client: &UnixStream) -> std::io::Result<()> {
     std::io::Read::read_exact(&mut client, &mut [0; 18])

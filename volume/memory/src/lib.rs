@@ -1,6 +1,6 @@
 //! Mapped memory: windows of files that other processes read and change at the same time, sending
-//! from them without a copy, and the one other thing that needs `unsafe`, marking inherited
-//! descriptors.
+//! from them without a copy, and the other things that need `unsafe`: marking inherited descriptors, and
+//! giving freed memory back to the host.
 //!
 //! `store` maps the maps and the data of its layers, `nbd` sends replies that point into a layer.
 //! Every other crate of the workspace forbids `unsafe`, except `xen`, which needs it for the system calls
@@ -15,12 +15,14 @@
 //!   and a [`WriteSlice`] is made of a [`WriteMap`] alone.
 
 mod copy;
+mod heap;
 mod inherit;
 mod map;
 mod send;
 mod slice;
 mod words;
 
+pub use heap::{return_freed, return_large_blocks};
 pub use inherit::close_inherited_on_exec;
 pub use map::{ReadMap, WriteMap};
 pub use send::{PARTS_MAX, Part, send};

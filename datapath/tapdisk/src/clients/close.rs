@@ -88,6 +88,7 @@ impl Tapdisk {
         let clients = image.take_clients();
         // Drops the drive: changes that are under way are answered with ESHUTDOWN.
         vbd.close();
+        self.has_lost_clients = true;
         for mut client in clients {
             let over = matches!(client.frontend.drain(), block::Progress::Closed { .. });
             if over || client.frontend.is_drained() || shutdown == Shutdown::Forced {

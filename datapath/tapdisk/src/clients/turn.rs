@@ -125,6 +125,7 @@ impl Tapdisk {
 
     /// Takes a client out of its VBD. Dropping it closes its socket, or unmaps its ring.
     pub(crate) fn remove_client(&mut self, vbd: VbdKey, key: ClientKey) -> Option<Client> {
+        self.has_lost_clients = true;
         self.vbds.get_mut(vbd)?.image_mut()?.remove_client(key)
     }
 
