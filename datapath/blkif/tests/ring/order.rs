@@ -98,6 +98,37 @@ fn a_flush_is_told_to_the_disk() {
     assert_eq!(rig.completions()[0].status, Status::Error);
 }
 
+/// A paused disk goes on with what was under way; one that is closed answers it with errors.
+#[test]
+fn what_is_under_way_when_the_disk_is_taken_away_is_answered_in_the_end() {
+    use block::{Frontend, memory::Memory};
+    let submit = |rig: &mut Rig, page: u32| {
+        let write = FrontendRequest::Write(0, vec![Span::page(page)]);
+        rig.submit(&[write, FrontendRequest::Barrier(0, vec![]), FrontendRequest::Flush])
+    };
+    let (mut rig, page, discard) = with_large_discard();
+    let behind = submit(&mut rig, page);
+    rig.turn();
+    let Rig { ring, drive, .. } = &mut rig;
+    // Paused: the disk is somewhere else, and nothing can be answered.
+    let paused = std::mem::replace(drive, block::Drive::new(Memory::new(4096).unwrap()));
+    let (disk, attachments) = paused.detach();
+    assert_eq!(Frontend::<Memory>::drain(ring), Progress::Idle);
+    *drive = block::Drive::with(disk, attachments);
+    rig.serve();
+    assert_eq!(ids(&mut rig), [discard, behind[0], behind[1], behind[2]]);
+
+    let (mut rig, page, _) = with_large_discard();
+    submit(&mut rig, page);
+    rig.turn();
+    drop(std::mem::replace(&mut rig.drive, block::Drive::new(Memory::new(4096).unwrap())));
+    assert_eq!(Frontend::<Memory>::drain(&mut rig.ring), Progress::Worked);
+    let status: Vec<Status> = rig.completions().iter().map(|it| it.status).collect();
+    // The flush is behind the barrier and was not taken.
+    assert_eq!(status, [Status::Error; 3]);
+    assert!(Frontend::<Memory>::is_drained(&rig.ring));
+}
+
 /// A turn does what its budget allows, keeps the order, and says that there is more.
 #[test]
 fn a_turn_is_bounded_by_its_budget() {
