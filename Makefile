@@ -2,8 +2,8 @@
 # make run KEEP=1   the same, and leaves the disk to be used;   make stop   ends what that left
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=<rustc target>]   make uninstall
-# make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of a
-#             guest that attacks its ring, 1,000 deaths of the process that serves one;
+# make test-long  the store against its model, 10,000 operations a run (seeds are printed); twice ten
+#             minutes of a guest that attacks its ring, 1,000 deaths of the process that serves one;
 #             and the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given)
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
@@ -53,6 +53,7 @@ test-long:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
 		$(CARGO) test --locked --workspace --test store tree -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p tapdisk-ram --test rings attack -- --nocapture
 	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
 	$(CARGO) build --locked --bins
 	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \

@@ -223,7 +223,10 @@ fn an_event_without_a_request_is_taken() {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut rig = Rig::new(Abi::X86_64, 0);
     rig.ring.set_polled(true);
+    // The one that was asked for when the ring was connected.
+    rig.submit(&[FrontendRequest::Flush]);
     rig.serve();
+    assert_eq!(rig.ring.counters().get().events, 1);
     rig.frontend.notify().unwrap();
     let readable = |rig: &Rig| {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,6 +1,7 @@
 //! Guests' rings, served by the real program: what tapback asks of it, and what becomes of requests when
 //! the disk is paused, resized, switched or closed meanwhile.
 
+mod attack;
 mod control;
 mod host;
 mod life;
