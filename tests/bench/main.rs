@@ -6,6 +6,7 @@
 //! `memory`, `plugin` and `snapshots`; who is compared is in `servers`, `load` and `lean` are the generators
 //! and `floor` is the least that moving bytes costs.
 
+mod beside;
 mod chain;
 mod floor;
 mod four;
@@ -144,7 +145,7 @@ impl Bench {
 /// A part of the benchmark, and what it is called.
 type Part = (&'static str, fn(&Bench) -> Result<Vec<Row>>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("path", path::rows),
     ("ring", ring::rows),
     ("four", four::rows),
@@ -153,6 +154,7 @@ const PARTS: [Part; 8] = [
     ("plugin", plugin::rows),
     ("snapshots", snapshots::rows),
     ("chain", chain::rows),
+    ("beside", beside::rows),
 ];
 
 fn main() -> Result<()> {
