@@ -13,7 +13,6 @@ mod domain;
 mod journal;
 mod layout;
 pub mod mock;
-mod no_xen;
 mod request;
 mod ring;
 mod shared;
@@ -24,7 +23,6 @@ pub use counters::{Counters, Indices, SharedCounters};
 pub use domain::{Domain, Features, Update, Updating, Xen};
 pub use journal::Journal;
 pub use layout::{Abi, ORDER_MAX, SECTOR_BYTES, SEGMENTS_MAX, Status};
-pub use no_xen::NoXen;
 pub use request::INDIRECT_SEGMENTS_MAX;
 pub use ring::{Location, Ring};
 #[cfg(feature = "testing")]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use blkif::{NoXen, Xen, mock::MockXen};
+use blkif::{Xen, mock::MockXen};
 use block::Interest;
 use host::{Config, Environment};
 use nbd::ReceiveLimit;
@@ -64,7 +64,7 @@ pub(crate) fn run() -> Result<()> {
     let poller = Poller::new(Polling::new(config.poll)).context("making an epoll")?;
     let xen: Box<dyn Xen> = match config.mock_xen {
         Some(guests) => Box::new(MockXen::new(guests)),
-        None => Box::new(NoXen),
+        None => Box::new(xen::Host::default()),
     };
     let mut tapdisk = tapdisk(dir, log, xen, &poller)?;
     tapdisk.unused_until = config.started_by_plugin.then(|| Instant::now() + UNUSED_TIMEOUT);

@@ -1,0 +1,107 @@
+#!/bin/bash
+# Makes a small Xen host to boot in QEMU, of Debian 12's packages alone:
+#
+#   tests/xen/build.sh DIRECTORY
+#
+# DIRECTORY gets xen (the hypervisor), vmlinux (the kernel of dom0 and guests), dom0.cpio and guest.cpio
+# (their root file systems). QEMU and cpio are installed on this machine; everything else is downloaded and
+# unpacked only, since the packages' scripts would set up a boot loader and start services here.
+set -euo pipefail
+files=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$1"
+cd "$1"
+
+apt() { apt-get -qq -o DPkg::Lock::Timeout=300 -o APT::Sandbox::User=root "$@"; }
+
+missing=
+for pair in qemu-system-x86_64:qemu-system-x86 cpio:cpio python3:python3; do
+    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+done
+if [ -n "$missing" ]; then
+    # shellcheck disable=SC2086 # a list
+    DEBIAN_FRONTEND=noninteractive apt install -y --no-install-recommends $missing >/dev/null
+fi
+
+kernel=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -1)
+release=${kernel#linux-image-}
+if [ ! -e unpacked/.complete ]; then
+    mkdir -p packages unpacked
+    (cd packages && apt download "$kernel" busybox-static xen-hypervisor-4.17-amd64 \
+        xen-utils-4.17 xen-utils-common xenstore-utils libyajl2 \
+        libxen{store4,misc4.17,call1,devicemodel1,evtchn1,foreignmemory1,gnttab1,hypfs1,toolcore1,toollog1})
+    for package in packages/*.deb; do dpkg-deb -x "$package" unpacked; done
+    # QEMU loads a hypervisor only when it is not compressed. The kernel is unpacked here, since Xen takes
+    # long for that in an emulated machine; its xz stream begins with these six bytes.
+    gzip -dc unpacked/boot/xen-4.17-amd64.gz > xen
+    python3 - "unpacked/boot/vmlinuz-$release" vmlinux <<'P'
+import lzma, sys
+packed = open(sys.argv[1], "rb").read()
+start = packed.index(b"\xfd7zXZ\0")
+with open(sys.argv[2], "wb") as out:
+    out.write(lzma.LZMADecompressor().decompress(packed[start:]))
+P
+    touch unpacked/.complete
+fi
+
+first() { for path; do if [ -e "$path" ]; then echo "$path"; return; fi; done; echo "none of $*" >&2; exit 1; }
+busybox=$(first unpacked/bin/busybox unpacked/usr/bin/busybox)
+modules=$(first "unpacked/lib/modules/$release" "unpacked/usr/lib/modules/$release")
+"$busybox" depmod -b "${modules%/lib/modules/*}" "$release"
+
+# root DIRECTORY MODULE...: a root file system with busybox and kernel modules, and those that they need
+root() {
+    local root=$1 module line file
+    shift
+    rm -rf "$root"
+    mkdir -p "$root"/{bin,sbin,usr/sbin,usr/bin,dev,proc,sys,run,tmp,root,mnt,etc,var/lib,var/log}
+    ln -s ../run "$root/var/run"
+    cp "$busybox" "$root/bin/busybox"
+    for applet in $("$busybox" --list); do ln -s busybox "$root/bin/$applet" 2>/dev/null || true; done
+    mkdir -p "$root/lib/modules/$release"
+    cp "$modules"/modules.{builtin,order} "$root/lib/modules/$release/"
+    for module; do
+        line=$(grep -E "(^|/)$module\.ko[.a-z]*:" "$modules/modules.dep")
+        for file in ${line/:/ }; do
+            install -D -m 644 "$modules/$file" "$root/lib/modules/$release/$file"
+        done
+    done
+    "$busybox" depmod -b "$root" "$release"
+    echo root:x:0:0:root:/root:/bin/sh > "$root/etc/passwd"
+    echo root:x:0: > "$root/etc/group"
+    mknod -m 600 "$root/dev/console" c 5 1
+    mknod -m 666 "$root/dev/null" c 1 3
+}
+
+root guest xen-blkfront ext4 crc32c_generic
+install -m 755 "$files/guest-init" guest/init
+
+root dom0 xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs virtio_pci virtio_console 9p 9pnet_virtio
+install -m 755 "$files/dom0-init" dom0/init
+mkdir -p dom0/usr/lib/xen-4.17/bin dom0/etc/xen dom0/usr/lib/x86_64-linux-gnu
+for program in xl oxenstored xenconsoled xen-init-dom0; do
+    cp "unpacked/usr/lib/xen-4.17/bin/$program" dom0/usr/lib/xen-4.17/bin/
+done
+cp -a unpacked/etc/xen/. dom0/etc/xen/
+cp -a unpacked/usr/bin/xenstore* dom0/usr/bin/
+cp -a unpacked/usr/lib/x86_64-linux-gnu/*.so* dom0/usr/lib/x86_64-linux-gnu/
+# The C library and what else these programs ask for is this machine's. libgcc_s is opened by glibc when a
+# thread is cancelled, which xl does.
+{
+    find dom0/usr -type f \( -perm -u+x -o -name '*.so*' \) -print0 |
+        LD_LIBRARY_PATH=$PWD/dom0/usr/lib/x86_64-linux-gnu xargs -0 -n1 ldd 2>/dev/null |
+        awk '/=> \//{print $3} /^\t\/lib64/{print $1}'
+    echo /lib/x86_64-linux-gnu/libgcc_s.so.1
+} | sort -u | while read -r library; do
+    case $library in
+        "$PWD"/*) ;;
+        /lib64/*) install -D -m 755 "$library" "dom0$library" ;;
+        *) cp -L "$library" dom0/usr/lib/x86_64-linux-gnu/ ;;
+    esac
+done
+mkdir -p dom0/lib64 dom0/lib
+ln -sfn ../usr/lib/x86_64-linux-gnu dom0/lib/x86_64-linux-gnu
+
+for root in guest dom0; do
+    (cd $root && find . | cpio --quiet -o -H newc) > $root.cpio.part
+    mv $root.cpio.part $root.cpio
+done
