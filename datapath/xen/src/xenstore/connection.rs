@@ -1,6 +1,7 @@
 //! A connection to xenstored: requests go out and answers come in as far as the device lets them.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{self, Read, Write as _},
     os::fd::{AsFd, BorrowedFd},
@@ -17,8 +18,10 @@ use crate::devices::open;
 #[derive(Debug)]
 pub(super) struct Connection {
     device: File,
-    /// Requests that are not sent yet.
-    out: Vec<u8>,
+    /// Requests that are not sent yet. Each is a write of its own: of a write that holds several messages
+    /// the kernel's device takes the first and forgets the others (`xenbus_file_write` of
+    /// drivers/xen/xenbus/xenbus_dev_frontend.c).
+    out: VecDeque<Vec<u8>>,
     received: Vec<u8>,
     /// The id of the next request.
     next: u32,
@@ -33,12 +36,12 @@ impl Connection {
 
     /// A connection over a stream that does not wait.
     pub(super) fn over(device: File) -> Self {
-        Self { device, out: Vec::new(), received: Vec::new(), next: 1, expected: 1 }
+        Self { device, out: VecDeque::new(), received: Vec::new(), next: 1, expected: 1 }
     }
 
     /// Queues a request.
     pub(super) fn request(&mut self, kind: Kind, transaction: u32, parts: &[&[u8]]) {
-        wire::push(&mut self.out, kind, self.next, transaction, parts);
+        self.out.push_back(wire::message(kind, self.next, transaction, parts));
         self.next += 1;
     }
 
@@ -49,9 +52,10 @@ impl Connection {
 
     /// Sends what can be sent now.
     pub(super) fn send(&mut self) -> io::Result<()> {
-        while !self.out.is_empty() {
-            match self.device.write(&self.out) {
-                Ok(count) => drop(self.out.drain(..count)),
+        while let Some(message) = self.out.front_mut() {
+            match self.device.write(message) {
+                Ok(count) if count < message.len() => drop(message.drain(..count)),
+                Ok(_) => drop(self.out.pop_front()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -25,14 +25,12 @@ const WATCH_EVENT: u32 = 15;
 /// The answer to a request that failed; the payload is the name of an errno.
 const ERROR: u32 = 16;
 
-/// Appends a request. The answer to it carries `id`.
-pub(super) fn push(into: &mut Vec<u8>, kind: Kind, id: u32, transaction: u32, parts: &[&[u8]]) {
+/// A request. The answer to it carries `id`.
+pub(super) fn message(kind: Kind, id: u32, transaction: u32, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     debug_assert!(length <= PAYLOAD_MAX, "a payload of {length} bytes");
-    for number in [kind as u32, id, transaction, length as u32] {
-        into.extend_from_slice(&number.to_ne_bytes());
-    }
-    parts.iter().for_each(|part| into.extend_from_slice(part));
+    let head = [kind as u32, id, transaction, length as u32].map(u32::to_ne_bytes);
+    [head.as_flattened(), &parts.concat()].concat()
 }
 
 /// An answer.
@@ -90,8 +88,7 @@ mod tests {
 
     #[test]
     fn an_answer_in_pieces_is_taken_when_it_is_whole_and_events_are_skipped() {
-        let mut sent = Vec::new();
-        push(&mut sent, Kind::Write, 7, 0, &[b"a\0", b"b"]);
+        let sent = message(Kind::Write, 7, 0, &[b"a\0", b"b"]);
         assert_eq!(sent[..16], [11u32, 7, 0, 3].map(u32::to_ne_bytes).concat());
         let mut event = sent.clone();
         event[..4].copy_from_slice(&WATCH_EVENT.to_ne_bytes());

@@ -204,10 +204,12 @@ mod tests {
         collections::BTreeMap,
         fs::File,
         io::{Read, Write as _},
-        os::{fd::OwnedFd, unix::net::UnixStream},
+        os::fd::OwnedFd,
         thread,
         time::Duration,
     };
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
 
@@ -215,15 +217,16 @@ mod tests {
     type Keys = BTreeMap<String, (String, String)>;
 
     /// Answers the requests of one connection as xenstored does, of transactions as many with EAGAIN as
-    /// `conflicts` says.
-    fn serve(mut stream: UnixStream, mut keys: Keys, mut conflicts: u32) -> Keys {
+    /// `conflicts` says. Packets, since the kernel's device takes one message of each write.
+    fn serve(stream: OwnedFd, mut keys: Keys, mut conflicts: u32) -> Keys {
+        let mut stream = File::from(stream);
         let mut pending = Keys::new();
-        let mut head = [0; 16];
-        while stream.read_exact(&mut head).is_ok() {
+        let mut packet = [0; 4096];
+        while let Ok(count @ 16..) = stream.read(&mut packet) {
             let [kind, id, transaction, length] =
-                [0, 4, 8, 12].map(|at| u32::from_ne_bytes([0, 1, 2, 3].map(|i| head[at + i])));
-            let mut payload = vec![0; length as usize];
-            stream.read_exact(&mut payload).unwrap();
+                [0, 4, 8, 12].map(|at| u32::from_ne_bytes([0, 1, 2, 3].map(|i| packet[at + i])));
+            assert_eq!(count, 16 + length as usize, "the rest of the write would be lost");
+            let payload = packet[16..count].to_vec();
             let text = String::from_utf8(payload).unwrap();
             let (path, value) = text.split_once('\0').unwrap();
             let seen = if transaction == 0 { &mut keys } else { &mut pending };
@@ -272,15 +275,22 @@ mod tests {
         keys
     }
 
+    /// Two ends of a connection; reading from the first does not wait.
+    fn pair() -> (OwnedFd, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        rustix::io::ioctl_fionbio(&pair.0, true).unwrap();
+        pair
+    }
+
     fn update(update: &Update, keys: &[(&str, &str)], conflicts: u32) -> (io::Result<()>, Keys) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
+        let (ours, theirs) = pair();
         let keys = keys
             .iter()
             .map(|(key, value)| ((*key).to_owned(), ((*value).to_owned(), String::new())));
         let keys = keys.collect();
         let server = thread::spawn(move || serve(theirs, keys, conflicts));
-        let connection = Connection::over(File::from(OwnedFd::from(ours)));
+        let connection = Connection::over(File::from(ours));
         let mut write = Write::over(connection, 3, 51712, update);
         let done = loop {
             match write.turn() {
@@ -332,9 +342,8 @@ mod tests {
 
     #[test]
     fn a_xenstored_that_goes_away_ends_the_update() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let connection = Connection::over(File::from(OwnedFd::from(ours)));
+        let (ours, theirs) = pair();
+        let connection = Connection::over(File::from(ours));
         let mut write = Write::over(connection, 3, 51712, &Update::Sectors(1));
         assert!(write.turn().is_pending());
         assert_eq!(write.interest(), Interest { readable: true, writable: false });

@@ -1,0 +1,41 @@
+# One guest, everything that it can do with a disk and that is done to the disk beside it.
+. /share/lib.sh
+MiB=1048576
+sr_make 400MiB
+disk=$(volume $((64 * MiB)))
+guest g1 guest-disk.sh || failed
+check "a disk is plugged" plug "$DOMID" 51712 "$disk" w
+xl unpause g1
+check "the frontend connects and offers flush, discard and indirect segments" \
+    waits g1 "blkfront: xvda: flush diskcache: enabled; persistent grants: disabled; indirect descriptors: enabled"
+check "the guest writes" waits g1 "guest: load begins"
+sleep 6
+check "a snapshot beside load" on_volume Volume.snapshot "$disk"
+check "everything that the guest has written is right" waits g1 "load: .*: right"
+grep load: /out/guests/guest-g1.log
+check "it tells what it has" waits g1 "guest: sum"
+copy=$(on_volume Volume.snapshot "$disk" | first key)
+check "the snapshot is plugged beside its origin" plug "$DOMID" 51728 "$copy" r
+check "the guest reads it" waits g1 "guest: copy"
+check "it is the same" [ "$(said g1 copy)" = "$(said g1 sum)" ]
+check "it is read-only" [ "$(said g1 read-only)" = 1 ]
+check "it is unplugged" unplug "$DOMID" 51728 "$copy"
+check "a file system" waits g1 "guest: grow"
+check "the disk grows" on_volume Volume.resize "$disk" "\"new_size\":$((80 * MiB))"
+check "the guest sees it and writes there" waits g1 "guest: filled"
+check "to the size that was asked for" [ "$(said g1 size)" = $((160 * 1024)) ]
+full=$(utilisation "$disk")
+check "the guest deletes and trims" waits g1 "guest: trimmed"
+trimmed=$(utilisation "$disk")
+echo "utilisation $full, trimmed $trimmed"
+check "its memory is free again" [ $((full - trimmed)) -ge $((39 * MiB)) ]
+check "the guest lets go" waits g1 "guest: unplug"
+check "the disk is unplugged" unplug "$DOMID" 51712 "$disk"
+check "and plugged again" plug "$DOMID" 51712 "$disk" w
+check "with what was on it" waits g1 "guest: again"
+check "the same bytes" [ "$(said g1 again)" = "$(said g1 kept)" ]
+check "the guest ends" waits g1 "guest: ended with 0"
+xl destroy g1
+release "$DOMID" "$disk"
+check "nothing is left of its rings" [ -z "$(ls /dev/shm | grep -E '^(vbd3|td3)-')" ]
+check "the SR is destroyed" call SR.destroy "\"sr\":\"$SR\""

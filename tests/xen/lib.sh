@@ -1,0 +1,109 @@
+# For scripts in dom0: SRs and disks by the plugins, as xapi-storage-script calls them; guests by xl; checks.
+
+PLUGINS=/share/root/usr/libexec/xapi-storage-script
+CONTROL=/run/blktap-control
+checks=0
+
+# check WHAT COMMAND...: one line for each check; the first that fails ends the script.
+check() {
+    checks=$((checks + 1))
+    what=$1
+    shift
+    if "$@" > /tmp/check 2>&1; then
+        echo "ok $checks - $what ($(cut -d ' ' -f 1 /proc/uptime) s)"
+    else
+        echo "not ok $checks - $what"
+        cat /tmp/check
+        failed
+    fi
+}
+failed() {
+    for log in /out/guests/guest-*.log; do echo "== $log"; tail -n 25 "$log"; done
+    echo "== syslog"; tail -n 25 /out/syslog
+    exit 1
+}
+# eventually SECONDS COMMAND...
+eventually() {
+    left=$1
+    shift
+    until "$@"; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || return 1
+        sleep 1
+    done
+}
+
+# call METHOD PARAMS: the answer of a plugin
+call() {
+    case $1 in
+        Datapath.*) program=$PLUGINS/datapath/ram/$1 ;;
+        *) program=$PLUGINS/volume/org.xen.xapi.storage.ram/$1 ;;
+    esac
+    echo "{\"dbg\":\"test\",$2}" | $program --json || { echo "$1 {$2}" >&2; return 1; }
+}
+# field NAME: of the JSON on stdin, its first value of that name
+field() { sed -n "s/^[^\n]*[{,]\"$1\":\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
+# first NAME: like field, but the first in the line
+first() { grep -o "\"$1\":\"\{0,1\}[^\",}]*" | head -n 1 | sed 's/.*:"\{0,1\}//'; }
+
+sr_make() {
+    configuration=$(call SR.create "\"uuid\":\"7c4f0f6e-5f0b-4b7e-9c55-0d6f4f1c2a10\",\"name\":\"ram\",\"description\":\"\",\"configuration\":{\"size\":\"$1\"}") || exit 1
+    SR=$(call SR.attach "\"configuration\":$configuration" | tr -d '"') || exit 1
+}
+# volume SIZE: the key of a new volume
+volume() { call Volume.create "\"sr\":\"$SR\",\"name\":\"disk\",\"description\":\"\",\"size\":$1,\"sharable\":false" | first key; }
+on_volume() { call "$1" "\"sr\":\"$SR\",\"key\":\"$2\"${3:+,$3}"; }
+utilisation() { on_volume Volume.stat "$1" | first physical_utilisation; }
+uri() { on_volume Volume.stat "$1" | grep -o '"uri":\["[^"]*' | cut -d '"' -f 4; }
+# plug DOMID DEVID KEY r|w: as xapi and xenopsd do; the backend is served until the disk is unplugged
+plug() {
+    uri=$(uri "$3")
+    attached=$(call Datapath.attach "\"uri\":\"$uri\",\"domain\":\"$1\"") || return 1
+    call Datapath.activate "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null || return 1
+    socket=$(echo "$attached" | grep -o '"params":"[^"]*' | cut -d '"' -f 4 | sed 's/^nbd:unix:\([^:]*\).*/\1/')
+    [ -n "$socket" ] || { echo "no params in $attached"; return 1; }
+    xen-toolstack plug "$1" "$2" "$socket" "$4" || return 1
+    xen-toolstack serve "$1" "$2" >> /out/toolstack.log 2>&1 &
+}
+# unplug DOMID DEVID KEY
+unplug() {
+    xen-toolstack unplug "$1" "$2" && release "$1" "$3"
+}
+release() {
+    uri=$(uri "$2")
+    call Datapath.deactivate "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null &&
+        call Datapath.detach "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null
+}
+
+# guest NAME SCRIPT [TYPE [LINE FOR XL]]: a paused guest that will run SCRIPT; sets DOMID
+guest() {
+    files=/tmp/guest-$1
+    rm -rf "$files"
+    mkdir -p "$files/bin"
+    cp "/share/$2" "$files/guest.sh"
+    cp /share/bin/xen-load "$files/bin/"
+    (cd "$files" && find . | cpio -o -H newc 2>/dev/null) > "$files.cpio"
+    rm -rf "$files"
+    cat /boot/guest.cpio "$files.cpio" > "$files.initrd"
+    rm "$files.cpio"
+    cat > "$files.cfg" <<C
+name = "$1"
+type = "${3:-pv}"
+memory = ${GUEST_MEMORY:-256}
+vcpus = 1
+kernel = "/boot/vmlinux"
+ramdisk = "$files.initrd"
+extra = "console=hvc0 loglevel=6 mitigations=off panic=1"
+on_poweroff = "preserve"
+on_reboot = "preserve"
+on_crash = "preserve"
+$4
+C
+    xl create -p "$files.cfg" > "$files.log" 2>&1 || { cat "$files.log"; return 1; }
+    DOMID=$(xl domid "$1")
+}
+says() { grep -q "$2" "/out/guests/guest-$1.log"; }
+# said NAME WORD: what a guest has printed behind "guest: WORD "
+said() { sed -n "s/^guest: $2 \([^\r]*\).*/\1/p" "/out/guests/guest-$1.log" | tail -n 1; }
+# waits NAME PATTERN [SECONDS]: until a guest has printed it
+waits() { eventually "${3:-120}" says "$1" "$2"; }

@@ -1,0 +1,192 @@
+//! Verified I/O inside a guest: threads write to and read from their parts of a disk past the page cache,
+//! know what every sector has to contain, and compare.
+//!
+//!   xen-load DISK SECONDS THREADS SEED
+//!
+//! Every sector is read and compared once more at the end. The first wrong byte or error ends it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::OFlags;
+
+const SECTOR: usize = 512;
+/// The longest request, in sectors.
+const SECTORS_MAX: usize = 512;
+/// Buffers for direct I/O begin at a multiple of this many bytes.
+const ALIGNMENT: usize = 4096;
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let [disk, seconds, threads, seed] = words[..] else {
+        bail!("usage: xen-load DISK SECONDS THREADS SEED");
+    };
+    let (threads, seed) = (threads.parse::<u64>()?, seed.parse::<u64>()?);
+    let time = Duration::from_secs(seconds.parse()?);
+    let sectors = sectors_of(Path::new(disk))?;
+    let part = sectors / threads;
+    let workers: Vec<_> = (0..threads)
+        .map(|number| {
+            let disk = disk.to_owned();
+            thread::spawn(move || Worker::new(&disk, number * part, part, seed + number)?.run(time))
+        })
+        .collect();
+    let mut done = Counts::default();
+    for worker in workers {
+        let counts = worker.join().map_err(|_| anyhow::anyhow!("a thread has panicked"))??;
+        done.reads += counts.reads;
+        done.writes += counts.writes;
+        done.flushes += counts.flushes;
+        done.slowest = done.slowest.max(counts.slowest);
+    }
+    let Counts { reads, writes, flushes, slowest } = done;
+    let mut out = io::stdout();
+    writeln!(
+        out,
+        "load: {reads} reads, {writes} writes, {flushes} flushes, slowest {slowest:?}: right"
+    )?;
+    Ok(())
+}
+
+/// Length of a disk, in sectors.
+fn sectors_of(disk: &Path) -> Result<u64> {
+    let name = disk.file_name().and_then(|name| name.to_str()).context("no disk")?;
+    Ok(std::fs::read_to_string(format!("/sys/block/{name}/size"))?.trim().parse()?)
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    reads: u64,
+    writes: u64,
+    flushes: u64,
+    slowest: Duration,
+}
+
+/// One thread and its part of the disk.
+struct Worker {
+    disk: File,
+    /// First sector.
+    start: u64,
+    /// How often each sector was written.
+    generations: Vec<u32>,
+    seed: u64,
+    random: u64,
+    buffer: Vec<u8>,
+    expected: Vec<u8>,
+    counts: Counts,
+}
+
+impl Worker {
+    fn new(disk: &str, start: u64, sectors: u64, seed: u64) -> Result<Self> {
+        let flags = i32::try_from(OFlags::DIRECT.bits()).context("O_DIRECT")?;
+        let disk = OpenOptions::new().read(true).write(true).custom_flags(flags).open(disk)?;
+        Ok(Self {
+            disk,
+            start,
+            generations: vec![0; usize::try_from(sectors)?],
+            seed,
+            random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            buffer: vec![0; SECTORS_MAX * SECTOR + ALIGNMENT],
+            expected: vec![0; SECTORS_MAX * SECTOR],
+            counts: Counts::default(),
+        })
+    }
+
+    fn run(mut self, time: Duration) -> Result<Counts> {
+        // Every sector is known from here on.
+        self.every(Self::write)?;
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let longest = if self.next().is_multiple_of(4) { SECTORS_MAX } else { 16 };
+            let count = (1 + self.next() % longest).min(self.generations.len());
+            let first = self.next() % (self.generations.len() - count + 1);
+            match self.next() % 32 {
+                0 => self.timed(|it| Ok(it.disk.sync_data()?), |counts| &mut counts.flushes)?,
+                1..=16 => self.timed(|it| it.write(first, count), |counts| &mut counts.writes)?,
+                _ => self.timed(|it| it.read(first, count), |counts| &mut counts.reads)?,
+            }
+        }
+        self.every(Self::read)?;
+        Ok(self.counts)
+    }
+
+    fn every(&mut self, mut act: impl FnMut(&mut Self, usize, usize) -> Result<()>) -> Result<()> {
+        let mut first = 0;
+        while first < self.generations.len() {
+            let count = SECTORS_MAX.min(self.generations.len() - first);
+            act(self, first, count)?;
+            first += count;
+        }
+        Ok(())
+    }
+
+    fn timed(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<()>,
+        counter: impl FnOnce(&mut Counts) -> &mut u64,
+    ) -> Result<()> {
+        let start = Instant::now();
+        act(self)?;
+        self.counts.slowest = self.counts.slowest.max(start.elapsed());
+        *counter(&mut self.counts) += 1;
+        Ok(())
+    }
+
+    fn write(&mut self, first: usize, count: usize) -> Result<()> {
+        self.generations[first..first + count].iter_mut().for_each(|generation| *generation += 1);
+        self.expect(first, count);
+        let bytes = aligned(&mut self.buffer, count);
+        bytes.copy_from_slice(&self.expected[..count * SECTOR]);
+        let at = self.start + first as u64;
+        self.disk
+            .write_all_at(bytes, at * SECTOR as u64)
+            .with_context(|| format!("write of {count} at {at}"))
+    }
+
+    fn read(&mut self, first: usize, count: usize) -> Result<()> {
+        self.expect(first, count);
+        let bytes = aligned(&mut self.buffer, count);
+        let at = self.start + first as u64;
+        self.disk
+            .read_exact_at(bytes, at * SECTOR as u64)
+            .with_context(|| format!("read of {count} at {at}"))?;
+        let expected = &self.expected[..count * SECTOR];
+        let wrong = bytes.chunks(SECTOR).zip(expected.chunks(SECTOR)).position(|(a, b)| a != b);
+        ensure!(wrong.is_none(), "sector {} is wrong", at + wrong.unwrap_or_default() as u64);
+        Ok(())
+    }
+
+    /// Fills `expected` with what sectors have to contain.
+    fn expect(&mut self, first: usize, count: usize) {
+        for (index, sector) in self.expected[..count * SECTOR].chunks_mut(SECTOR).enumerate() {
+            let number = self.start + (first + index) as u64;
+            let generation = u64::from(self.generations[first + index]);
+            let mut word = self.seed ^ number << 20 ^ generation;
+            for bytes in sector.chunks_exact_mut(8) {
+                word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                bytes.copy_from_slice(&(word ^ word >> 29).to_ne_bytes());
+            }
+        }
+    }
+
+    fn next(&mut self) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) as usize
+    }
+}
+
+/// The part of a buffer that direct I/O of so many sectors can use.
+fn aligned(buffer: &mut [u8], sectors: usize) -> &mut [u8] {
+    let skip = buffer.as_ptr().align_offset(ALIGNMENT);
+    &mut buffer[skip..skip + sectors * SECTOR]
+}

@@ -1,0 +1,34 @@
+#!/bin/bash
+# Guests of a real Xen on disks of this SR: boots a small host in QEMU and runs scripts in its dom0.
+#
+#   tests/xen/run.sh PROGRAMS WORK SCRIPT...
+#
+# PROGRAMS: where the programs were built. WORK: is made, and kept for the next run.
+set -euo pipefail
+files=$(cd "$(dirname "$0")" && pwd)
+programs=$(cd "$1" && pwd)
+mkdir -p "$2"
+work=$(cd "$2" && pwd)
+shift 2
+if [ "$(id -u)" != 0 ]; then
+    echo "SKIPPED: root file systems with device nodes are made as root" >&2
+    [ -z "${CI:-}" ] || exit 1
+    exit 0
+fi
+[ -e "$work/build/dom0.cpio" ] && [ "$work/build/dom0.cpio" -nt "$files/dom0-init" ] &&
+    [ "$work/build/guest.cpio" -nt "$files/guest-init" ] &&
+    [ "$work/build/dom0.cpio" -nt "$files/build.sh" ] || "$files/build.sh" "$work/build"
+share=$work/share
+rm -rf "$share"
+mkdir -p "$share/bin"
+cp "$files"/*.sh "$share/"
+cp "$programs"/xen-toolstack "$programs"/xen-load "$programs"/tap-ctl-ram "$share/bin/"
+"$files/../install.sh" install "$programs" "$share/root" >/dev/null
+status=0
+for script; do
+    echo "== $script"
+    begin=$SECONDS
+    "$files/boot.sh" "$work/build" "$share" "$work/out-${script%.sh}" "$script" || status=$?
+    echo "== $script: status $status after $((SECONDS - begin)) s"
+    [ "$status" = 0 ] || exit "$status"
+done

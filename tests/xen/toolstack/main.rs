@@ -1,0 +1,264 @@
+//! What xenopsd and tapback do for a guest's disk, for the Xen host of `tests/xen`: the nodes, the
+//! conversation with the frontend by states, and the messages to the tapdisk.
+//!
+//! It is written after xen-api's `ocaml/xenopsd/xc/device.ml` and blktap's `tapback/` (frontend.c,
+//! backend.c); the keys and their order are those.
+
+mod store;
+
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tapctl::{Client, ControlDir, Ring};
+
+use crate::store::Store;
+
+/// `enum xenbus_state` of `xen/io/xenbus.h`.
+mod state {
+    pub(crate) const INITIALISING: &str = "1";
+    pub(crate) const INIT_WAIT: &str = "2";
+    pub(crate) const INITIALISED: &str = "3";
+    pub(crate) const CONNECTED: &str = "4";
+    pub(crate) const CLOSING: &str = "5";
+    pub(crate) const CLOSED: &str = "6";
+}
+
+/// How long a state is waited for.
+const PATIENCE: Duration = Duration::from_secs(200);
+const PAUSE: Duration = Duration::from_millis(20);
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["plug", domid, devid, socket, mode] => Device::new(domid, devid)?.plug(socket, mode),
+        ["serve", domid, devid] => Device::new(domid, devid)?.serve(),
+        ["unplug", domid, devid] => Device::new(domid, devid)?.unplug(),
+        _ => bail!("usage: xen-toolstack plug DOMID DEVID SOCKET r|w, serve or unplug DOMID DEVID"),
+    }
+}
+
+/// A disk of a guest.
+struct Device {
+    store: Store,
+    domid: u32,
+    devid: u32,
+    frontend: String,
+    backend: String,
+}
+
+impl Device {
+    fn new(domid: &str, devid: &str) -> Result<Self> {
+        Ok(Self {
+            store: Store::open()?,
+            domid: domid.parse()?,
+            devid: devid.parse()?,
+            frontend: format!("/local/domain/{domid}/device/vbd/{devid}"),
+            backend: format!("/local/domain/0/backend/vbd3/{domid}/{devid}"),
+        })
+    }
+
+    /// Makes the nodes, as xenopsd does, and says where the tapdisk is, as its hotplug script does.
+    fn plug(&mut self, socket: &str, mode: &str) -> Result<()> {
+        let (frontend, backend) = (self.frontend.clone(), self.backend.clone());
+        let guest = self.domid;
+        // The guest can read what is made below a directory that it can read.
+        self.store.write(&frontend, "")?;
+        self.store.permit(&frontend, &format!("n{guest}\0r0\0"))?;
+        self.store.write(&backend, "")?;
+        self.store.permit(&backend, &format!("n0\0r{guest}\0"))?;
+        let devid = self.devid.to_string();
+        for (key, value) in [
+            ("backend", &*backend),
+            ("backend-id", "0"),
+            ("state", state::INITIALISING),
+            ("virtual-device", &devid),
+            ("device-type", "disk"),
+        ] {
+            self.store.write(&format!("{frontend}/{key}"), value)?;
+        }
+        let device = std::fs::canonicalize(socket).context(socket.to_owned())?;
+        for (key, value) in [
+            ("frontend", &*frontend),
+            ("frontend-id", &guest.to_string()),
+            ("online", "1"),
+            ("removable", "1"),
+            ("state", state::INITIALISING),
+            ("type", "phy"),
+            ("mode", mode),
+            ("params", &format!("nbd:unix:{socket}")),
+            ("physical-device-path", device.to_str().context("a path that is not UTF-8")?),
+            ("hotplug-status", "connected"),
+        ] {
+            self.store.write(&format!("{backend}/{key}"), value)?;
+        }
+        Ok(())
+    }
+
+    /// What tapback does for the device until its nodes are removed. It connects a frontend that comes
+    /// back, too.
+    fn serve(&mut self) -> Result<()> {
+        let path = self.read_backend("physical-device-path")?;
+        let (directory, pid, minor) = tapdisk_of(&path)?;
+        let client = Client::new(&ControlDir::new(directory), pid);
+        ensure!(client.pid()? == pid, "another tapdisk answers");
+        let listed = client.list()?;
+        ensure!(listed.iter().any(|it| it.minor == i32::from(minor)), "no minor {minor}");
+        self.write_backend("max-ring-page-order", "3")?;
+        self.write_backend("kthread-pid", &pid.to_string())?;
+        self.write_backend("state", state::INIT_WAIT)?;
+        loop {
+            self.wait(Some(PATIENCE), |it| {
+                it.is_leaving() || it.frontend_state() == state::INITIALISED
+            })?;
+            if !self.is_leaving() {
+                self.connect(&client, minor)?;
+                // blkfront goes from 3 to 4 after the backend does.
+                self.wait(None, |it| {
+                    it.is_leaving()
+                        || !matches!(&*it.frontend_state(), state::INITIALISED | state::CONNECTED)
+                })?;
+                if self.frontend_state() == state::CLOSING && !self.is_leaving() {
+                    self.write_backend("state", state::CLOSING)?;
+                }
+                client.disconnect(self.domid, self.devid)?;
+            }
+            if self.is_leaving() {
+                break;
+            }
+            self.write_backend("state", state::CLOSED)?;
+            self.wait(None, |it| it.is_leaving() || it.frontend_state() == state::INITIALISING)?;
+            self.write_backend("state", state::INIT_WAIT)?;
+        }
+        // Without its nodes nobody waits for it.
+        let _gone = self.write_backend_if_there("state", state::CLOSED);
+        Ok(())
+    }
+
+    /// Connects the ring that the frontend describes; writes what it is told of the disk.
+    fn connect(&mut self, client: &Client, minor: u16) -> Result<()> {
+        let order = match self.read_frontend("ring-page-order") {
+            Some(order) => order.parse()?,
+            None => 0,
+        };
+        let mut grefs = [0; 8];
+        for (index, gref) in grefs.iter_mut().take(1 << order).enumerate() {
+            let numbered = self.read_frontend(&format!("ring-ref{index}"));
+            let reference = numbered.or_else(|| self.read_frontend("ring-ref"));
+            *gref = reference.context("no ring-ref")?.parse()?;
+        }
+        let protocol = match self.read_frontend("protocol").as_deref() {
+            Some("x86_64-abi") => 1,
+            _ => 2,
+        };
+        let port = self.read_frontend("event-channel").context("no event-channel")?.parse()?;
+        client.connect(
+            minor,
+            Ring {
+                domid: self.domid,
+                devid: self.devid,
+                grefs,
+                order,
+                protocol,
+                pool: Some("".into()),
+                port,
+                poll_duration: 1000,
+                poll_idle_threshold: 50,
+            },
+        )?;
+        let image = client.disk_info(minor)?;
+        let read_only = if self.read_backend("mode")? == "w" { 0 } else { 4 };
+        for (key, value) in [
+            ("feature-barrier", 1),
+            ("sector-size", u64::from(image.sector_size)),
+            ("sectors", image.sectors),
+            ("info", u64::from(image.info) | read_only),
+        ] {
+            self.write_backend(key, &value.to_string())?;
+        }
+        self.write_backend("state", state::CONNECTED)
+    }
+
+    /// Takes the disk away: xenopsd's clean shutdown.
+    fn unplug(&mut self) -> Result<()> {
+        self.write_backend("online", "0")?;
+        self.write_backend("state", state::CLOSING)?;
+        let start = Instant::now();
+        while self.read_backend("state")? != state::CLOSED {
+            ensure!(start.elapsed() < PATIENCE, "the backend was not closed");
+            thread::sleep(PAUSE);
+        }
+        self.store.remove(&self.backend.clone())?;
+        self.store.remove(&self.frontend.clone())
+    }
+
+    /// Whether xenopsd takes the disk away, and the frontend has let go of it, or the guest is no more.
+    fn is_leaving(&mut self) -> bool {
+        match self.store.read(&format!("{}/state", self.backend)) {
+            Ok(Some(state)) => {
+                state == state::CLOSING
+                    && matches!(&*self.frontend_state(), "" | state::CLOSED)
+                    && self.read_backend("online").is_ok_and(|online| online == "0")
+            }
+            _ => true,
+        }
+    }
+
+    fn frontend_state(&mut self) -> String {
+        self.read_frontend("state").unwrap_or_default()
+    }
+
+    /// Waits for the other side; for as long as it takes where there is no `patience`.
+    fn wait(
+        &mut self,
+        patience: Option<Duration>,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<()> {
+        let start = Instant::now();
+        while !done(self) {
+            if patience.is_some_and(|patience| start.elapsed() >= patience) {
+                bail!(
+                    "{}: the frontend is in state {:?}",
+                    self.frontend.clone(),
+                    self.frontend_state()
+                );
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    fn read_frontend(&mut self, key: &str) -> Option<String> {
+        self.store.read(&format!("{}/{key}", self.frontend)).ok()?
+    }
+
+    fn read_backend(&mut self, key: &str) -> Result<String> {
+        let path = format!("{}/{key}", self.backend);
+        self.store.read(&path)?.with_context(|| format!("no {path}"))
+    }
+
+    /// Writes a key that the guest may read.
+    fn write_backend(&mut self, key: &str, value: &str) -> Result<()> {
+        let (path, guest) = (format!("{}/{key}", self.backend), self.domid);
+        self.store.write(&path, value)?;
+        self.store.permit(&path, &format!("n0\0r{guest}\0"))
+    }
+
+    fn write_backend_if_there(&mut self, key: &str, value: &str) -> Result<()> {
+        self.read_backend(key)?;
+        self.write_backend(key, value)
+    }
+}
+
+/// The control directory, process and minor of a path as `/run/blktap-control/nbd<pid>.<minor>`.
+fn tapdisk_of(path: &str) -> Result<(&Path, u32, u16)> {
+    let path = Path::new(path);
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let numbers = name.strip_prefix("nbd").and_then(|rest| rest.split_once('.'));
+    let (pid, minor) = numbers.with_context(|| format!("{name} names no tapdisk"))?;
+    Ok((path.parent().context("no directory")?, pid.parse()?, minor.parse()?))
+}
