@@ -18,10 +18,13 @@ use crate::devices::open;
 #[derive(Debug)]
 pub(super) struct Connection {
     device: File,
-    /// Requests that are not sent yet. Each is a write of its own: of a write that holds several messages
-    /// the kernel's device takes the first and forgets the others (`xenbus_file_write` of
-    /// drivers/xen/xenbus/xenbus_dev_frontend.c).
+    /// Requests that are not answered yet; the first may have been sent, or a part of it. Each is sent when
+    /// the one before has been answered: the kernel's device takes one message of a write, and sends it
+    /// later, from a buffer into which the next write goes (drivers/xen/xenbus/xenbus_dev_frontend.c of
+    /// Linux 6.1: a second request made the first one answered with EINVAL).
     out: VecDeque<Vec<u8>>,
+    /// Bytes of the first of them that are sent.
+    sent: usize,
     received: Vec<u8>,
     /// The id of the next request.
     next: u32,
@@ -36,7 +39,7 @@ impl Connection {
 
     /// A connection over a stream that does not wait.
     pub(super) fn over(device: File) -> Self {
-        Self { device, out: VecDeque::new(), received: Vec::new(), next: 1, expected: 1 }
+        Self { device, out: VecDeque::new(), sent: 0, received: Vec::new(), next: 1, expected: 1 }
     }
 
     /// Queues a request.
@@ -47,15 +50,17 @@ impl Connection {
 
     /// The readiness to wait for.
     pub(super) fn interest(&self) -> Interest {
-        Interest { readable: true, writable: !self.out.is_empty() }
+        let unsent = self.out.front().is_some_and(|message| self.sent < message.len());
+        Interest { readable: true, writable: unsent }
     }
 
     /// Sends what can be sent now.
     pub(super) fn send(&mut self) -> io::Result<()> {
-        while let Some(message) = self.out.front_mut() {
-            match self.device.write(message) {
-                Ok(count) if count < message.len() => drop(message.drain(..count)),
-                Ok(_) => drop(self.out.pop_front()),
+        while let Some(message) = self.out.front()
+            && self.sent < message.len()
+        {
+            match self.device.write(&message[self.sent..]) {
+                Ok(count) => self.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -73,6 +78,8 @@ impl Connection {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 }
                 self.expected += 1;
+                self.out.pop_front();
+                self.sent = 0;
                 return Ok(Some(result));
             }
             let mut part = [0; 1024];

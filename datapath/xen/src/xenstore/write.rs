@@ -209,7 +209,10 @@ mod tests {
         time::Duration,
     };
 
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    };
 
     use super::*;
 
@@ -217,7 +220,8 @@ mod tests {
     type Keys = BTreeMap<String, (String, String)>;
 
     /// Answers the requests of one connection as xenstored does, of transactions as many with EAGAIN as
-    /// `conflicts` says. Packets, since the kernel's device takes one message of each write.
+    /// `conflicts` says. Packets, since the kernel's device takes one message of each write, and none before
+    /// it has answered the one before.
     fn serve(stream: OwnedFd, mut keys: Keys, mut conflicts: u32) -> Keys {
         let mut stream = File::from(stream);
         let mut pending = Keys::new();
@@ -227,6 +231,10 @@ mod tests {
                 [0, 4, 8, 12].map(|at| u32::from_ne_bytes([0, 1, 2, 3].map(|i| packet[at + i])));
             assert_eq!(count, 16 + length as usize, "the rest of the write would be lost");
             let payload = packet[16..count].to_vec();
+            thread::sleep(Duration::from_micros(200));
+            let mut more = [PollFd::new(&stream, PollFlags::IN)];
+            let early = poll(&mut more, Some(&Timespec::default())).unwrap();
+            assert!(early == 0 || more[0].revents().contains(PollFlags::HUP), "an early request");
             let text = String::from_utf8(payload).unwrap();
             let (path, value) = text.split_once('\0').unwrap();
             let seen = if transaction == 0 { &mut keys } else { &mut pending };
