@@ -5,6 +5,7 @@
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); twice ten
 #             minutes of a guest that attacks its ring, 1,000 deaths of the process that serves one;
 #             and the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given)
+# make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
@@ -22,7 +23,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build run stop test test-long lint bench bench-quick install uninstall clean
+.PHONY: all build run stop test test-long test-xen lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -58,6 +59,12 @@ test-long:
 	$(CARGO) build --locked --bins
 	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \
 		$(CARGO) test --locked --package end-to-end --test e2e versions:: -- --nocapture
+
+# XEN="disk.sh two.sh": which scripts of tests/xen
+test-xen:
+	tests/tools.sh run
+	$(call cargo_build,demo,xen-toolstack xen-load)
+	tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen $(or $(XEN),disk.sh two.sh)
 
 lint:
 	$(CARGO) fmt --all --check

@@ -10,7 +10,7 @@ set -euo pipefail
 build=$1 share=$2 out=$3 script=$4
 shift 3
 mkdir -p "$out"
-rm -rf "$out/guests" "$out/status"
+rm -rf "$out/guests" "$out/status" "$out/syslog" "$out/toolstack.log"
 : > "$out/output"
 echo "$(printf '%q ' "/share/$script" "${@:2}")" > "$out/command"
 # -cpu max would crash dom0 at its first IRET: QEMU 7.2 reads the stack of IRET as the supervisor, which

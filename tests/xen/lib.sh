@@ -41,9 +41,7 @@ call() {
     esac
     echo "{\"dbg\":\"test\",$2}" | $program --json || { echo "$1 {$2}" >&2; return 1; }
 }
-# field NAME: of the JSON on stdin, its first value of that name
-field() { sed -n "s/^[^\n]*[{,]\"$1\":\"\{0,1\}\([^\",}]*\).*/\1/p" | head -n 1; }
-# first NAME: like field, but the first in the line
+# first NAME: of the JSON on stdin, the first value of that name
 first() { grep -o "\"$1\":\"\{0,1\}[^\",}]*" | head -n 1 | sed 's/.*:"\{0,1\}//'; }
 
 sr_make() {
@@ -59,7 +57,9 @@ uri() { on_volume Volume.stat "$1" | grep -o '"uri":\["[^"]*' | cut -d '"' -f 4;
 plug() {
     uri=$(uri "$3")
     attached=$(call Datapath.attach "\"uri\":\"$uri\",\"domain\":\"$1\"") || return 1
-    call Datapath.activate "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null || return 1
+    activate=activate
+    [ "$4" = w ] || activate=activate_readonly
+    call Datapath.$activate "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null || return 1
     socket=$(echo "$attached" | grep -o '"params":"[^"]*' | cut -d '"' -f 4 | sed 's/^nbd:unix:\([^:]*\).*/\1/')
     [ -n "$socket" ] || { echo "no params in $attached"; return 1; }
     xen-toolstack plug "$1" "$2" "$socket" "$4" || return 1
@@ -106,4 +106,8 @@ says() { grep -q "$2" "/out/guests/guest-$1.log"; }
 # said NAME WORD: what a guest has printed behind "guest: WORD "
 said() { sed -n "s/^guest: $2 \([^\r]*\).*/\1/p" "/out/guests/guest-$1.log" | tail -n 1; }
 # waits NAME PATTERN [SECONDS]: until a guest has printed it
-waits() { eventually "${3:-120}" says "$1" "$2"; }
+waits() {
+    eventually "${3:-120}" said_or_ended "$1" "$2"
+    says "$1" "$2"
+}
+said_or_ended() { says "$1" "$2" || says "$1" "guest: ended"; }
