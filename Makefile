@@ -2,8 +2,9 @@
 # make run KEEP=1   the same, and leaves the disk to be used;   make stop   ends what that left
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=<rustc target>]   make uninstall
-# make test-long  the store against its model, 10,000 operations a run (seeds are printed); twice ten
-#             minutes of a guest that attacks its ring, 1,000 deaths of the process that serves one;
+# make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
+#             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
+#             the process that serves one;
 #             and the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given)
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make lint   formatting and clippy
@@ -53,6 +54,8 @@ test:
 test-long:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
 		$(CARGO) test --locked --workspace --test store tree -- --nocapture
+	STORE_STORM_SECONDS=$${STORE_STORM_SECONDS:-600} \
+		$(CARGO) test --locked --workspace --test store storm -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p tapdisk-ram --test rings attack -- --nocapture
 	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture

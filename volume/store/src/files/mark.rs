@@ -6,6 +6,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
+
 use super::{Directory, Dirs, Entry};
 use crate::error::{Context, Result};
 
@@ -57,6 +62,24 @@ impl Mark {
         }
         Ok(())
     }
+}
+
+/// Removes files that were to be renamed into place by a process that is dead: those of operations that
+/// do not hold the SR's lock, of which no other trace is left.
+pub(crate) fn remove_temporary_of_dead(dirs: &Dirs) -> Result<()> {
+    for name in dirs.list(Directory::Temporary)? {
+        if !name.starts_with(PREFIX) && maker_is_dead(&name) {
+            dirs.remove(Entry::Named(Directory::Temporary, &name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the process is dead that made a temporary file, whose name begins with its id. Should another
+/// process have got that id, the file is removed by the next collection.
+fn maker_is_dead(name: &str) -> bool {
+    let id = name.split('-').next().and_then(|id| id.parse().ok()).and_then(Pid::from_raw);
+    id.is_some_and(|id| test_kill_process(id) == Err(Errno::SRCH))
 }
 
 impl Drop for Mark {

@@ -16,5 +16,5 @@ pub(crate) use self::{
     atomic::{parse_json, read_json, replace, replace_json, restore_ballast, with_ballast},
     dirs::{Dirs, allocated, missing, names_in, open_directory},
     layout::{Directory, Entry, OWN, STATE_LOCK_SUFFIX, number_name, parse_number},
-    mark::Mark,
+    mark::{Mark, remove_temporary_of_dead},
 };

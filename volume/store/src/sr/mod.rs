@@ -13,7 +13,7 @@ pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState};
 use crate::{
     budget::{OVERHEAD_BYTES, Usage, free, recount},
     error::{Error, ErrorKind, Result},
-    files::{Dirs, Entry, Layout},
+    files::{Dirs, Entry, Layout, remove_temporary_of_dead},
     host::{Host, Name},
     record::sr::Record,
 };
@@ -105,7 +105,8 @@ impl Sr {
     /// [`ErrorKind::SrNotAttached`], or an error of reading its memory.
     pub fn stat(&self) -> Result<SrStat> {
         let (dirs, record) = self.attached()?;
-        // Killed processes may have left the count wrong.
+        // Killed processes may have left files, and the count wrong.
+        remove_temporary_of_dead(&dirs)?;
         recount(&dirs)?;
         self.stat_of(&dirs, &record)
     }

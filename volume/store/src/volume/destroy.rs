@@ -211,7 +211,9 @@ impl Exclusive<'_> {
         destroyed: Destroyed,
         live: &mut dyn Live,
     ) -> Result<()> {
-        if destroyed.has_previous_tops {
+        // Where no volume is left, everything is garbage, and a collection reads no map.
+        let is_last = records.sound.is_empty() && records.damaged.is_empty();
+        if destroyed.has_previous_tops || is_last {
             return self.collect_unless_damaged(live);
         }
         let (garbage, tops) = match self.garbage(record, records, &destroyed, live) {

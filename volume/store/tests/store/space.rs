@@ -10,23 +10,12 @@ use store::{
 
 use crate::{
     dying::{self, SIGKILL},
+    numbers::Numbers,
     operations::{Keys, SIZE},
 };
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
-
-/// Numbers that look random and are the same in each run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
 
 /// Writes blocks at the places that `next` gives until one is refused, which must not be while the SR
 /// says that it has room. How many were written, and the refusal.
@@ -64,7 +53,7 @@ fn scattered_writes_to_a_huge_disk_fill_an_sr_to_the_last_page() {
     let size = 256_u64 << 30;
     let key = fixture.create(i64::try_from(size).unwrap());
     let mut disk = fixture.open(&key, false).unwrap();
-    let mut numbers = Numbers(1);
+    let mut numbers = Numbers::new(1);
     let (written, error) =
         fill(&fixture, |_| disk.write(numbers.next(size / BLOCK) * BLOCK, &[1; 4096]));
     assert_full(&fixture, &error);
