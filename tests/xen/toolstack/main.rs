@@ -113,25 +113,25 @@ impl Device {
         self.write_backend("state", state::INIT_WAIT)?;
         loop {
             self.wait(Some(PATIENCE), |it| {
-                it.is_leaving() || it.frontend_state() == state::INITIALISED
+                it.is_unplugged() || it.frontend_state() == state::INITIALISED
             })?;
-            if !self.is_leaving() {
+            if !self.is_unplugged() {
                 self.connect(&client, minor)?;
                 // blkfront goes from 3 to 4 after the backend does.
                 self.wait(None, |it| {
-                    it.is_leaving()
+                    it.is_unplugged()
                         || !matches!(&*it.frontend_state(), state::INITIALISED | state::CONNECTED)
                 })?;
-                if self.frontend_state() == state::CLOSING && !self.is_leaving() {
+                if self.frontend_state() == state::CLOSING && !self.is_unplugged() {
                     self.write_backend("state", state::CLOSING)?;
                 }
                 client.disconnect(self.domid, self.devid)?;
             }
-            if self.is_leaving() {
+            if self.is_unplugged() {
                 break;
             }
             self.write_backend("state", state::CLOSED)?;
-            self.wait(None, |it| it.is_leaving() || it.frontend_state() == state::INITIALISING)?;
+            self.wait(None, |it| it.is_unplugged() || it.frontend_state() == state::INITIALISING)?;
             self.write_backend("state", state::INIT_WAIT)?;
         }
         // Without its nodes nobody waits for it.
@@ -197,7 +197,7 @@ impl Device {
     }
 
     /// Whether xenopsd takes the disk away, and the frontend has let go of it, or the guest is no more.
-    fn is_leaving(&mut self) -> bool {
+    fn is_unplugged(&mut self) -> bool {
         match self.store.read(&format!("{}/state", self.backend)) {
             Ok(Some(state)) => {
                 state == state::CLOSING
