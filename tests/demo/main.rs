@@ -70,7 +70,21 @@ fn show(story: &mut Story, built: &Path, keep: bool) -> Result<()> {
     })?;
     read_back(story, &xapi, &sr, &key, &configuration, &image)?;
     destroy(story, &xapi, &sr, &key, &configuration)?;
-    story.title("Done: every byte was the same, and all memory is free again")
+    story.title("Done: every byte was the same, and all memory is free again")?;
+    for_guests(story)
+}
+
+/// Where there are guests, says how one gets a disk.
+fn for_guests(story: &mut Story) -> Result<()> {
+    if !Path::new("/dev/xen/gntdev").exists() {
+        return Ok(());
+    }
+    story.title("This is a Xen host: to give a guest such a disk")?;
+    story.note("make install; systemctl restart xapi-storage-script")?;
+    story.note("xe sr-create type=ram name-label=ram device-config:size=2GiB host-uuid=<host>")?;
+    story.note("xe vdi-create sr-uuid=<sr> virtual-size=1GiB name-label=disk")?;
+    story.note("xe vbd-create vm-uuid=<vm> vdi-uuid=<vdi> device=autodetect")?;
+    story.note("xe vbd-plug uuid=<vbd>")
 }
 
 /// Plugs the disk and has a foreign program write the file system into it.
@@ -158,7 +172,8 @@ fn leave(story: &mut Story, xapi: Xapi, uri: &str, socket: &str, key: &str) -> R
     story.note("as root, to mount it:")?;
     story.note(&format!("  nbd-client -unix {socket} /dev/nbd0 -name {key}"))?;
     story.note("  mount /dev/nbd0 /mnt")?;
-    story.note(&format!("everything of this host lies in {}", root.display()))
+    story.note(&format!("everything of this host lies in {}", root.display()))?;
+    for_guests(story)
 }
 
 /// Ends the disks that were left.
