@@ -93,7 +93,8 @@ impl Exclusive<'_> {
                 ErrorKind::BadSize,
                 format!(
                     "volume {key} has {} bytes ({}) and cannot shrink to {new_size}: what lies \
-                     beyond would be lost; copy it into a smaller one instead",
+                     beyond would be lost; create a smaller disk (xe vdi-create) and copy the files \
+                     over where both are plugged",
                     record.size,
                     human(record.size)
                 ),

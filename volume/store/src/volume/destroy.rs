@@ -37,10 +37,12 @@ pub(crate) struct Destroyed {
 
 impl Destroyed {
     /// The files that nobody needs any more, whatever is in them.
-    fn whole(&self) -> Garbage {
+    fn whole(&self, with_sole: bool) -> Garbage {
+        let (sole, sole_maps) =
+            if with_sole { (&*self.sole, &*self.sole_maps) } else { Default::default() };
         Garbage {
-            layers: [&*self.owned, &self.sole].concat(),
-            maps: [&*self.owned, &self.sole_maps].concat(),
+            layers: [&*self.owned, sole].concat(),
+            maps: [&*self.owned, sole_maps].concat(),
             ..Garbage::default()
         }
     }
@@ -219,7 +221,7 @@ impl Exclusive<'_> {
         let (garbage, tops) = match self.garbage(record, records, &destroyed, live) {
             // The map of a damaged volume may name any block, except those of layers that another
             // volume owned until now.
-            Err(error) if error.tells_damage() => (destroyed.whole(), Vec::new()),
+            Err(error) if error.tells_damage() => (destroyed.whole(false), Vec::new()),
             found => found?,
         };
         self.unlock_and_free(garbage, &tops).map(drop)
@@ -251,12 +253,24 @@ impl Exclusive<'_> {
         let mut sharing = SharingVolumes::new(&dirs, record.sharing_with(records.all_sound()?));
         // The processes that serve them get the larger sole sets first. Only then may their maps be
         // read, or a block that they stop using meanwhile would be freed by neither side.
-        let left = self.share_out_without(&mut sharing, destroyed, live)?;
+        let idle = self.hold_writers(&sharing);
+        let told = if idle.is_some() { None } else { Some(live) };
+        let left = self.share_out_without(&mut sharing, destroyed, told)?;
         sharing.refresh();
-        let mut garbage = destroyed.whole();
-        left.add_to(&mut garbage, &dirs, &sharing, destroyed.was_written)?;
+        let mut garbage = destroyed.whole(idle.is_some());
+        // A disk that is served frees pages of its map while they are read here, which then read as if
+        // they named nothing. What it still needs would be freed: this waits for a later operation.
+        if idle.is_some() {
+            left.add_to(&mut garbage, &dirs, &sharing, destroyed.was_written)?;
+        }
         garbage.add_views(&dirs, &destroyed.views, &sharing)?;
         Ok((garbage, sharing.owned()))
+    }
+
+    /// Locks all volumes that can be written, if none of them is served.
+    fn hold_writers(&self, sharing: &SharingVolumes<'_>) -> Option<Vec<Lock>> {
+        let writers = sharing.records.iter().filter(|record| record.read_write());
+        writers.map(|record| self.hold_now(&record.key).ok()).collect()
     }
 
     /// Removes a volume's record, which commits, and its indexes.

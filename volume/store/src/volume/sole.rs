@@ -123,7 +123,7 @@ impl Exclusive<'_> {
         for (position, sets) in sets.iter_mut().enumerate() {
             sets.add_maps(sharing, position, |_| true)?;
         }
-        self.hand_out(sharing, &users, sets, live)
+        self.hand_out(sharing, &users, sets, Some(live))
     }
 
     /// The same after a destruction. Returns the last users of the layers that have one or none now.
@@ -131,7 +131,7 @@ impl Exclusive<'_> {
         &mut self,
         sharing: &mut SharingVolumes<'_>,
         destroyed: &Destroyed,
-        live: &mut dyn Live,
+        live: Option<&mut dyn Live>,
     ) -> Result<Left> {
         let users = users_without(&self.dirs, sharing, destroyed)?;
         let pages = destroyed.views.iter().flat_map(View::pages);
@@ -165,7 +165,7 @@ impl Exclusive<'_> {
         sharing: &mut SharingVolumes<'_>,
         users: &Users,
         mut sets: Vec<Sets>,
-        live: &mut dyn Live,
+        mut live: Option<&mut dyn Live>,
     ) -> Result<()> {
         let owned = sharing.owned();
         for (&layer, user) in users {
@@ -186,6 +186,8 @@ impl Exclusive<'_> {
             }
             (record.sole, record.sole_maps) = (data, maps);
             self.write(record)?;
+            // Without it the caller holds all volumes that can be written.
+            let Some(live) = live.as_deref_mut() else { continue };
             let served = served_by(&self.dirs, &record.key)?;
             if let Some(serving) = served.filter(|_| record.previous_tops.is_empty()) {
                 // A process that is not reached frees less than it could; a collection frees the

@@ -36,8 +36,8 @@ const ROUNDS: u64 = 4;
 const OPERATIONS: u64 = 30;
 /// The name of the volume that stays.
 const UNTOUCHED: &str = "untouched";
-/// What may wait for the next collection, in bytes: a few pages, once in some twenty parts.
-const LEFT_BYTES_MAX: u64 = 64 << 10;
+/// What may wait for the next collection, in bytes: what was shared with disks that were served.
+const LEFT_BYTES_MAX: u64 = 1 << 20;
 const SR_BYTES: u64 = 64 << 20;
 /// More than two chunks.
 const SIZE: i64 = (8 << 20) + 5 * 4096;
