@@ -63,7 +63,7 @@ test-long:
 	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \
 		$(CARGO) test --locked --package end-to-end --test e2e versions:: -- --nocapture
 
-# XEN="disk.sh two.sh": which scripts of tests/xen
+# XEN="disk.sh two.sh pvh.sh": which scripts of tests/xen
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)

@@ -80,7 +80,7 @@ fn for_guests(story: &mut Story) -> Result<()> {
         return Ok(());
     }
     story.title("This is a Xen host: to give a guest such a disk")?;
-    story.note("make install; systemctl restart xapi-storage-script")?;
+    story.note("make install; xe-toolstack-restart")?;
     story.note("xe sr-create type=ram name-label=ram device-config:size=2GiB host-uuid=<host>")?;
     story.note("xe vdi-create sr-uuid=<sr> virtual-size=1GiB name-label=disk")?;
     story.note("xe vbd-create vm-uuid=<vm> vdi-uuid=<vdi> device=autodetect")?;

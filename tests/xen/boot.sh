@@ -17,7 +17,7 @@ echo "$(printf '%q ' "/share/$script" "${@:2}")" > "$out/command"
 # SMAP forbids. qemu64 has no SMAP. PVH guests need nested paging.
 virtfs() { echo "-virtfs" "local,path=$1,mount_tag=$2,security_model=none,multidevs=remap$3"; }
 # shellcheck disable=SC2046 # words
-qemu-system-x86_64 -M q35 -cpu "${XEN_CPU:-qemu64}" -accel tcg,thread=multi -smp 2 -m "${XEN_MEMORY:-2048}" \
+qemu-system-x86_64 -M q35 -cpu qemu64,+npt -accel tcg,thread=multi -smp 2 -m "${XEN_MEMORY:-2048}" \
     -display none -nodefaults -no-user-config -no-reboot \
     -kernel "$build/xen" \
     -append "com1=115200,8n1 console=com1 dom0_mem=${XEN_DOM0_MEMORY:-900}M,max:${XEN_DOM0_MEMORY:-900}M dom0_max_vcpus=2 no-real-mode loglvl=warning guest_loglvl=warning" \

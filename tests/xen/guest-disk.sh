@@ -20,8 +20,10 @@ old=$(cat /sys/block/xvda/size)
 mke2fs -F /dev/xvda 65536 >/dev/null 2>&1
 mount -t ext4 /dev/xvda /mnt
 echo "guest: grow"
-until [ "$(cat /sys/block/xvda/size)" -gt "$old" ]; do usleep 200000; done
-echo "guest: size $(cat /sys/block/xvda/size)"
+until_grown() { until [ "$(cat /sys/block/xvda/size)" -gt "$1" ]; do usleep 200000; done; }
+until_grown "$old"
+size=$(cat /sys/block/xvda/size)
+echo "guest: size $size"
 # Beyond its old end.
 dd if=/dev/urandom of=/tmp/end bs=4096 count=64 2>/dev/null
 dd if=/tmp/end of=/dev/xvda bs=4096 count=64 seek=$((old / 8)) oflag=direct conv=notrunc 2>/dev/null
@@ -30,7 +32,8 @@ cmp /tmp/end /tmp/back
 dd if=/dev/urandom of=/mnt/big bs=1M count=40 2>/dev/null
 sync
 echo "guest: filled"
-usleep 3000000
+# dom0 looks at how much memory the disk takes, and has it grow again.
+until_grown "$size"
 rm /mnt/big
 sync
 fstrim /mnt
