@@ -19,6 +19,9 @@ until_gone xvdb
 old=$(cat /sys/block/xvda/size)
 mke2fs -F /dev/xvda 65536 >/dev/null 2>&1
 mount -t ext4 /dev/xvda /mnt
+dd if=/dev/urandom of=/mnt/kept bs=1M count=4 2>/dev/null
+echo "guest: kept $(sha256sum /mnt/kept | cut -d ' ' -f 1)"
+sync
 echo "guest: grow"
 until_grown() { until [ "$(cat /sys/block/xvda/size)" -gt "$1" ]; do usleep 200000; done; }
 until_grown "$old"
@@ -39,8 +42,6 @@ sync
 fstrim /mnt
 sync
 echo "guest: trimmed"
-dd if=/dev/urandom of=/mnt/kept bs=1M count=4 2>/dev/null
-echo "guest: kept $(sha256sum /mnt/kept | cut -d ' ' -f 1)"
 umount /mnt
 echo "guest: unplug"
 until_gone xvda
