@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
+    fs::{File, TryLockError},
     io,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -34,6 +34,10 @@ pub(super) struct BlockMap {
     /// Frozen layers whose map pages no other index names: a page of them is freed once the index names
     /// another one in its place.
     sole: HashSet<Layer>,
+    /// Such pages, by layer and chunk, that are still to be freed: an operation on the SR was reading maps.
+    superseded: Vec<(Layer, usize)>,
+    /// What an operation has locked while it reads maps, once it was needed.
+    maps_lock: Option<File>,
 }
 
 impl BlockMap {
@@ -41,7 +45,8 @@ impl BlockMap {
         // Those that say nothing were not written: see `write_index`.
         let file_pages =
             index.chunks(CHUNK).map(|page| page.iter().any(|&it| it != NEVER)).collect();
-        Self { index, file, file_pages, sole: HashSet::from_iter(sole) }
+        let sole = HashSet::from_iter(sole);
+        Self { index, file, file_pages, sole, superseded: Vec::new(), maps_lock: None }
     }
 
     /// Replaces the set of layers whose superseded map pages are freed.
@@ -180,18 +185,47 @@ impl BlockMap {
         self.free_superseded(layers, chunk, named, budget)
     }
 
-    /// Frees the page of a chunk that the index named before, if no other index names it.
+    /// Frees the page of a chunk that the index named before, if no other index names it; not while an
+    /// operation on the SR may be reading it, which has found it in the index as it was.
     fn free_superseded(
-        &self,
+        &mut self,
         layers: &Layers,
         chunk: usize,
         named: Layer,
         budget: &Budget,
     ) -> Result<()> {
-        if self.sole.contains(&named) && layers.punch_page(named, chunk)? {
-            budget.give(1);
+        if self.sole.contains(&named) {
+            self.superseded.push((named, chunk));
         }
-        Ok(())
+        let Some(dirs) = layers.dirs().filter(|_| !self.superseded.is_empty()) else {
+            return Ok(());
+        };
+        if self.maps_lock.is_none() {
+            let opened = dirs.maps_lock().doing("opening", || "the directory of the SR")?;
+            self.maps_lock = Some(opened);
+        }
+        let lock = self.maps_lock.as_ref().expect("just opened");
+        match lock.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).doing("locking", || "the directory of the SR");
+            }
+        }
+        let mut freed = Ok(());
+        while let Some((layer, chunk)) = self.superseded.pop() {
+            match layers.punch_page(layer, chunk) {
+                Ok(was_there) if was_there => budget.give(1),
+                Ok(_) => {}
+                Err(error) => {
+                    self.superseded.push((layer, chunk));
+                    freed = Err(error);
+                    break;
+                }
+            }
+        }
+        lock.unlock().doing("unlocking", || "the directory of the SR")?;
+        freed
     }
 
     /// Frees the page of a chunk if all its entries are equal and name no layer.

@@ -101,6 +101,13 @@ impl Dirs {
         device().is_some_and(|device| device != self.0.identity.0)
     }
 
+    /// Opens the file that keeps operations and disks apart while maps are read: see
+    /// [`Lock::maps`](super::lock::Lock::maps). It is the directory of the metadata, which is there for as
+    /// long as the SR is; a descriptor of its own, since each has its own lock.
+    pub(crate) fn maps_lock(&self) -> io::Result<File> {
+        Ok(open_directory(self.directory(Directory::Meta)?, Path::new("."))?.into())
+    }
+
     /// Opens a file for reading.
     pub(crate) fn read(&self, entry: Entry<'_>) -> Result<File> {
         self.file(entry, OFlags::RDONLY).doing("opening", || self.path(entry))

@@ -17,7 +17,7 @@ use rustix::{
     process::geteuid,
 };
 
-use super::{Dirs, Entry, Mark, steps};
+use super::{Directory, Dirs, Entry, Mark, steps};
 use crate::{
     error::{Context, Error, ErrorKind, Result},
     host::{Host, Name},
@@ -122,6 +122,27 @@ impl Lock {
                 path.display()
             ),
         ))
+    }
+
+    /// Keeps the disks that are served from freeing pages of their maps, for as long as it is held.
+    ///
+    /// An operation reads the index of a served volume and then the pages that it names. Between the two
+    /// the disk may write a page anew and free the old one, which would read as if the volume named no
+    /// blocks, and they would be freed. A disk that finds the lock held frees its pages later.
+    pub(crate) fn maps(dirs: &Dirs) -> Result<Self> {
+        let path = || dirs.path(Entry::Sr);
+        let file = dirs.maps_lock().doing("opening the directory of", path)?;
+        if lock_within(&file, WAIT_MAX).doing("locking the directory of", path)? {
+            return Ok(Self { file, rank: None, note: 0 });
+        }
+        let sentence = format!(
+            "the maps of SR {} have been locked by a tapdisk for {} s, which is stopped or hangs (fuser \
+             {} names it): repeat when it goes on",
+            dirs.layout().uuid(),
+            WAIT_MAX.as_secs(),
+            dirs.layout().directory(Directory::Meta).display()
+        );
+        Err(Error::new(ErrorKind::Busy, sentence))
     }
 
     /// Removes the file of the lock of SR `uuid`, which is destroyed, and releases the lock. Calls

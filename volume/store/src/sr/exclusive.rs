@@ -27,6 +27,8 @@ pub struct Exclusive<'a> {
     record: Arc<Record>,
     /// The volumes' records that were read or written since the lock was taken.
     volumes: RefCell<HashMap<Name, record::Record>>,
+    /// Pages of maps stay while they may be read.
+    _maps: Lock,
     lock: Lock,
 }
 
@@ -48,7 +50,8 @@ impl<'a> Exclusive<'a> {
         // Opened anew: with the lock held these are the directories that are there now, all of them.
         let dirs = Dirs::open(&sr.layout)?.ok_or_else(|| missing(&sr.layout))?;
         files::restore_ballast(&dirs);
-        Ok(Self { sr, dirs, record, volumes: RefCell::default(), lock })
+        let maps = Lock::maps(&dirs)?;
+        Ok(Self { sr, dirs, record, volumes: RefCell::default(), _maps: maps, lock })
     }
 
     /// Releases the lock. The mark is kept by the caller until it has freed memory.

@@ -399,6 +399,34 @@ fn backups_of_an_active_disk_need_no_more_metadata_from_round_to_round() {
     assert_eq!(metadata(&fixture), (0, 0, 0));
 }
 
+/// An operation that holds the SR's lock may have read in the index that a page is there, and be about to
+/// read it: it would take the blocks that the page names for garbage.
+#[test]
+fn pages_that_an_operation_may_be_reading_are_freed_after_it() {
+    let fixture = Fixture::new(64 * MIB);
+    let key = fixture.create(8 << 20);
+    let mut disks = Disks::default();
+    disks.0.insert(key.clone(), fixture.open(&key, false).unwrap());
+    let write = |disks: &mut Disks, chunk: u64| {
+        disks.0.get_mut(&key).unwrap().write(chunk * (4 << 20), &[1; 4096]).unwrap();
+    };
+    write(&mut disks, 0);
+    write(&mut disks, 1);
+    let snapshot = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key;
+    fixture.lock().destroy_volume(snapshot.as_str(), &mut disks).unwrap();
+    let (before, ..) = metadata(&fixture);
+    assert_eq!(before, 2 * 4096, "the pages of both chunks, which only this disk names");
+    let operation = fixture.lock();
+    write(&mut disks, 0);
+    let (during, ..) = metadata(&fixture);
+    assert_eq!(during, 3 * 4096, "the new page, and the old one still");
+    drop(operation);
+    write(&mut disks, 1);
+    let (after, ..) = metadata(&fixture);
+    assert_eq!(after, 2 * 4096, "the new pages alone");
+    assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
+}
+
 /// The pages are still named by the map of a snapshot without data, and by the one that a clone
 /// started from.
 #[test]
