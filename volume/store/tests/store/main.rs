@@ -9,6 +9,7 @@ mod dying;
 mod host_memory;
 mod killed_disk;
 mod life;
+mod map_pages;
 mod model;
 mod mounts;
 mod numbers;
