@@ -14,6 +14,7 @@ use std::{
     fs, io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -34,6 +35,11 @@ const START_FIELD: usize = 22;
 
 /// The first field after the name in parentheses.
 const STATE_FIELD: usize = 3;
+
+/// How often a process is looked at that seems to be executing a program at this moment, and the pauses
+/// between.
+const EXEC_LOOKS: u32 = 10;
+const EXEC_PAUSE: Duration = Duration::from_micros(200);
 
 /// A process, distinguished from every other one that has or had its number. One that execs
 /// another program becomes another process by this: identify it when it runs its final program.
@@ -192,15 +198,30 @@ pub fn started_with(name: &str, value: &OsStr) -> Result<Vec<Identity>> {
         if pid == std::process::id() {
             continue;
         }
+        found.extend(identity_with(pid, &wanted));
+    }
+    Ok(found)
+}
+
+/// The identity of a process, if its environment has this variable.
+fn identity_with(pid: u32, wanted: &[u8]) -> Option<Identity> {
+    for _ in 0..EXEC_LOOKS {
         // The identity is taken before the environment is read, so that both are of one process.
-        let Ok(Some(identity)) = Identity::of(pid) else { continue };
+        let identity = Identity::of(pid).ok()??;
         let environment = fs::read(proc_path(pid, "environ")).unwrap_or_default();
         let is_meant = environment.split(|&byte| byte == 0).any(|variable| variable == wanted);
         if is_meant && identity.is_same() {
-            found.push(identity);
+            return Some(identity);
         }
+        // One that is about to execute its program has no environment yet, and then another program than
+        // before. Threads of the kernel have no program.
+        let is_executing = is_meant || environment.is_empty() && identity.executable.is_some();
+        if !is_executing {
+            return None;
+        }
+        thread::sleep(EXEC_PAUSE);
     }
-    Ok(found)
+    None
 }
 
 /// Whether any process has this number now.
