@@ -24,7 +24,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build run stop test test-long test-xen lint bench bench-quick install uninstall clean
+.PHONY: all build run stop test test-long test-random test-versions test-xen lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -51,7 +51,9 @@ test:
 	fi
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
-test-long:
+test-long: test-random test-versions
+
+test-random:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
 		$(CARGO) test --locked --workspace --test store tree -- --nocapture
 	STORE_STORM_SECONDS=$${STORE_STORM_SECONDS:-600} \
@@ -59,6 +61,9 @@ test-long:
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p tapdisk-ram --test rings attack -- --nocapture
 	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
+
+# The programs beside those of an earlier commit, on one SR.
+test-versions:
 	$(CARGO) build --locked --bins
 	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \
 		$(CARGO) test --locked --package end-to-end --test e2e versions:: -- --nocapture
