@@ -138,7 +138,7 @@ impl Journal {
         Ok(Self { map, file, entries, free: Vec::with_capacity(entries as usize) })
     }
 
-    /// The file, for whoever keeps it for a successor.
+    /// The file, to be kept for a successor.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file

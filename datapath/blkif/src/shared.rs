@@ -66,7 +66,7 @@ impl Shared {
     /// Asks for an event with the request of that number.
     pub(crate) fn ask_for_event(&self, number: u32) {
         self.word(word::REQ_EVENT).store(number, Ordering::Relaxed);
-        // Before the caller looks again: or a request may come between, and nobody notices.
+        // Before the caller looks again: or a request that comes between is not noticed.
         fence(Ordering::SeqCst);
     }
 

@@ -148,7 +148,7 @@ impl Ring {
         })
     }
 
-    /// The journal, for whoever keeps it for a successor.
+    /// The journal, to be kept for a successor.
     #[must_use]
     pub fn journal(&self) -> &Journal {
         &self.journal

@@ -230,7 +230,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// All answers to what was sent, whoever gives them.
+/// All answers to what was sent, from this process or its successor.
 fn wait(frontend: &mut Frontend, keeper: &mut Keeper, count: usize) -> Vec<Completion> {
     let mut completions = Vec::new();
     let start = Instant::now();
