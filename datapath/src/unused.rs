@@ -36,7 +36,7 @@ pub(crate) enum Claim<'a> {
     Activation(&'a str, Mode),
     /// The begin or the end of a virtual machine's use of the volume.
     Session,
-    /// A change of the volume or the SR for which nobody may use the volume.
+    /// A change of the volume or the SR during which no process may use the volume.
     Change,
 }
 
@@ -137,7 +137,7 @@ mod tests {
 
     const DOM0: &str = "u0_vbd_0_x_xvda";
 
-    /// The whole table: who makes way for whom, and how soon.
+    /// The whole table: which activation makes way for which use, and how soon.
     #[test]
     fn migrations_and_readers_make_way_and_writers_do_not() {
         use Mode::{ReadOnly, ReadWrite};

@@ -1,6 +1,6 @@
 # For scripts in dom0: SRs and disks by the plugins, as xapi-storage-script calls them; guests by xl; checks.
 
-PLUGINS=/share/root/usr/libexec/xapi-storage-script
+PLUGINS=/share/installed/usr/libexec/xapi-storage-script
 CONTROL=/run/blktap-control
 checks=0
 

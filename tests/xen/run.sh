@@ -23,7 +23,7 @@ rm -rf "$share"
 mkdir -p "$share/bin"
 cp "$files"/*.sh "$share/"
 cp "$programs"/xen-toolstack "$programs"/xen-load "$programs"/tap-ctl-ram "$share/bin/"
-"$files/../install.sh" install "$programs" "$share/root" >/dev/null
+"$files/../install.sh" install "$programs" "$share/installed" >/dev/null
 status=0
 for script; do
     echo "== $script"

@@ -134,7 +134,7 @@ impl Device {
             self.wait(None, |it| it.is_unplugged() || it.frontend_state() == state::INITIALISING)?;
             self.write_backend("state", state::INIT_WAIT)?;
         }
-        // Without its nodes nobody waits for it.
+        // Without its nodes no toolstack waits for it.
         let _gone = self.write_backend_if_there("state", state::CLOSED);
         Ok(())
     }

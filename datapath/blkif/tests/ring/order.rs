@@ -217,7 +217,7 @@ fn a_polled_ring_asks_for_events_only_before_a_wait() {
     assert_eq!(rig.completions().len(), 5);
 }
 
-/// A guest that sends events that nobody has asked for is not looked at again and again for them.
+/// A guest that sends events without being asked is not looked at again and again for them.
 #[test]
 fn an_event_without_a_request_is_taken() {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -57,7 +57,7 @@ pub(crate) struct Lock {
 
 /// What the length of a lock file says, added up. A length takes no memory, so there is always room for it.
 mod note {
-    /// Its holder is changing the SR. Where this is said in a lock that nobody holds, the holder was killed.
+    /// Its holder is changing the SR. Where a free lock says this, its holder was killed.
     pub(super) const CHANGING: u64 = 1;
     /// A holder has released it and goes on freeing memory, under a [mark](crate::files::Mark).
     pub(super) const MARKED: u64 = 2;
