@@ -6,6 +6,7 @@ mod dependencies;
 mod documents;
 mod modules;
 mod names;
+mod pages;
 
 use std::path::{Path, PathBuf};
 

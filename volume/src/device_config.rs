@@ -22,7 +22,7 @@ const HOST: &str = "host";
 const SR_MASTER: &str = "SRmaster";
 
 /// Every key that is accepted, with its help text. Keys without one are not shown to people.
-const KEYS: &[(&str, &str)] = &[
+pub(crate) const KEYS: &[(&str, &str)] = &[
     (SIZE, "Bytes that the SR may take of the host's memory, e.g. 16GiB (default: 1GiB)"),
     (
         TAPDISK,

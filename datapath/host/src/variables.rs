@@ -1,5 +1,5 @@
-//! Every environment variable of the product: its name, its default, and its purpose. README's
-//! table of variables is made from this one, and a test compares the two.
+//! Every environment variable of the product: its name, its default, and its purpose. The
+//! list of variables in ram-sr(7) is made from it, and a test compares the two.
 
 use std::fmt;
 
@@ -12,6 +12,14 @@ pub struct Variable {
     pub default: &'static str,
     /// The setting
     pub help: &'static str,
+}
+
+impl Variable {
+    /// Name, purpose and default, for documents.
+    #[must_use]
+    pub fn parts(self) -> [&'static str; 3] {
+        [self.name, self.help, self.default]
+    }
 }
 
 impl fmt::Display for Variable {
@@ -116,11 +124,3 @@ pub const ALL: [Variable; 11] = [
     MOCK_XEN,
     STARTED_FOR,
 ];
-
-/// The table of all variables as README has it, in Markdown.
-#[must_use]
-pub fn table() -> String {
-    let row = |it: &Variable| format!("| `{}` | {} | {} |\n", it.name, it.help, it.default);
-    let rows: String = ALL.iter().map(row).collect();
-    format!("| variable | what it sets | default |\n|---|---|---|\n{rows}")
-}

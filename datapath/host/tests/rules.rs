@@ -27,10 +27,10 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn readmes_table_of_variables_is_the_one_in_the_code() {
-    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
-    let table = variables::table();
-    assert!(readme.contains(&table), "README.md has to have this table:\n{table}");
+fn the_page_for_administrators_has_the_variables_of_the_code() {
+    let page = workspace().join("volume/man/ram-sr.7");
+    let parts = variables::ALL.map(host::Variable::parts);
+    pages::check_part(&page, "variables", &pages::variables(&parts));
 }
 
 /// Configuration is read once, at the edge: a variable that is named in a second place is one that

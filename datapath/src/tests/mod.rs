@@ -3,6 +3,7 @@
 
 mod lifecycle;
 mod nonpersistent;
+mod pages;
 mod recovery;
 mod unused;
 

@@ -32,12 +32,11 @@ use host::{Variable, variables};
 /// Exit status of a command line that makes no sense.
 const EXIT_USAGE: u8 = 2;
 
-/// What `--help` prints.
+/// How it is called.
+const USAGE: &str = "Usage: tapdisk-ram [serve | --help | --version]";
+
+/// What `--help` prints behind the first lines.
 const HELP: &str = "\
-A tapdisk that serves disks from memory.
-
-Usage: tapdisk-ram [serve | --help | --version]
-
 Without an argument it does what tap-ctl expects of a tapdisk: it goes to the background, prints the
 path of its control socket, and waits to be told what to serve. With `serve` it stays in the
 foreground, detached from the caller's session and control group. tap-ctl-ram, or blktap's tap-ctl,
@@ -75,7 +74,9 @@ fn main() -> ExitCode {
 
 fn help() -> String {
     let line = |it: &Variable| format!("  {}: {} (default: {})\n", it.name, it.help, it.default);
-    format!("{HELP}\n{}", VARIABLES.iter().map(line).collect::<String>().replace('`', ""))
+    let variables = VARIABLES.iter().map(line).collect::<String>();
+    let variables = variables.replace('`', "");
+    format!("A tapdisk that serves disks from memory.\n\n{USAGE}\n\n{HELP}\n{variables}")
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -85,6 +86,19 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 /// Reports a command line that is not one of the four.
 fn usage() -> ExitCode {
-    let _unread = writeln!(io::stderr(), "Usage: tapdisk-ram [serve | --help | --version]");
+    let _unread = writeln!(io::stderr(), "{USAGE}");
     ExitCode::from(EXIT_USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_the_usage_and_the_variables_of_the_program() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../man/tapdisk-ram.8");
+        let usage = USAGE.trim_start_matches("Usage: ");
+        pages::check_part(&page, "synopsis", &format!("{}\n", pages::text(usage)));
+        pages::check_part(&page, "variables", &pages::variables(&VARIABLES.map(Variable::parts)));
+    }
 }

@@ -47,6 +47,11 @@ pub(crate) fn matches<C>(
     registry: &Registry<C>,
     line: &[OsString],
 ) -> clap::error::Result<ArgMatches> {
+    command(registry).try_get_matches_from(line)
+}
+
+/// The command line of a plugin.
+pub(crate) fn command<C>(registry: &Registry<C>) -> Command {
     let mut command = Command::new(registry.name)
         .version(registry.version)
         .about(registry.about)
@@ -73,7 +78,6 @@ pub(crate) fn matches<C>(
         .subcommand(Command::new(ARCHIVE_COMMAND).about(
             "Print the archive that installing appends to this program, for callers that trace",
         ))
-        .try_get_matches_from(line)
 }
 
 fn method_args(schema: &Value) -> Vec<Arg> {

@@ -32,6 +32,11 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// The command line of a plugin, for its page.
+pub fn command_line<C>(registry: &Registry<C>) -> clap::Command {
+    crate::cli::command(registry)
+}
+
 /// Runs a plugin with that command line and that stdin. Messages go to `log`.
 ///
 /// # Panics

@@ -4,6 +4,7 @@
 mod branches;
 mod commands;
 mod life;
+mod pages;
 mod refusals;
 
 use std::path::Path;

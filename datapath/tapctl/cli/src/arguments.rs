@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Allocate,
     /// Give a minor back
     Free {
+        /// The minor
         #[arg(short)]
         minor: u16,
     },
@@ -173,5 +174,17 @@ mod tests {
                 "open", "close", "pause", "unpause", "stats"
             ]
         );
+    }
+
+    #[test]
+    fn the_page_and_the_completion_are_those_of_the_command_line() {
+        let datapath = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let command = Arguments::command();
+        let page = datapath.join("man/tap-ctl-ram.8");
+        let calls = command.get_subcommands().map(|it| pages::synopsis(command.get_name(), it));
+        let synopsis: String = calls.map(|call| call + "\n").collect();
+        pages::check_part(&page, "synopsis", &synopsis);
+        pages::check_part(&page, "commands", &pages::commands(&command, &[], |_| true));
+        pages::check_file(&datapath.join("completions/tap-ctl-ram"), &pages::bash(&command));
     }
 }
