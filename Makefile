@@ -2,6 +2,7 @@
 # make run KEEP=1   the same, and leaves the disk to be used;   make stop   ends what that left
 # make test   all tests, with the foreign programs that judge them
 # make install [DESTDIR=...] [TARGET=<rustc target>]   make uninstall
+# make deb   make rpm   packages for dpkg and rpm, in target/
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
 #             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
 #             the process that serves one;
@@ -24,7 +25,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build run stop test test-long test-random test-versions test-xen lint bench bench-quick install uninstall clean
+.PHONY: all build deb rpm run stop test test-long test-random test-versions test-xen lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -89,6 +90,11 @@ install: build
 
 uninstall:
 	tests/install.sh uninstall $(call built,release) "$(DESTDIR)"
+
+deb rpm:
+	tests/tools.sh package
+	$(call cargo_build,release)
+	tests/package.sh $@ $(call built,release) $(CARGO_TARGET_DIR)
 
 clean:
 	$(CARGO) clean

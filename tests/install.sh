@@ -3,64 +3,87 @@
 #
 #   install.sh install|uninstall <directory of the programs> [DESTDIR]
 #
-# xapi-storage-script queries a plugin as soon as its directory appears, and takes every entry of
-# volume/ for a plugin: so each directory is made elsewhere on the same file system and renamed
-# into place when it is whole.
+# Methods are links in a directory beside the programs. xapi-storage-script queries a plugin as soon as its
+# name appears, and takes every entry of volume/ for a plugin: so a link to that directory, which is whole
+# then, is made elsewhere on the same file system and renamed into place. A link that is there is left
+# alone, as renaming it makes the daemon forget the plugin for a moment.
+#
+# PLUGINS=no installs all but those two links: packages make them when their files are in place.
 set -eu
 
 act=$1 built=$2 dest=${3:-}
 libexec=$dest/usr/libexec
 programs=$libexec/xapi-storage-ram
+script=$libexec/xapi-storage-script
 dropin=$dest/usr/lib/systemd/system/xapi-storage-script.service.d/xapi-storage-ram.conf
-here=$(dirname "$0")
-volume=$libexec/xapi-storage-script/volume/org.xen.xapi.storage.ram
-datapath=$libexec/xapi-storage-script/datapath/ram
+man=$dest/usr/share/man
+completions=$dest/usr/share/bash-completion/completions
+tree=$(dirname "$0")/..
 staging=$libexec/.xapi-storage-ram.new
+plugins='volume/org.xen.xapi.storage.ram datapath/ram'
+pages='ram-sr.7 volume-plugin.8 datapath-plugin.8 tapdisk-ram.8 tap-ctl-ram.8'
 
 # links <program> <directory>: one link for each method that works
 links() {
-    mkdir -p "$2"
+    mkdir "$2"
     for method in $("$built/$1" methods); do
-        # From <libexec>/xapi-storage-script/<kind>/<plugin>/ to <libexec>/xapi-storage-ram/.
-        ln -s "../../../xapi-storage-ram/$1" "$2/$method"
+        ln -s "../$1" "$2/$method"
     done
 }
 
 # into_place <new> <final>: the old directory is there until the new one is
 into_place() {
-    mkdir -p "$(dirname "$2")"
     rm -rf "$staging.old"
-    if [ -e "$2" ]; then mv "$2" "$staging.old"; fi
-    mv "$1" "$2"
+    if [ -e "$2" ] || [ -L "$2" ]; then mv "$2" "$staging.old"; fi
+    mv -T "$1" "$2"
     rm -rf "$staging.old"
 }
 
 case $act in
 install)
-    mkdir -p "$libexec"
+    mkdir -p "$libexec" "$man/man7" "$man/man8" "$completions" "$(dirname "$dropin")"
     rm -rf "$staging"
-    mkdir "$staging" "$staging/programs"
+    mkdir "$staging"
     for program in volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram; do
-        install -m 0755 "$built/$program" "$staging/programs/$program"
-        if command -v strip >/dev/null; then strip "$staging/programs/$program"; fi
+        install -m 0755 "$built/$program" "$staging/$program"
+        if command -v strip >/dev/null; then strip "$staging/$program"; fi
     done
     # A daemon that traces calls runs methods through Python: see schemas/plugin/src/runpy.rs.
     for program in volume-plugin datapath-plugin; do
-        "$built/$program" python-archive >>"$staging/programs/$program"
+        "$built/$program" python-archive >>"$staging/$program"
     done
     links volume-plugin "$staging/volume"
     links datapath-plugin "$staging/datapath"
-    into_place "$staging/programs" "$programs"
-    into_place "$staging/volume" "$volume"
-    into_place "$staging/datapath" "$datapath"
-    rmdir "$staging"
-    mkdir -p "$(dirname "$dropin")"
-    install -m 0644 "$here/../datapath/systemd/xapi-storage-ram.conf" "$dropin"
+    into_place "$staging" "$programs"
+    for plugin in $plugins; do
+        mkdir -p "$script/${plugin%/*}"
+        link=../../xapi-storage-ram/${plugin%/*}
+        if [ "${PLUGINS:-}" != no ] && [ "$(readlink "$script/$plugin")" != "$link" ]; then
+            ln -s "$link" "$staging"
+            into_place "$staging" "$script/$plugin"
+        fi
+    done
+    for page in $pages; do
+        # The same bytes each time: without a time stamp.
+        gzip -9nc "$tree"/*/man/"$page" >"$man/man${page##*.}/$page.gz"
+    done
+    install -m 0644 "$tree"/*/completions/* "$completions"
+    install -m 0644 "$tree/datapath/systemd/xapi-storage-ram.conf" "$dropin"
     ;;
 uninstall)
     # The methods first: what is not there any more is not called any more.
-    rm -rf "$datapath" "$volume" "$programs"
+    for plugin in $plugins; do
+        rm -rf "${script:?}/$plugin"
+    done
+    rm -rf "$programs"
+    for page in $pages; do
+        rm -f "$man/man${page##*.}/$page.gz"
+    done
+    for completion in "$tree"/*/completions/*; do
+        rm -f "$completions/${completion##*/}"
+    done
     rm -f "$dropin"
+    rmdir "$(dirname "$dropin")" 2>/dev/null || true
     ;;
 *)
     echo "usage: $0 install|uninstall <directory of the programs> [DESTDIR]" >&2

@@ -2,22 +2,24 @@
 # Makes sure of the programs that the demonstration, the tests and the benchmark need; installs
 # Debian's packages of those that are missing. As an ordinary user this takes sudo.
 #
-#   tests/tools.sh run|test|bench
+#   tests/tools.sh run|package|test|bench
 set -eu
 
 # program:package
 build='cc:gcc ld:binutils make:make'
 run='mkfs.ext4:e2fsprogs nbdcopy:libnbd-bin qemu-img:qemu-utils cmp:diffutils'
-test="$run nbdinfo:libnbd-bin nbdsh:python3-libnbd qemu-io:qemu-utils fio:fio setpriv:util-linux"
+package='rpmbuild:rpm rpm:rpm dpkg-deb:dpkg gzip:gzip'
+test="$run $package man:man-db mandoc:mandoc nbdinfo:libnbd-bin nbdsh:python3-libnbd qemu-io:qemu-utils fio:fio setpriv:util-linux"
 # qemu-storage-daemon comes with qemu-utils since qemu 10; Debian 12 has it in qemu-system-common.
 bench="$test nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common python3:python3"
 
 case "${1:-}" in
 run) wanted="$build $run" ;;
+package) wanted="$build $package" ;;
 test) wanted="$build $test" ;;
 bench) wanted="$build $bench" ;;
 *)
-    echo "usage: $0 run|test|bench" >&2
+    echo "usage: $0 run|package|test|bench" >&2
     exit 2
     ;;
 esac

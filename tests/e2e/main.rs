@@ -16,6 +16,7 @@ mod interop;
 mod lifecycle;
 mod maintenance;
 mod orphans;
+mod packages;
 mod provider;
 mod snapshots;
 mod tapctl;

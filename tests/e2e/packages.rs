@@ -1,0 +1,282 @@
+//! `make deb` and `make rpm`: a package is installed into an empty root with dpkg or rpm, used from
+//! there, upgraded under a disk that is written to, and removed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use end_to_end::{Disk, Side, Xapi, programs, tools};
+use scratch::Scratch;
+use serde_json::json;
+
+use crate::{MIB, maintenance::assert_sound};
+
+/// The script that makes packages.
+const PACKAGER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/package.sh");
+/// What rpm 4.11 can do, by the names under which packages require it.
+const RPM_4_11: [&str; 5] = [
+    "BuiltinLuaScripts",
+    "CompressedFileNames",
+    "FileDigests",
+    "PayloadFilesHavePrefix",
+    "PayloadIsXz",
+];
+const VOLUME: &str = "usr/libexec/xapi-storage-script/volume/org.xen.xapi.storage.ram";
+const DATAPATH: &str = "usr/libexec/xapi-storage-script/datapath/ram";
+
+/// A package manager, and a root that it installs into.
+struct Host {
+    root: Scratch,
+    kind: &'static str,
+}
+
+impl Host {
+    /// A root with plugins that others have installed, and with ours as `make install` laid it out once.
+    fn new(kind: &'static str) -> Self {
+        let host = Self { root: Scratch::in_memory(), kind };
+        for directory in ["info", "updates", "triggers"] {
+            fs::create_dir_all(host.path("var/lib/dpkg").join(directory)).unwrap();
+        }
+        fs::write(host.path("var/lib/dpkg/status"), "").unwrap();
+        for plugin in ["volume/org.xen.xapi.storage.other", "datapath/other"] {
+            let other = host.path("usr/libexec/xapi-storage-script").join(plugin);
+            fs::create_dir_all(&other).unwrap();
+            fs::write(other.join("Plugin.query"), plugin).unwrap();
+        }
+        host
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.root.path().join(below)
+    }
+
+    fn manage(&self, dpkg: &[&str], rpm: &[&str]) -> String {
+        let root = format!("--root={}", self.root.path().display());
+        match self.kind {
+            "deb" => {
+                let all = [&[root.as_str(), "--force-script-chrootless"], dpkg].concat();
+                tools::run("dpkg", &all)
+            }
+            _ => tools::run("rpm", &[&[root.as_str(), "--dbpath=/var/lib/rpm"], rpm].concat()),
+        }
+    }
+
+    fn install(&self, package: &str) {
+        // The root has no xapi-storage-script of rpm's.
+        self.manage(&["--install", package], &["--upgrade", "--nodeps", package]);
+    }
+
+    fn remove(&self) {
+        self.manage(&["--purge", "xapi-storage-ram"], &["--erase", "xapi-storage-ram"]);
+    }
+
+    /// Files and links with their contents, but for the records of the package manager.
+    fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        let mut directories = vec![self.root.path().to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap().flatten() {
+                let (path, kind) = (entry.path(), entry.file_type().unwrap());
+                let below = path.strip_prefix(self.root.path()).unwrap().to_owned();
+                if below.starts_with("var") {
+                    continue;
+                } else if kind.is_dir() {
+                    directories.push(path);
+                } else if kind.is_symlink() {
+                    let target = fs::read_link(&path).unwrap();
+                    found.insert(below, target.into_os_string().into_encoded_bytes());
+                } else {
+                    found.insert(below, fs::read(&path).unwrap());
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Makes a package of the programs beside this test.
+fn package(kind: &str, version: &str, out: &Path) -> String {
+    let built = programs::directory();
+    let version = format!("VERSION={version}");
+    let arguments = [PACKAGER, kind, built.to_str().unwrap(), out.to_str().unwrap()];
+    let printed = tools::run("env", &[&[version.as_str(), "sh"], &arguments[..]].concat());
+    printed.lines().last().unwrap().to_owned()
+}
+
+#[test]
+fn a_deb_is_installed_used_upgraded_under_a_disk_and_removed_without_a_trace() {
+    if tools::present(&["dpkg", "dpkg-deb"]) {
+        live("deb");
+    }
+}
+
+/// As root alone, since rpm changes its root directory.
+#[test]
+fn an_rpm_is_installed_used_upgraded_under_a_disk_and_removed_without_a_trace() {
+    if tools::present(&["rpm", "rpmbuild"]) && rustix::process::getuid().is_root() {
+        live("rpm");
+    }
+}
+
+fn live(kind: &'static str) {
+    let out = Scratch::in_memory();
+    let [old, new] = ["0.1.0", "0.1.1"].map(|version| package(kind, version, out.path()));
+    let host = Host::new(kind);
+    let others = host.contents();
+    // Ours as `make install` laid it out once: a directory of links.
+    fs::create_dir_all(host.path(VOLUME)).unwrap();
+    symlink("../../../xapi-storage-ram/volume-plugin", host.path(VOLUME).join("Old")).unwrap();
+
+    host.install(&old);
+    assert_eq!(
+        fs::read_link(host.path(DATAPATH)).unwrap(),
+        Path::new("../../xapi-storage-ram/datapath")
+    );
+    let entries = |below: &str| {
+        let entries = fs::read_dir(host.path(below)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert!(
+        !host.path(VOLUME).join("Old").exists() && host.path(VOLUME).join("SR.create").exists()
+    );
+    assert_eq!(entries("usr/libexec"), ["xapi-storage-ram", "xapi-storage-script"]);
+    let all = "usr/libexec/xapi-storage-script/volume";
+    assert_eq!(entries(all), ["org.xen.xapi.storage.other", "org.xen.xapi.storage.ram"]);
+    assert!(host.path("usr/share/man/man7/ram-sr.7.gz").exists());
+    assert!(host.path("usr/share/bash-completion/completions/volume-plugin").exists());
+
+    let xapi = Xapi::installed(&host.path("usr/libexec/xapi-storage-script"));
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, 8 * MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let tapdisk = disk.tapdisk();
+    assert_eq!(
+        tapdisk.executable_path().unwrap(),
+        fs::canonicalize(host.path("usr/libexec/xapi-storage-ram/tapdisk-ram")).unwrap()
+    );
+    let mut client = disk.connect();
+    client.write(0, &[1; 4096]).unwrap();
+    let link = fs::symlink_metadata(host.path(DATAPATH)).unwrap();
+    host.install(&new);
+    // The daemon would forget the plugin, and learn of it again, if its name came anew.
+    let still = fs::symlink_metadata(host.path(DATAPATH)).unwrap();
+    let inode = |it: &fs::Metadata| std::os::unix::fs::MetadataExt::ino(it);
+    assert_eq!(inode(&link), inode(&still));
+    client.write(4096, &[2; 4096]).unwrap();
+    let snapshot = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
+    client.write(0, &[3; 4096]).unwrap();
+    assert_eq!(disk.tapdisk(), tapdisk, "the same process serves the disk");
+    let snapshot = snapshot["key"].as_str().unwrap();
+    let snapshot = Disk::plug(&xapi, &sr, snapshot, "6", true).unwrap();
+    let bytes = snapshot.connect().read(0, 8192).unwrap();
+    assert!(bytes[..4096] == [1; 4096] && bytes[4096..] == [2; 4096]);
+    snapshot.unplug();
+    assert_sound(&xapi, &sr);
+
+    host.remove();
+    client.write(8192, &[4; 4096]).unwrap();
+    assert!(
+        client.read(0, 4096).unwrap() == [3; 4096],
+        "a disk that is plugged outlives the package"
+    );
+    assert!(!host.path("usr/libexec/xapi-storage-ram").exists());
+    assert!(host.contents() == others, "{:?}", host.contents().keys());
+    // What was left can be used once the package is there again.
+    host.install(&new);
+    disk.unplug();
+    assert_sound(&xapi, &sr);
+    host.remove();
+}
+
+#[test]
+fn an_rpm_asks_for_nothing_that_rpm_of_the_host_cannot_do() {
+    if !tools::present(&["rpm", "rpmbuild"]) {
+        return;
+    }
+    let out = Scratch::in_memory();
+    let made = package("rpm", "0.1.0", out.path());
+    let asked = tools::run("rpm", &["--query", "--requires", "--package", &made]);
+    for need in asked.lines() {
+        let feature = need.strip_prefix("rpmlib(").and_then(|rest| rest.split(')').next());
+        match feature {
+            Some(feature) => assert!(RPM_4_11.contains(&feature), "{need}"),
+            None => assert_eq!(need, "xapi-storage-script"),
+        }
+    }
+    let format = "%{PAYLOADFORMAT} %{PAYLOADCOMPRESSOR} %{ARCH}";
+    let payload = tools::run("rpm", &["--query", "--queryformat", format, "--package", &made]);
+    assert_eq!(payload, "cpio gzip x86_64");
+    // The same programs make the same package.
+    let again = out.path().join("again");
+    let twice = package("rpm", "0.1.0", &again);
+    assert!(fs::read(&made).unwrap() == fs::read(twice).unwrap(), "{made} differs");
+}
+
+/// With tracing on, the daemon has Python run a method's file (`python3/packages/observer.py` of
+/// xapi-project/xen-api): what the method reads and answers has to be the same.
+#[test]
+fn every_installed_method_answers_the_same_when_python_runs_it() {
+    if !tools::present(&["python3"]) {
+        return;
+    }
+    let xapi = Xapi::install(&programs::directory());
+    let sr = xapi.create_sr("16MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let known = [
+        ("sr", json!(sr)),
+        ("key", json!(key)),
+        ("key2", json!(key)),
+        ("offset", json!(0)),
+        ("length", json!(MIB)),
+    ];
+    let mut methods = 0;
+    for side in [Side::Volume, Side::Datapath] {
+        let file = PathBuf::from(xapi.method(side, "Plugin.query").get_program());
+        for entry in fs::read_dir(file.parent().unwrap()).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            // What reads alone gets parameters that it can use, the others too few.
+            let reads = ["stat", "ls", "compare", "similar_content", "list_changed_blocks"];
+            let is_read = reads.iter().any(|it| name.ends_with(&format!(".{it}")));
+            let mut request = json!({ "dbg": "x" });
+            let schema = (schemas::find(&name).unwrap().request_schema)();
+            let wanted = |parameter: &str| schema["properties"].get(parameter).is_some();
+            for (parameter, value) in known.iter().filter(|it| is_read && wanted(it.0)) {
+                request[parameter] = value.clone();
+            }
+            let request = request.to_string();
+            let direct = xapi.raw(side, &name, request.as_bytes());
+            let traced = traced(&xapi, side, &name, request.as_bytes());
+            assert_eq!(direct.status.success(), is_read || name.starts_with("Plugin."), "{name}");
+            assert_eq!(direct.status, traced.status, "{name}");
+            // The host's memory, which Plugin.diagnostics tells, differs from call to call.
+            let text = |it: &[u8]| {
+                let text = String::from_utf8_lossy(it).into_owned();
+                let (before, rest) = text.split_once("memory: ").unwrap_or((&text, ""));
+                before.to_owned() + rest.split_once("place: ").map_or(rest, |it| it.1)
+            };
+            assert_eq!(text(&direct.stdout), text(&traced.stdout), "{name}");
+            assert_eq!(text(&direct.stderr), text(&traced.stderr), "{name}");
+            methods += 1;
+        }
+    }
+    assert!(methods > 30, "{methods}");
+}
+
+/// Runs a method's file as the observer does: Python runs it, with what follows as its arguments.
+fn traced(xapi: &Xapi, side: Side, method: &str, stdin: &[u8]) -> Output {
+    let file = xapi.method(side, method).get_program().to_owned();
+    let script = "import runpy, sys; sys.argv = sys.argv[1:]; \
+                  runpy.run_path(sys.argv[0], run_name='__main__')";
+    let mut command = xapi.command(Path::new("/usr/bin/python3"));
+    command.args(["-c", script]).arg(file).arg("--json");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), stdin).unwrap();
+    child.wait_with_output().unwrap()
+}
