@@ -51,6 +51,8 @@ impl Vdi<'_> {
         let before = self.state.tapdisk.take();
         let dead = before.as_ref().and_then(|it| it.identity.as_ref());
         if let Some(dead) = dead {
+            // Threads of it that end now still have its sockets and its minor.
+            let _else_another_minor = dead.wait(ANSWER_TIMEOUT)?;
             self.remove_leftovers(dead);
         }
         self.state.starting = true;

@@ -101,6 +101,21 @@ fn a_tapdisk_that_dies_between_two_steps_is_replaced() {
     assert_eq!(xapi.control_dir().reserved().unwrap(), [0; 0], "no minor is left");
 }
 
+/// Its first thread may have ended before those that still hold the minor.
+#[test]
+fn a_tapdisk_that_is_just_ending_is_replaced_by_one_with_its_minor() {
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    for round in 0..20 {
+        disk.tapdisk().kill().unwrap();
+        disk.step("Datapath.activate").unwrap();
+        assert_eq!(xapi.control_dir().reserved().unwrap(), [0], "round {round}");
+    }
+    disk.unplug();
+}
+
 #[test]
 fn a_tapdisk_is_on_its_own() {
     let xapi = Xapi::new();

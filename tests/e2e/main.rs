@@ -15,6 +15,7 @@ mod install;
 mod interop;
 mod lifecycle;
 mod maintenance;
+mod old_kernel;
 mod orphans;
 mod packages;
 mod provider;

@@ -33,6 +33,9 @@ use crate::{
 /// Which field of /proc/<pid>/stat is the start time (proc_pid_stat(5)).
 const START_FIELD: usize = 22;
 
+/// The field with the number of threads, of which the first one counts until the process is waited for.
+const THREADS_FIELD: usize = 20;
+
 /// The first field after the name in parentheses.
 const STATE_FIELD: usize = 3;
 
@@ -164,9 +167,9 @@ impl Identity {
         let deadline = Deadline::after(timeout);
         let failed = |cause: io::Error| Error::io("wait for process", self.pid, cause);
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        // A process whose first thread has ended before the others serves nothing any more, but its files
+        // are closed only when all threads have ended.
         if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-            // A process whose first thread has ended before the others serves nothing any more, but
-            // its files are closed only when all threads have ended.
             match stat(self.pid) {
                 Ok(Some(stat)) if stat.start_ticks == self.start_ticks => {}
                 _ => return Ok(true),
@@ -174,12 +177,23 @@ impl Identity {
             return deadline.wait(pidfd, PollFlags::IN).map_err(failed);
         }
         let mut pause = Duration::from_micros(500);
-        while self.is_same() {
+        while self.has_threads() {
             if !deadline.pause(&mut pause) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Whether any of its threads lives. Where /proc cannot be read one is taken to.
+    fn has_threads(&self) -> bool {
+        match stat(self.pid) {
+            Ok(Some(stat)) if stat.start_ticks == self.start_ticks => {
+                !stat.has_ended || stat.threads > 1
+            }
+            Ok(_) => false,
+            Err(_) => true,
+        }
     }
 }
 
@@ -240,7 +254,7 @@ fn start(pid: u32) -> io::Result<Option<u64>> {
     Ok(stat(pid)?.filter(|stat| !stat.has_ended).map(|stat| stat.start_ticks))
 }
 
-/// State and start time of the process with this number; `None` where there is none.
+/// State, threads and start time of the process with this number; `None` where there is none.
 fn stat(pid: u32) -> io::Result<Option<Stat>> {
     match fs::read(proc_path(pid, "stat")) {
         Ok(text) => parse_stat(&text)
@@ -253,11 +267,13 @@ fn stat(pid: u32) -> io::Result<Option<Stat>> {
     }
 }
 
-/// State and start time of a process, from its stat file.
+/// State, threads and start time of a process, from its stat file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     /// Whether at least its first thread has.
     has_ended: bool,
+    /// How many threads it has.
+    threads: u64,
     start_ticks: u64,
 }
 
@@ -269,8 +285,9 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let has_ended = matches!(fields.next()?, "Z" | "X" | "x");
-    let start = fields.nth(START_FIELD - STATE_FIELD - 1)?;
-    Some(Stat { has_ended, start_ticks: start.parse().ok()? })
+    let threads = fields.nth(THREADS_FIELD - STATE_FIELD - 1)?.parse().ok()?;
+    let start_ticks = fields.nth(START_FIELD - THREADS_FIELD - 1)?.parse().ok()?;
+    Some(Stat { has_ended, threads, start_ticks })
 }
 
 #[cfg(test)]

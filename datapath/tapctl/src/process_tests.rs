@@ -21,7 +21,7 @@ fn the_start_time_is_found_behind_any_name() {
     let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21\n";
     for name in ["tapdisk", "a b", "a) S 1 (b", ")", "", "a)\nb"] {
         let stat = format!("77 ({name}) {tail}");
-        let wanted = Stat { has_ended: false, start_ticks: 4242 };
+        let wanted = Stat { has_ended: false, threads: 17, start_ticks: 4242 };
         assert_eq!(parse_stat(stat.as_bytes()), Some(wanted), "{name}");
     }
     let zombie = [b"77 (\xff\xfe) Z", &tail.as_bytes()[1..]].concat();
