@@ -57,6 +57,23 @@ impl Dirty {
         Some(granule * GRANULE_BYTES)
     }
 
+    /// The first marked granule at or behind `offset`, which stays marked: its offset in bytes.
+    #[must_use]
+    pub fn find(&self, offset: u64) -> Option<u64> {
+        self.next(offset.div_ceil(GRANULE_BYTES)).map(|granule| granule * GRANULE_BYTES)
+    }
+
+    /// Takes the mark of the granule at `offset`, in bytes; whether it had one.
+    pub fn unmark(&mut self, offset: u64) -> bool {
+        let granule = offset / GRANULE_BYTES;
+        let Some(word) = self.words.get_mut(index(granule)) else { return false };
+        let bit = 1 << (granule % WORD_BITS);
+        let was_marked = *word & bit != 0;
+        *word &= !bit;
+        self.count -= u64::from(was_marked);
+        was_marked
+    }
+
     fn next(&self, start: u64) -> Option<u64> {
         let first = index(start);
         let masked = |word: usize| {
@@ -93,6 +110,18 @@ mod tests {
             [dirty.take(0), dirty.take(0), dirty.take(0)],
             [Some(0), Some(GRANULE_BYTES), None]
         );
+    }
+
+    #[test]
+    fn a_mark_is_found_where_it_is_and_taken_once() {
+        let mut dirty = Dirty::new();
+        assert_eq!((dirty.find(0), dirty.unmark(1 << 40)), (None, false));
+        dirty.mark(100 * GRANULE_BYTES, 2 * GRANULE_BYTES);
+        assert_eq!(dirty.find(0), Some(100 * GRANULE_BYTES));
+        assert_eq!(dirty.find(100 * GRANULE_BYTES + 1), Some(101 * GRANULE_BYTES));
+        assert_eq!(dirty.find(102 * GRANULE_BYTES), None);
+        assert!(dirty.unmark(100 * GRANULE_BYTES) && !dirty.unmark(100 * GRANULE_BYTES));
+        assert_eq!((dirty.find(0), dirty.count()), (Some(101 * GRANULE_BYTES), 1));
     }
 
     /// A copy goes on where it is and comes back for what changed behind it.

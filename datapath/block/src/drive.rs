@@ -57,6 +57,18 @@ impl Attachments {
         !self.erases.is_empty()
     }
 
+    /// The bitmap of a tracker of this drive.
+    #[must_use]
+    pub fn dirty(&self, tracker: &Tracker) -> &Dirty {
+        &self.bitmaps[tracker.0]
+    }
+
+    /// Stops marking, and gives the bitmap back.
+    #[allow(clippy::needless_pass_by_value, reason = "the tracker is of no use afterwards")]
+    pub fn untrack(&mut self, tracker: Tracker) -> Dirty {
+        self.bitmaps.remove(tracker.0)
+    }
+
     /// Whose turn it is among the changes that are under way.
     fn next_erase(&mut self) -> Option<usize> {
         let keys = self.erases.iter().map(|(key, _)| key);
@@ -302,9 +314,8 @@ impl<D: Disk> Drive<D> {
     }
 
     /// Stops marking, and gives the bitmap back.
-    #[allow(clippy::needless_pass_by_value, reason = "the tracker is of no use afterwards")]
     pub fn untrack(&mut self, tracker: Tracker) -> Dirty {
-        self.attachments.bitmaps.remove(tracker.0)
+        self.attachments.untrack(tracker)
     }
 }
 
