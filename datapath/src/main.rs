@@ -4,7 +4,8 @@
 //! This file is wiring. A method is one file below `methods/`. The methods share [`vdi`] (one volume,
 //! locked for one call), [`state`] (the record of it), [`session`] (the clone of a non-persistent
 //! disk), [`activation`] (which program serves it), [`unused`] (activations that end because they are in
-//! the way), [`link`] (the path by which clients reach that process).
+//! the way), [`import`] (connections of incoming migrations), [`link`] (the path by which clients reach
+//! that process).
 //! The process is handled by [`tapdisk`], [`starting`], [`serving`] and [`ending`]. Where the SR wants the
 //! host's own tapdisk, [`blktap`] has a volume laid out ([`image`]) and taken back ([`write_back`]).
 //!
@@ -18,6 +19,7 @@ mod commands;
 mod ending;
 mod errors;
 mod image;
+mod import;
 mod link;
 mod methods;
 mod serving;
@@ -64,6 +66,7 @@ fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
     .method::<d::Attach>(datapath::attach::run)
     .method::<d::Activate>(datapath::activate::run)
     .method::<d::ActivateReadonly>(datapath::activate_readonly::run)
+    .method::<d::ImportActivate>(datapath::import_activate::run)
     .method::<d::Deactivate>(datapath::deactivate::run)
     .method::<d::Detach>(datapath::detach::run)
     .method::<d::Close>(datapath::close::run);

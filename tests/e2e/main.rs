@@ -16,6 +16,7 @@ mod interop;
 mod lifecycle;
 mod maintenance;
 mod old_kernel;
+mod migration;
 mod orphans;
 mod packages;
 mod provider;

@@ -11,6 +11,8 @@ mod protocol;
 mod sockets;
 mod stock;
 
+pub(crate) use sockets::pass;
+
 use std::{
     fs,
     os::unix::fs::FileExt,

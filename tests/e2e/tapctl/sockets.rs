@@ -24,7 +24,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use super::{Host, eventually};
 
 /// Connects to a receiver and passes descriptors on, with a text.
-pub(super) fn pass(receiver: &Path, text: &[u8], descriptors: &[BorrowedFd<'_>]) {
+pub(crate) fn pass(receiver: &Path, text: &[u8], descriptors: &[BorrowedFd<'_>]) {
     let socket = UnixStream::connect(receiver).unwrap();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

@@ -7,4 +7,5 @@ pub(crate) mod attach;
 pub(crate) mod close;
 pub(crate) mod deactivate;
 pub(crate) mod detach;
+pub(crate) mod import_activate;
 pub(crate) mod open;

@@ -7,6 +7,9 @@ use schemas::{
 
 /// open and close are called only with this: writes that end with the VM's session.
 const NONPERSISTENT: &str = "NONPERSISTENT";
+/// import_activate is called only with this: disks can be migrated to here. The volume plugin declares it as
+/// well, which is where xapi looks before it begins.
+const MIRROR_IN: &str = "VDI_MIRROR_IN";
 
 use crate::Context;
 
@@ -19,7 +22,7 @@ pub(crate) fn run(_: &Context<'_>, _: NoParams) -> Result<QueryResult, Error> {
         copyright: "(C) the xapi-storage-ram authors; MIT licence".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         required_api_version: API_VERSION.into(),
-        features: vec![NONPERSISTENT.into()],
+        features: vec![NONPERSISTENT.into(), MIRROR_IN.into()],
         configuration: StringMap::new(),
         required_cluster_stack: Vec::new(),
     })
