@@ -147,6 +147,8 @@ impl Error {
             (ErrorKind::ReadOnly, _) => Errno::PERM,
             (ErrorKind::BadSize | ErrorKind::BadArgument, _) => Errno::INVAL,
             (ErrorKind::VolumeInUse, _) => Errno::BUSY,
+            // A later request was obeyed already.
+            (ErrorKind::Busy, _) => Errno::ALREADY,
             (
                 ErrorKind::VolumeMissing
                 | ErrorKind::VolumeLost

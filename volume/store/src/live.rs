@@ -35,6 +35,13 @@ pub trait Live {
     /// As said.
     fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()>;
 
+    /// Whether the process that was asked to switch last has died since and another one serves in its place,
+    /// with the lock of the one before. Then the switch will not be obeyed any more, and the new process
+    /// has read the volume's record after that named the new top.
+    fn has_successor(&self) -> bool {
+        false
+    }
+
     /// Has the process take over the sole set that the volume's record says by now
     /// ([`Disk::reload_sole`](crate::Disk::reload_sole)), which is larger than it was.
     ///

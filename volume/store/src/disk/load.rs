@@ -82,7 +82,7 @@ impl TryFrom<Loaded> for Disk {
             sole: HashSet::new(),
             budget: Budget::host(),
             found: Found::default(),
-            _serving: None,
+            serving: None,
         })
     }
 }

@@ -54,7 +54,7 @@ pub struct Disk {
     budget: Budget,
     found: Found,
     /// Held for as long as the volume is served.
-    _serving: Option<Lock>,
+    serving: Option<Lock>,
 }
 
 impl Disk {

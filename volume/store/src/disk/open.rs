@@ -1,6 +1,6 @@
 //! Opening a volume for serving.
 
-use std::{collections::HashSet, path::Path, sync::atomic::AtomicBool, time::Duration};
+use std::{collections::HashSet, fs::File, path::Path, sync::atomic::AtomicBool, time::Duration};
 
 use rustix::fs::{AtFlags, CWD, fstat, statat};
 
@@ -54,11 +54,30 @@ impl Disk {
     pub fn try_open(path: &Path, open: &Open) -> Result<Self> {
         match Layout::of_volume(path) {
             Some((layout, key)) => Self::open_at(&layout, &key, open, Duration::ZERO),
-            None => {
-                let message = format!("{} is no volume of an SR", path.display());
-                Err(Error::new(ErrorKind::BadArgument, message))
-            }
+            None => Err(no_volume(path)),
         }
+    }
+
+    /// Goes on with a volume that a process has served which has died since: opens it with the lock that
+    /// this process had, [`lock`](Self::lock), and that a third process has kept.
+    ///
+    /// # Errors
+    /// As [`Disk::try_open`].
+    pub fn take_over(path: &Path, open: &Open, lock: File) -> Result<Self> {
+        let found = Layout::of_volume(path);
+        let (layout, key) = found.ok_or_else(|| no_volume(path))?;
+        let dirs = Dirs::open(&layout)?.ok_or_else(|| missing(&key))?;
+        if !dirs.exists(Entry::Volume(&key)) {
+            return Err(missing(&key));
+        }
+        let lock = Lock::inherited_volume(&dirs, &key, lock)?;
+        Self::open_locked(&dirs, &key, open, lock.ok_or_else(|| in_use(&dirs, &key))?)
+    }
+
+    /// The file that is locked as long as the volume is served; a loaded file has none.
+    #[must_use]
+    pub fn lock(&self) -> Option<&File> {
+        self.serving.as_ref().map(Lock::file)
     }
 
     fn open_at(layout: &Layout, key: &Name, open: &Open, patience: Duration) -> Result<Self> {
@@ -79,15 +98,11 @@ impl Disk {
         if !dirs.exists(Entry::Volume(key)) {
             return Err(missing(key));
         }
-        let Some(lock) = Lock::volume(dirs, key, patience)? else {
-            return Err(Error::new(
-                ErrorKind::VolumeInUse,
-                format!(
-                    "volume {key} is served by another process ({} is locked)",
-                    dirs.path(Entry::Serving(key)).display()
-                ),
-            ));
-        };
+        let lock = Lock::volume(dirs, key, patience)?;
+        Self::open_locked(dirs, key, open, lock.ok_or_else(|| in_use(dirs, key))?)
+    }
+
+    fn open_locked(dirs: &Dirs, key: &Name, open: &Open, lock: Lock) -> Result<Self> {
         // The text may be that of a dead process.
         let lock_path = || dirs.path(Entry::Serving(key));
         dirs.counted(lock.file(), || steps::set_len(lock.file(), 0))
@@ -126,7 +141,7 @@ impl Disk {
             layers: Layers::new(Some(dirs.clone()), top),
             sole: HashSet::from_iter(record.sole),
             found: Found::default(),
-            _serving: Some(lock),
+            serving: Some(lock),
         })
     }
 
@@ -217,6 +232,18 @@ impl Disk {
             None => Ok(None),
         }
     }
+}
+
+fn no_volume(path: &Path) -> Error {
+    let message = format!("{} is no volume of an SR", path.display());
+    Error::new(ErrorKind::BadArgument, message)
+}
+
+fn in_use(dirs: &Dirs, key: &Name) -> Error {
+    let path = dirs.path(Entry::Serving(key));
+    let message =
+        format!("volume {key} is served by another process ({} is locked)", path.display());
+    Error::new(ErrorKind::VolumeInUse, message)
 }
 
 fn missing(key: &Name) -> Error {

@@ -72,6 +72,8 @@ impl Drop for Lock {
         if let Some(rank) = self.rank {
             HELD.set(HELD.get() & !(rank as u8));
         }
+        // Closing the file is not enough where another process keeps it open for a successor.
+        let _unlocked_when_closed = self.file.unlock();
     }
 }
 
@@ -176,6 +178,21 @@ impl Lock {
         };
         let locked = lock_within(&file, patience).doing("locking", || dirs.path(entry))?;
         Ok(if locked { Ok(Self { file, rank: None, note: 0 }) } else { Err(file) })
+    }
+
+    /// Goes on with the lock of a volume that a process had which has died since: with the file that it had
+    /// locked, and that a third process has kept open. `None` where it is not locked any more, and another
+    /// process has it, or where the file has lost its name.
+    pub(crate) fn inherited_volume(dirs: &Dirs, key: &Name, file: File) -> Result<Option<Self>> {
+        let entry = Entry::Serving(key);
+        let path = || dirs.path(entry);
+        let (ours, named) =
+            (fstat(&file).doing("looking up", path)?, dirs.stat(entry).doing("looking up", path)?);
+        if (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino) {
+            return Ok(None);
+        }
+        let locked = lock_within(&file, Duration::ZERO).doing("locking", path)?;
+        Ok(locked.then_some(Self { file, rank: None, note: 0 }))
     }
 
     /// Notes, for the next holder should this one be killed, that the SR is being changed. A directory of

@@ -23,6 +23,9 @@ use crate::{
 /// How long a process that holds a volume may take to say who it is.
 const OPENING: Duration = Duration::from_secs(2);
 
+/// How many servers of a volume may die while it is branched, each one succeeded by another.
+const SUCCESSORS_MAX: u32 = 3;
+
 /// The sort of volume to be made from an existing volume's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over<'a> {
@@ -90,13 +93,30 @@ impl Exclusive<'_> {
     /// Held: the SR's lock.
     fn branch(&mut self, key: &str, over: Over<'_>, live: &mut dyn Live) -> Result<Volume> {
         let key = Name::parse(key)?;
-        match self.branch_once(&key, over, live) {
+        for _ in 0..SUCCESSORS_MAX {
+            let done = self.branch_once(&key, over, live);
+            // The new one writes to the top that the record names. It freezes that at the next switch,
+            // and what the one before wrote to is frozen with it.
+            if done.is_ok() || !live.has_successor() {
+                return self.branch_idle(&key, over, live, done);
+            }
+        }
+        self.branch_once(&key, over, live)
+    }
+
+    /// Tries once more where no process serves the volume any more.
+    fn branch_idle(
+        &mut self,
+        key: &Name,
+        over: Over<'_>,
+        live: &mut dyn Live,
+        done: Result<Volume>,
+    ) -> Result<Volume> {
+        match done {
             // The process died during the request. Whether it had switched or not: no process
             // serves the volume now, and its data lies in one of the tops that the record names.
-            Err(error)
-                if error.kind() == ErrorKind::Unresponsive && self.hold(&key, "").is_ok() =>
-            {
-                self.branch_once(&key, over, live)
+            Err(error) if error.kind() == ErrorKind::Unresponsive && self.hold(key, "").is_ok() => {
+                self.branch_once(key, over, live)
             }
             done => done,
         }

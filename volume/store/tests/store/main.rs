@@ -20,6 +20,7 @@ mod session;
 mod share;
 mod space;
 mod storm;
+mod successor;
 mod tree;
 mod versions;
 mod write_back;

@@ -11,7 +11,7 @@ const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
 
 /// An SR in which a disk of `bytes` is served that was written throughout.
-fn full_disk(sr_bytes: u64, bytes: u64) -> (Fixture, String, Disks) {
+pub(crate) fn full_disk(sr_bytes: u64, bytes: u64) -> (Fixture, String, Disks) {
     let fixture = Fixture::new(sr_bytes);
     let key = fixture.create(i64::try_from(bytes).unwrap());
     let mut disks = Disks::default();
