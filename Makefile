@@ -5,7 +5,7 @@
 # make deb   make rpm   packages for dpkg and rpm, in target/
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
 #             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
-#             the process that serves one;
+#             the process that serves one, and of the server in the real program;
 #             and the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given)
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make lint   formatting and clippy
@@ -62,6 +62,7 @@ test-random:
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p tapdisk-ram --test rings attack -- --nocapture
 	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
+	KEEPER_KILLS=$${KEEPER_KILLS:-1000} $(CARGO) test --locked -p tapdisk-ram --test rings kill -- --nocapture
 
 # The programs beside those of an earlier commit, on one SR.
 test-versions:
@@ -69,11 +70,11 @@ test-versions:
 	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \
 		$(CARGO) test --locked --package end-to-end --test e2e versions:: -- --nocapture
 
-# XEN="disk.sh two.sh pvh.sh": which scripts of tests/xen
+# XEN="disk.sh two.sh kill.sh pvh.sh": which scripts of tests/xen
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)
-	tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen $(or $(XEN),disk.sh two.sh)
+	tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen $(or $(XEN),disk.sh two.sh kill.sh)
 
 lint:
 	$(CARGO) fmt --all --check

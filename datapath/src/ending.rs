@@ -134,8 +134,13 @@ impl Vdi<'_> {
             }
         };
         if identity.wait(patience)? {
-            // One that was killed meanwhile has not tidied up.
+            // One that was killed meanwhile has not tidied up. Where that was its keeper alone, the server
+            // is about to.
             if self.control.ctl(identity.pid).exists() {
+                for server in identity.servers()? {
+                    server.wait(patience)?;
+                }
+                identity.kill()?;
                 self.remove_leftovers(identity);
             }
             return Ok(());
@@ -152,7 +157,7 @@ impl Vdi<'_> {
     /// Waits for a process to end, kills it where it does not, and removes its files.
     pub(crate) fn kill(&self, running: &Running, patience: Duration) -> Result<(), Error> {
         let identity = &running.identity;
-        if !identity.wait(patience)? {
+        if !identity.wait(patience)? || identity.is_serving() {
             let pid = identity.pid;
             self.ctx.log.warning(format_args!("killing tapdisk {pid}, which does not end"));
             identity.kill()?;

@@ -52,7 +52,8 @@ impl Vdi<'_> {
 
     /// Whether an exchange failed because the process was about to die.
     pub(crate) fn has_died(&self, running: &Running, error: &tapctl::Error) -> Result<bool, Error> {
-        if !matches!(error.kind(), tapctl::ErrorKind::Gone | tapctl::ErrorKind::Io) {
+        use tapctl::ErrorKind::{Gone, Io, Lost};
+        if !matches!(error.kind(), Gone | Io | Lost) {
             return Ok(false);
         }
         self.is_dying(running)
@@ -66,7 +67,7 @@ impl Vdi<'_> {
     /// The volume's tapdisk, if it lives.
     pub(crate) fn running(&self) -> Option<Running> {
         let tapdisk = self.state.tapdisk.as_ref()?;
-        let identity = tapdisk.identity.clone().filter(Identity::is_same)?;
+        let identity = tapdisk.identity.clone().filter(Identity::is_serving)?;
         if tapdisk.provider == Provider::Ram && !self.control.ctl(identity.pid).exists() {
             self.restore_socket(&identity);
         }
@@ -107,6 +108,21 @@ impl Running {
     /// Makes sure that it has the minor. One that has it already is not asked to take it, as it would
     /// log that it refused.
     pub(crate) fn take_minor(&self) -> tapctl::Result<()> {
+        self.again_where_lost(|_| self.take_minor_once())
+    }
+
+    /// Asks once more where the server has died meanwhile: its keeper lives, and starts the next one.
+    /// `ask` is told whether it was asked before, and may have had an effect.
+    fn again_where_lost(&self, ask: impl Fn(bool) -> tapctl::Result<()>) -> tapctl::Result<()> {
+        match ask(false) {
+            Err(error) if error.kind() == tapctl::ErrorKind::Lost && self.identity.is_same() => {
+                ask(true)
+            }
+            asked => asked,
+        }
+    }
+
+    fn take_minor_once(&self) -> tapctl::Result<()> {
         let has_it = |vbd: &Entry| vbd.minor == i32::from(self.minor);
         if self.client.list()?.iter().any(has_it) {
             return Ok(());
@@ -117,6 +133,10 @@ impl Running {
     /// Opens `path`, unless it is open already. `expect_open` says that it should be: then the tapdisk
     /// is asked first, as it would log that it refused to open an image twice.
     pub(crate) fn open(&self, path: &Path, mode: Mode, expect_open: bool) -> tapctl::Result<()> {
+        self.again_where_lost(|again| self.open_once(path, mode, expect_open || again))
+    }
+
+    fn open_once(&self, path: &Path, mode: Mode, expect_open: bool) -> tapctl::Result<()> {
         let Self { client, minor, .. } = self;
         let read_only = mode == Mode::ReadOnly;
         let mut params = OsString::from("ram:");

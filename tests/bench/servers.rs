@@ -68,7 +68,7 @@ impl<'a> Server<'a> {
         let disk = Disk::plug(xapi, sr, &key, "bench", false)?;
         Ok(Self {
             name,
-            pid: disk.tapdisk().pid,
+            pid: disk.server().pid,
             size,
             socket: PathBuf::from(&disk.socket),
             export: key,

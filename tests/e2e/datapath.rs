@@ -121,16 +121,22 @@ fn a_tapdisk_is_on_its_own() {
     let xapi = Xapi::new();
     let sr = xapi.create_sr("64MiB");
     let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, MIB), "5");
-    let pid = disk.tapdisk().pid;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    assert_eq!(fields[3], pid.to_string(), "it leads a session of its own (proc(5), field 6)");
-    for number in 0..3 {
-        let target = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
-        assert_eq!(target, std::path::Path::new("/dev/null"), "descriptor {number}");
+    let keeper = disk.tapdisk().pid;
+    for pid in [keeper, disk.server().pid] {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let session = keeper.to_string();
+        assert_eq!(fields[3], session, "it has a session of its own (proc(5), field 6)");
+        for number in 0..3 {
+            let target = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+            assert_eq!(target, std::path::Path::new("/dev/null"), "descriptor {number}");
+        }
+        let directory = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+        assert_eq!(directory, std::path::Path::new("/"));
+        let score = |pid| std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        assert_eq!(score(pid), score(keeper), "both or neither is protected");
     }
-    assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), std::path::Path::new("/"));
     disk.unplug();
 }
 

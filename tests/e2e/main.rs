@@ -13,6 +13,7 @@ mod errors;
 mod full;
 mod install;
 mod interop;
+mod keeper;
 mod lifecycle;
 mod maintenance;
 mod old_kernel;

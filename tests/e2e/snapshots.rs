@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use end_to_end::{Disk, Xapi, tools};
+use end_to_end::{Disk, Xapi, signal_all, tools};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -184,7 +184,7 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     let first = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
     client.write(4096, &[2; 4096]).unwrap();
 
-    disk.tapdisk().signal(Signal::STOP).unwrap();
+    signal_all(&disk.tapdisk(), Signal::STOP);
     let start = Instant::now();
     let refused = snapshot().unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(25), "a deadline holds");
@@ -196,7 +196,7 @@ fn a_stopped_tapdisk_makes_an_error_and_loses_nothing() {
     xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": other })).unwrap();
     maintain(&xapi, &["gc", "--sr", &sr]).success();
 
-    disk.tapdisk().signal(Signal::CONT).unwrap();
+    signal_all(&disk.tapdisk(), Signal::CONT);
     client.write(0, &[3; 4096]).unwrap();
     let second = snapshot().unwrap()["key"].as_str().unwrap().to_owned();
     client.write(0, &[4; 8192]).unwrap();

@@ -131,6 +131,11 @@ impl Host {
 }
 
 impl Tapdisk {
+    /// The process that does the work.
+    fn server(&self) -> Identity {
+        end_to_end::server(&self.identity)
+    }
+
     /// `-p <pid> -m <minor>`
     fn on(&self) -> [String; 4] {
         ["-p".into(), self.pid.to_string(), "-m".into(), self.minor.to_string()]

@@ -1,8 +1,9 @@
 //! A disk that is plugged as xapi plugs it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nbd::client::{Client, Wish};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{Failure, Xapi};
@@ -116,7 +117,16 @@ impl<'a> Disk<'a> {
         Client::connect(&self.socket, &Wish::default()).expect("the disk is served")
     }
 
-    /// Kills the process that serves the disk, and waits for its end.
+    /// The server of the disk's tapdisk: the process that does the work.
+    ///
+    /// # Panics
+    /// Where there is none.
+    #[must_use]
+    pub fn server(&self) -> tapctl::Identity {
+        server(&self.tapdisk())
+    }
+
+    /// Kills the tapdisk of the disk, keeper and server, and waits for its end.
     ///
     /// # Panics
     /// Where there is none.
@@ -126,7 +136,7 @@ impl<'a> Disk<'a> {
         assert!(tapdisk.wait(TAPDISK_END).expect("/proc"), "a killed process ends");
     }
 
-    /// The process that serves the disk.
+    /// The tapdisk of the disk: its keeper, by whose number other programs know it.
     ///
     /// # Panics
     /// Where the socket's name does not tell.
@@ -137,6 +147,33 @@ impl<'a> Disk<'a> {
         let pid = name.strip_prefix("nbd").and_then(|rest| rest.split('.').next()?.parse().ok());
         let pid = pid.unwrap_or_else(|| panic!("{name} is not nbd<pid>.<minor>"));
         tapctl::Identity::of(pid).expect("/proc").expect("a live tapdisk")
+    }
+}
+
+/// The server of a tapdisk, which is about to be started where the one before has just died.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn server(tapdisk: &tapctl::Identity) -> tapctl::Identity {
+    let begun = Instant::now();
+    loop {
+        if let [server] = &tapdisk.servers().expect("/proc")[..] {
+            return server.clone();
+        }
+        assert!(begun.elapsed() < TAPDISK_END, "tapdisk {} has no server", tapdisk.pid);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sends a signal to all processes of a tapdisk: SIGSTOP has all of it hang.
+///
+/// # Panics
+/// Where it is dead.
+pub fn signal_all(tapdisk: &tapctl::Identity, signal: Signal) {
+    tapdisk.signal(signal).expect("a live tapdisk");
+    for server in tapdisk.servers().expect("/proc") {
+        server.signal(signal).expect("a live server");
     }
 }
 

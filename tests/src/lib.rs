@@ -12,5 +12,5 @@ mod schema;
 pub mod tools;
 mod xapi;
 
-pub use disk::Disk;
+pub use disk::{Disk, server, signal_all};
 pub use xapi::{Failure, INSTALLER, Side, Xapi};

@@ -9,6 +9,7 @@
 //! [`ErrorKind::Unresponsive`].
 
 use std::{
+    cell::Cell,
     fs,
     path::Path,
     time::{Duration, Instant},
@@ -34,12 +35,13 @@ pub(crate) struct Tapdisks<'a> {
     sr: &'a Sr,
     log: &'a Log<'a>,
     timeout: Duration,
+    has_successor: Cell<bool>,
 }
 
 impl<'a> Tapdisks<'a> {
     /// Those of `sr`.
     pub(crate) fn new(sr: &'a Sr, log: &'a Log<'a>) -> Self {
-        Self { sr, log, timeout: TIMEOUT }
+        Self { sr, log, timeout: TIMEOUT, has_successor: Cell::new(false) }
     }
 
     /// With another limit for each exchange.
@@ -137,10 +139,22 @@ impl<'a> Tapdisks<'a> {
 impl Live for Tapdisks<'_> {
     fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()> {
         let message = tapctl::Switch { new_top: switch.top, index: switch.index.clone() };
+        self.has_successor.set(false);
         let outcome = self.tell(key, serving, "go on in a new layer", |tapdisk, minor| {
-            tapdisk.switch(minor, message)
+            let switched = tapdisk.switch(minor, message);
+            // "Too late" says a process that has read the record after the switch was written into it.
+            let too_late = tapctl::ErrorKind::Remote(Errno::ALREADY.raw_os_error());
+            let is_new =
+                |it: &tapctl::Error| [tapctl::ErrorKind::Lost, too_late].contains(&it.kind());
+            let has_successor = switched.as_ref().is_err_and(is_new) && tapdisk.pid().is_ok();
+            self.has_successor.set(has_successor);
+            switched
         });
         self.logged(key, outcome)
+    }
+
+    fn has_successor(&self) -> bool {
+        self.has_successor.get()
     }
 
     fn sole(&mut self, key: &Name, serving: &Serving) -> Result<()> {

@@ -75,6 +75,7 @@ pub struct Config {
     pub started_by_plugin: bool,
     /// Values that were replaced by a default because nothing depends on them but speed.
     pub warnings: Vec<String>,
+    syslog: Option<PathBuf>,
     tapdisk: Option<PathBuf>,
     blktap: Option<PathBuf>,
     search_path: Vec<PathBuf>,
@@ -112,11 +113,11 @@ impl Config {
             mock_xen: reader.path(variables::MOCK_XEN),
             started_by_plugin: reader.text(variables::STARTED_FOR).is_some(),
             warnings,
+            syslog: reader.path(variables::SYSLOG),
             tapdisk: reader.path(variables::TAPDISK),
             blktap: reader.path(variables::BLKTAP),
             search_path: search_path(environment),
         };
-        reader.path(variables::SYSLOG);
         if reader.problems.is_empty() { Ok(config) } else { Err(Misconfigured(reader.problems)) }
     }
 
@@ -159,6 +160,15 @@ impl Config {
                 })
             }
         }
+    }
+
+    /// The variables whose paths depend on the directory in which this program was started, for the same
+    /// program started in another one.
+    #[must_use]
+    pub fn for_another_directory(&self) -> Vec<(&'static str, &Path)> {
+        let optional = [(variables::MOCK_XEN, &self.mock_xen), (variables::SYSLOG, &self.syslog)];
+        let set = optional.into_iter().filter_map(|(it, path)| Some((it.name, path.as_deref()?)));
+        self.for_tapdisk().into_iter().chain(set).collect()
     }
 
     /// The variables by which a tapdisk that is started agrees with this program on its directories.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::{
     connection::Connection,
-    deadline::TIMEOUT,
+    deadline::{Deadline, TIMEOUT},
     dir::ControlDir,
     error::{Error, ErrorKind, Result},
     message::{Raw, kind},
@@ -28,6 +28,9 @@ const STATS_BYTES_MAX: u64 = 16 << 20;
 
 /// The most VBDs that are taken from a tapdisk: all that a host can have.
 const LIST_ENTRIES_MAX: usize = MINORS_MAX as usize;
+
+/// How often a request is sent at most, where each process that was to answer it dies meanwhile.
+const ASKED_MAX: u32 = 5;
 
 /// A tapdisk to talk to. Holds no connection.
 #[derive(Clone, Debug)]
@@ -269,14 +272,41 @@ impl Client {
         }
     }
 
-    /// Sends a request and receives the first message of its answer.
+    /// Ours: has another process of the program that is installed now go on serving.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn upgrade(&self) -> Result<()> {
+        self.done(0, Call::Upgrade)
+    }
+
+    /// Sends a request and receives the first message of its answer. Where the process dies meanwhile,
+    /// its successor is asked, if the request may be repeated.
     fn exchange(&self, minor: Minor, call: Call) -> Result<(Connection, Raw)> {
-        let (action, expected) = (call.name(), call.answer_kind());
+        let deadline = Deadline::after(self.timeout);
         let request = Request { minor, call };
+        let mut answer = self.exchange_once(&request, deadline);
+        for _ in 1..ASKED_MAX {
+            match &answer {
+                Err(lost) if lost.kind() == ErrorKind::Lost && request.call.is_repeatable() => {}
+                _ => break,
+            }
+            match self.exchange_once(&request, deadline) {
+                // It had no keeper that would start another one.
+                Err(gone) if gone.kind() == ErrorKind::Gone => break,
+                next => answer = next,
+            }
+        }
+        answer
+    }
+
+    fn exchange_once(&self, request: &Request, deadline: Deadline) -> Result<(Connection, Raw)> {
+        let (minor, call) = (request.minor, &request.call);
+        let (action, expected) = (call.name(), call.answer_kind());
         let raw = request.encode().map_err(|field| {
             Error::new(ErrorKind::Invalid, action, self.on(minor)).detailed(field.0)
         })?;
-        let mut connection = Connection::open(&self.socket, self.timeout, action, self.on(minor))?;
+        let mut connection = Connection::open(&self.socket, deadline, action, self.on(minor))?;
         connection.send(raw.as_bytes())?;
         let answer = connection.receive_message()?;
         match answer.kind() {

@@ -167,7 +167,7 @@ fn saying(dir: &ControlDir, bytes: Vec<u8>, and_close: bool) -> thread::JoinHand
 
 #[test]
 fn half_an_answer_is_an_error() {
-    for (and_close, kind) in [(true, ErrorKind::Io), (false, ErrorKind::Timeout)] {
+    for (and_close, kind) in [(true, ErrorKind::Lost), (false, ErrorKind::Timeout)] {
         let (_root, dir) = dir();
         let tapdisk = saying(&dir, vec![4; 543], and_close);
         let error = Client::new(&dir, 42).timeout(SHORT).pid().unwrap_err();

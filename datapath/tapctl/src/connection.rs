@@ -37,11 +37,10 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn open(
         path: &Path,
-        timeout: Duration,
+        deadline: Deadline,
         action: &'static str,
         on: String,
     ) -> Result<Self> {
-        let deadline = Deadline::after(timeout);
         let failed = |kind, cause: io::Error| Error::new(kind, action, &on).caused_by(cause);
         let address = address(path).map_err(|cause| failed(ErrorKind::Invalid, cause))?;
         let socket = stream(SocketFlags::CLOEXEC).map_err(|cause| failed(ErrorKind::Io, cause))?;
@@ -107,9 +106,7 @@ impl Connection {
 
     /// The tapdisk closed the connection, or died, before it had answered.
     fn lost(&self, cause: io::Error) -> Error {
-        Error::new(ErrorKind::Io, self.action, &self.on)
-            .detailed("the connection ended before the answer did")
-            .caused_by(cause)
+        Error::new(ErrorKind::Lost, self.action, &self.on).caused_by(cause)
     }
 }
 

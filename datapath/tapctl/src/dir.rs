@@ -178,13 +178,15 @@ impl ControlDir {
         if known.is_some_and(Identity::is_same) {
             return Err(Error::new(ErrorKind::Busy, action, pid));
         }
-        let mut removed = Vec::new();
+        let (mut removed, mut is_used) = (Vec::new(), false);
         for name in self.names(&self.path)? {
             if owner(&name) != Some(pid) {
                 continue;
             }
             let path = self.path.join(OsStr::from_bytes(&name));
             if !is_dead_socket(&path) {
+                // Also where the process of that number is dead: a server whose keeper it was goes on.
+                is_used = true;
                 continue;
             }
             match fs::remove_file(&path) {
@@ -193,7 +195,9 @@ impl ControlDir {
                 Err(error) => return Err(Error::io("remove", path.display(), error)),
             }
         }
-        removed.extend(self.metrics.remove_leftovers(pid)?);
+        if !is_used {
+            removed.extend(self.metrics.remove_leftovers(pid)?);
+        }
         Ok(removed)
     }
 

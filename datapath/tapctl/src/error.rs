@@ -14,6 +14,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum ErrorKind {
     /// No process listens on the control socket: the tapdisk is dead, or never existed.
     Gone,
+    /// The connection ended before the answer did: the process that was to answer has died.
+    Lost,
     /// The deadline passed: the other side hangs.
     Timeout,
     /// The tapdisk answered with this error number.
@@ -56,6 +58,12 @@ impl Error {
         cause: impl Into<io::Error>,
     ) -> Self {
         Self::new(ErrorKind::Io, action, subject).caused_by(cause)
+    }
+
+    /// The lock of a minor could not be handed to the process that keeps it for a successor.
+    #[must_use]
+    pub fn not_kept(minor: crate::Minor, cause: io::Error) -> Self {
+        Self::io("keep the lock of minor", minor, cause)
     }
 
     #[must_use]
@@ -104,7 +112,7 @@ impl Error {
             ErrorKind::Busy => Errno::AGAIN.raw_os_error(),
             ErrorKind::Full => Errno::NOSPC.raw_os_error(),
             ErrorKind::Invalid => or_cause(Errno::INVAL),
-            ErrorKind::Failed | ErrorKind::Io => or_cause(Errno::IO),
+            ErrorKind::Failed | ErrorKind::Io | ErrorKind::Lost => or_cause(Errno::IO),
         }
     }
 }
@@ -114,6 +122,7 @@ impl fmt::Display for Error {
         write!(f, "cannot {} {}", self.action, self.subject)?;
         match self.kind {
             ErrorKind::Gone => write!(f, ": no tapdisk listens there")?,
+            ErrorKind::Lost => write!(f, ": the connection ended before the answer did")?,
             ErrorKind::Timeout => write!(f, ": no answer in time")?,
             ErrorKind::Remote(errno) => {
                 write!(f, ": the tapdisk answered: {}", io::Error::from_raw_os_error(errno))?;

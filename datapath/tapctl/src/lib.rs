@@ -11,7 +11,7 @@
 //!
 //! Layers, each one using only those before it: [`message`] and `text` (layout), [`ring`],
 //! [`request`] and [`reply`] (meaning), [`lock`], [`process`], [`metrics`], [`dir`], [`minors`]
-//! (files, locks, processes), [`client`], [`server`], [`spawn`].
+//! (files, locks, processes), [`keeper`], [`client`], [`server`], [`spawn`].
 //!
 //! Invariants: nothing here waits without a deadline; no process is signalled that is known by its
 //! number alone; no socket is removed on which a process listens; nothing is printed.
@@ -22,6 +22,7 @@ mod conversation;
 mod deadline;
 pub mod dir;
 mod error;
+pub mod keeper;
 pub mod lock;
 pub mod message;
 pub mod metrics;

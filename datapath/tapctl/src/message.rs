@@ -115,6 +115,10 @@ pub mod kind {
     /// Ours: the number of clients in `first`; in `second`, for how many milliseconds there has been
     /// none.
     pub const CLIENTS_RSP: u16 = OWN + 14;
+    /// Ours: let the program that is installed now go on serving.
+    pub const UPGRADE: u16 = OWN + 0x21;
+    /// Ours: the process ends, and another one goes on.
+    pub const UPGRADE_RSP: u16 = OWN + 0x22;
 }
 
 /// The header's structures, for their layout.

@@ -173,13 +173,13 @@ impl MetricsDir {
         self.0.join(format!("vbd3-{domid}-{devid}"))
     }
 
-    /// Makes the calling process's directory, 0700. A directory of that name was left by a dead
+    /// Makes the directory of the tapdisk of that number, 0700. A directory of that name was left by a dead
     /// process that had the number before, and is removed.
     ///
     /// # Errors
     /// Those of mkdir(2), and of removing a directory of that name.
-    pub fn create_own(&self) -> Result<()> {
-        let own = self.process(std::process::id());
+    pub fn create(&self, pid: u32) -> Result<()> {
+        let own = self.process(pid);
         let failed = |cause| Error::io("make the directory", own.display(), cause);
         remove(&own).map_err(failed)?;
         fs::create_dir_all(&self.0).map_err(failed)?;
@@ -187,12 +187,12 @@ impl MetricsDir {
         DirBuilder::new().mode(0o700).create(&own).map_err(failed)
     }
 
-    /// Removes the calling process's directory.
+    /// Removes that directory.
     ///
     /// # Errors
     /// Those of unlink(2) and rmdir(2).
-    pub fn remove_own(&self) -> Result<()> {
-        let own = self.process(std::process::id());
+    pub fn remove(&self, pid: u32) -> Result<()> {
+        let own = self.process(pid);
         remove(&own).map_err(|cause| Error::io("remove the directory", own.display(), cause))
     }
 
@@ -249,13 +249,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = MetricsDir::new(root.path().join("shm"));
         let pid = std::process::id();
-        dir.create_own().unwrap();
+        dir.create(std::process::id()).unwrap();
         fs::write(dir.vdi(pid, 3), "left").unwrap();
-        dir.create_own().unwrap();
+        dir.create(std::process::id()).unwrap();
         assert!(!dir.vdi(pid, 3).exists());
         assert_eq!(dir.remove_leftovers(pid).unwrap(), None, "it lives");
-        dir.remove_own().unwrap();
-        dir.remove_own().unwrap();
+        dir.remove(std::process::id()).unwrap();
+        dir.remove(std::process::id()).unwrap();
         // No process has this number: it is beyond the highest that there can be.
         let dead = 1 << 30;
         assert_eq!(dir.remove_leftovers(dead).unwrap(), None);
@@ -274,7 +274,7 @@ mod tests {
         fs::create_dir(&other).unwrap();
         fs::write(other.join("kept"), "kept").unwrap();
         std::os::unix::fs::symlink(&other, dir.process(std::process::id())).unwrap();
-        dir.create_own().unwrap();
+        dir.create(std::process::id()).unwrap();
         assert!(other.join("kept").exists());
     }
 }

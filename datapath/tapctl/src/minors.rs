@@ -8,7 +8,10 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::Path,
     time::Duration,
 };
@@ -167,6 +170,20 @@ impl MinorLock {
         }
     }
 
+    /// Goes on with a minor that a process has attached which has died since: with the file that it had
+    /// locked, and that a third process has kept open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] where that file is not locked any more, and another process has it.
+    pub fn inherited(minor: Minor, file: File) -> Result<Self> {
+        let action = "go on with minor";
+        match file.try_lock() {
+            Ok(()) => Ok(Self { minor, file }),
+            Err(TryLockError::WouldBlock) => Err(Error::new(ErrorKind::Busy, action, minor)),
+            Err(TryLockError::Error(cause)) => Err(Error::io(action, minor, cause)),
+        }
+    }
+
     /// Reserves the minor again, with what its file said, after something has removed the file. False
     /// where nothing had to be done.
     ///
@@ -212,6 +229,19 @@ impl MinorLock {
     #[must_use]
     pub fn minor(&self) -> Minor {
         self.minor
+    }
+}
+
+impl AsFd for MinorLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for MinorLock {
+    fn drop(&mut self) {
+        // Closing the file is not enough where another process keeps it open for a successor.
+        let _unlocked_when_closed = self.file.unlock();
     }
 }
 

@@ -148,17 +148,6 @@ impl Identity {
         }
     }
 
-    /// SIGKILL, if it still lives; nothing if it does not.
-    ///
-    /// # Errors
-    /// Those of kill(2).
-    pub fn kill(&self) -> Result<()> {
-        match self.signal(Signal::KILL) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    }
-
     /// Waits until it has ended; false where it has not within that time.
     ///
     /// # Errors
@@ -203,8 +192,21 @@ impl Identity {
 /// # Errors
 /// Where /proc cannot be read.
 pub fn started_with(name: &str, value: &OsStr) -> Result<Vec<Identity>> {
-    let failed = |cause| Error::io("search the processes in", "/proc", cause);
     let wanted = [name.as_bytes(), b"=", value.as_bytes()].concat();
+    all_that(|pid| identity_with(pid, "environ", |texts| texts.contains(&&*wanted)))
+}
+
+/// The living processes, without the caller, in whose arguments these follow each other.
+pub(crate) fn processes_with_arguments(wanted: &[&[u8]]) -> Result<Vec<Identity>> {
+    all_that(|pid| {
+        let are_there = |texts: &[&[u8]]| texts.windows(wanted.len()).any(|it| it == wanted);
+        identity_with(pid, "cmdline", are_there)
+    })
+}
+
+/// The processes, without the caller, for which `identify` gives an identity.
+fn all_that(identify: impl Fn(u32) -> Option<Identity>) -> Result<Vec<Identity>> {
+    let failed = |cause| Error::io("search the processes in", "/proc", cause);
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
@@ -212,24 +214,24 @@ pub fn started_with(name: &str, value: &OsStr) -> Result<Vec<Identity>> {
         if pid == std::process::id() {
             continue;
         }
-        found.extend(identity_with(pid, &wanted));
+        found.extend(identify(pid));
     }
     Ok(found)
 }
 
-/// The identity of a process, if its environment has this variable.
-fn identity_with(pid: u32, wanted: &[u8]) -> Option<Identity> {
+/// The identity of a process, if the texts in that file of it are those that are searched for.
+fn identity_with(pid: u32, file: &str, is_wanted: impl Fn(&[&[u8]]) -> bool) -> Option<Identity> {
     for _ in 0..EXEC_LOOKS {
-        // The identity is taken before the environment is read, so that both are of one process.
+        // The identity is taken before the texts are read, so that both are of one process.
         let identity = Identity::of(pid).ok()??;
-        let environment = fs::read(proc_path(pid, "environ")).unwrap_or_default();
-        let is_meant = environment.split(|&byte| byte == 0).any(|variable| variable == wanted);
+        let texts = fs::read(proc_path(pid, file)).unwrap_or_default();
+        let is_meant = is_wanted(&texts.split(|&byte| byte == 0).collect::<Vec<_>>());
         if is_meant && identity.is_same() {
             return Some(identity);
         }
-        // One that is about to execute its program has no environment yet, and then another program than
+        // One that is about to execute its program has no texts yet, and then another program than
         // before. Threads of the kernel have no program.
-        let is_executing = is_meant || environment.is_empty() && identity.executable.is_some();
+        let is_executing = is_meant || texts.is_empty() && identity.executable.is_some();
         if !is_executing {
             return None;
         }

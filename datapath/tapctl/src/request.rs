@@ -168,6 +168,8 @@ pub enum Call {
     Sole,
     /// Ours: the number of clients of the disk, and for how long there has been none.
     Clients,
+    /// Ours: another process of the program that is installed now is to go on serving.
+    Upgrade,
 }
 
 /// One request.
@@ -226,6 +228,7 @@ impl Request {
             kind::RESIZE => Call::Resize { size_bytes: raw.u64(at::OWN_FIRST) },
             kind::SOLE => Call::Sole,
             kind::CLIENTS => Call::Clients,
+            kind::UPGRADE => Call::Upgrade,
             other => return Err(Malformed::Kind(other)),
         };
         Ok(Self { minor: raw.cookie(), call })
@@ -295,6 +298,7 @@ impl Call {
             Self::Resize { .. } => kind::RESIZE,
             Self::Sole => kind::SOLE,
             Self::Clients => kind::CLIENTS,
+            Self::Upgrade => kind::UPGRADE,
         }
     }
 
@@ -333,6 +337,37 @@ impl Call {
             Self::Resize { .. } => "resize",
             Self::Sole => "change the sole set of",
             Self::Clients => "count the clients of",
+            Self::Upgrade => "upgrade",
+        }
+    }
+
+    /// Whether it has the same effect and the same answer if it is sent once more, after the process that
+    /// was to answer has died.
+    #[must_use]
+    pub fn is_repeatable(&self) -> bool {
+        match self {
+            Self::Pid
+            | Self::Pause
+            | Self::Close
+            | Self::ForceShutdown
+            | Self::ListMinors
+            | Self::List
+            | Self::Stats
+            | Self::DiskInfo
+            | Self::Identify
+            | Self::Serving
+            | Self::Resize { .. }
+            | Self::Sole
+            | Self::Clients => true,
+            Self::Attach
+            | Self::Open(_)
+            | Self::Resume(_)
+            | Self::Detach
+            | Self::Connect(_)
+            | Self::Disconnect { .. }
+            | Self::Exit
+            | Self::Switch(_)
+            | Self::Upgrade => false,
         }
     }
 }

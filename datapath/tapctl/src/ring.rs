@@ -4,6 +4,8 @@
 
 use std::ffi::OsString;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     message::{Raw, at},
     text::{self, Unsendable, put},
@@ -13,7 +15,7 @@ use crate::{
 pub const RING_ORDER_MAX: u32 = 3;
 
 /// A guest's shared ring (`struct tapdisk_message_blkif`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ring {
     /// The guest.
     pub domid: u32,
@@ -26,6 +28,7 @@ pub struct Ring {
     /// Layout of the ring: native, 32 or 64 bit.
     pub protocol: u32,
     /// The page pool's name; empty: none. `None`: the field has no end, which who serves it refuses.
+    #[serde(skip)]
     pub pool: Option<OsString>,
     /// Event channel port.
     pub port: u32,

@@ -30,7 +30,7 @@ use crate::{
     connection,
     conversation::Conversation,
     dir::ControlDir,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
 };
 
 /// Connections that the kernel keeps for us (`TD_CTL_SOCK_BACKLOG`).
@@ -51,14 +51,25 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `ctl<pid>`. A file of that name is removed first: it can only be left over from a
-    /// dead process, as the number is the caller's own.
+    /// Binds `ctl<pid>`. A file of that name is removed first, where no process listens on it: then it is
+    /// left over from a dead process, as the number is the caller's own.
     ///
     /// # Errors
-    /// Those of bind(2); ENAMETOOLONG where clients could not name the socket.
+    /// [`ErrorKind::Busy`] where a process listens on it: one that goes on serving after the death of
+    /// its keeper, which had that number. Those of bind(2); ENAMETOOLONG where clients could not name the socket.
     pub fn bind(dir: &ControlDir, pid: u32) -> Result<Self> {
         let path = dir.ctl(pid);
+        if connection::probe(&path).is_ok() {
+            return Err(Error::new(ErrorKind::Busy, "listen on", path.display()));
+        }
         Ok(Self { socket: listening(&path)?, path })
+    }
+
+    /// Goes on with `ctl<pid>` as a process has left it that has died since: callers that have
+    /// connected meanwhile are in its queue.
+    #[must_use]
+    pub fn inherited(dir: &ControlDir, pid: u32, socket: OwnedFd) -> Self {
+        Self { socket, path: dir.ctl(pid) }
     }
 
     /// Whether clients find the socket by its name.

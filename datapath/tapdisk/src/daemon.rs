@@ -22,10 +22,17 @@ pub(crate) fn detach(log: &Syslog) -> Result<()> {
         report(log, &format!("not protected from the out-of-memory killer: {error}"));
     }
     cgroup::leave(Groups::Deadly, &|text| report(log, text));
-    // Entering a group can take the kernel tens of milliseconds, and these are in no hurry.
-    let log = log.clone();
-    std::thread::spawn(move || cgroup::leave(Groups::Limiting, &|text| report(&log, text)));
+    leave_limiting_groups(log);
     Ok(())
+}
+
+/// Leaves the control groups that only limit. Entering a group can take the kernel tens of milliseconds, and
+/// these are in no hurry. A server that is started meanwhile does it for itself.
+pub(crate) fn leave_limiting_groups(log: &Syslog) {
+    let log = log.clone();
+    std::thread::spawn(move || {
+        cgroup::leave(Groups::Limiting, &|text| log.send(Severity::Warning, text));
+    });
 }
 
 /// Closes the caller's standard streams: the caller may be waiting for their end.

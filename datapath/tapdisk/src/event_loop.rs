@@ -1,26 +1,13 @@
 //! The event loop: one thread, which waits nowhere but in [`Poller::wait`].
 
 use std::{
-    io::{self, Write},
+    io,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use blkif::{Xen, mock::MockXen};
-use block::Interest;
-use host::{Config, Environment};
-use nbd::ReceiveLimit;
-use slab::Slab;
-use syslog::{Severity, Syslog};
-use tapctl::{ControlDir, Conversations, Listener};
-
 use crate::{
-    clients::Shutdown,
-    control::{ATTACH_RETRY, CALLERS_PAUSE, LOOK_INTERVAL, Look},
-    daemon,
-    frontend::Receivers,
-    poll::{Poller, Polling, Source},
-    signals::Signals,
+    control::{ATTACH_RETRY, CALLERS_PAUSE, Look},
+    poll::{Poller, Source},
     tapdisk::Tapdisk,
 };
 
@@ -30,10 +17,19 @@ const IDLE: Duration = Duration::from_secs(1);
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a process that the datapath plugin started waits for the first minor.
-const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How serving has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Everything is closed.
+    Over,
+    /// Another process is to go on.
+    Replaced,
+}
 
 /// The loop, and what it serves.
-struct EventLoop {
+pub(crate) struct EventLoop {
     tapdisk: Tapdisk,
     poller: Poller,
     /// Events of the current pass. Kept for their capacity, as `runnable` is: no pass allocates.
@@ -44,94 +40,22 @@ struct EventLoop {
     idle_since: Option<Instant>,
 }
 
-/// Detaches this process from its caller, announces its control socket, and serves until the last VBD is
-/// detached or a signal ends it.
-pub(crate) fn run() -> Result<()> {
-    // Before anything changes directory, as paths may be relative.
-    let environment = Environment::process();
-    let log = host::syslog(&environment, "tapdisk-ram");
-    let config = Config::read(&environment)?;
-    config.warnings.iter().for_each(|warning| log.send(Severity::Warning, warning));
-    daemon::detach(&log)?;
-    memory::return_large_blocks();
-    let log = log.nonblocking();
-    let dir = config.control;
-    dir.create().context("making the control directory")?;
-    // Files of a dead process that had this pid.
-    if let Err(error) = dir.remove_leftovers(std::process::id(), None) {
-        log.send(Severity::Warning, format_args!("leftovers: {error}"));
-    }
-    let poller = Poller::new(Polling::new(config.poll)).context("making an epoll")?;
-    let xen: Box<dyn Xen> = match config.mock_xen {
-        Some(guests) => Box::new(MockXen::new(guests)),
-        None => Box::new(xen::Host::default()),
-    };
-    let mut tapdisk = tapdisk(dir, log, xen, &poller)?;
-    tapdisk.unused_until = config.started_by_plugin.then(|| Instant::now() + UNUSED_TIMEOUT);
-    if let Err(error) = tapdisk.dir.metrics().create_own() {
-        tapdisk.warn(format_args!("without statistics: {error}"));
-    }
-    announce(&tapdisk).inspect_err(|_| {
-        // No process knows of this one: it leaves nothing behind.
-        let _left = tapdisk.dir.metrics().remove_own();
-    })?;
-    let mut event_loop =
-        EventLoop { tapdisk, poller, ready: Vec::new(), metrics_due: None, idle_since: None };
-    let done = event_loop.serve();
-    let EventLoop { mut tapdisk, poller, .. } = event_loop;
-    tapdisk.vbds.clear();
-    // Files that cannot be removed are removed by the next process that finds them.
-    let _left = tapdisk.dir.metrics().remove_own();
-    tapdisk.info(format_args!("ended; longest pass of the loop {:?}", poller.longest_pass()));
-    done.context("serving")
-}
-
-/// The state of a process that serves nothing yet.
-fn tapdisk(dir: ControlDir, log: Syslog, xen: Box<dyn Xen>, poller: &Poller) -> Result<Tapdisk> {
-    let sources = poller.sources().clone();
-    let readable = Interest { readable: true, writable: false };
-    let listener = Listener::bind(&dir, std::process::id()).context("making the control socket")?;
-    let listener = sources.watch(listener, Source::Control, readable);
-    let signals = Signals::handle().and_then(|it| sources.watch(it, Source::Signal, readable));
-    Ok(Tapdisk {
-        dir,
-        vbds: Slab::new(),
-        draining: Slab::new(),
-        xen,
-        polled: Vec::new(),
-        given_up_rings: Vec::new(),
-        updates: Slab::new(),
-        receivers: Receivers::default(),
-        runnable: Vec::new(),
-        receive_limit: ReceiveLimit::new(),
-        listener: listener.context("waiting for callers")?,
-        conversations: Conversations::new(),
-        attaching: Vec::new(),
-        signals: signals.context("waiting for signals")?,
-        unused_until: None,
-        has_lost_clients: false,
-        names_due: Instant::now() + LOOK_INTERVAL,
-        end: None,
-        callers_resume: None,
-        accept_resumes: None,
-        longest_pass: Duration::ZERO,
-        log,
-        sources,
-    })
-}
-
-fn announce(tapdisk: &Tapdisk) -> Result<()> {
-    let path = tapdisk.listener.path().display();
-    let mut stdout = io::stdout();
-    writeln!(stdout, "{path}").context("announcing the control socket")?;
-    stdout.flush().context("announcing the control socket")?;
-    daemon::release_streams()?;
-    tapdisk.info(format_args!("started, control socket {path}"));
-    Ok(())
-}
-
 impl EventLoop {
-    fn serve(&mut self) -> io::Result<()> {
+    pub(crate) fn new(tapdisk: Tapdisk, poller: Poller) -> Self {
+        Self { tapdisk, poller, ready: Vec::new(), metrics_due: None, idle_since: None }
+    }
+
+    /// Removes what is left, once everything is served.
+    pub(crate) fn close(self) {
+        let Self { mut tapdisk, poller, .. } = self;
+        tapdisk.vbds.clear();
+        // Files that cannot be removed are removed by the next process that finds them.
+        let _left = tapdisk.dir.metrics().remove(tapdisk.pid);
+        tapdisk.info(format_args!("ended; longest pass of the loop {:?}", poller.longest_pass()));
+    }
+
+    /// Serves until the last VBD is detached, a signal ends the process, or another one is to go on.
+    pub(crate) fn serve(&mut self) -> io::Result<End> {
         loop {
             let at_once = !self.tapdisk.runnable.is_empty() || self.tapdisk.has_busy_drives();
             let timeout = if at_once { Some(Duration::ZERO) } else { self.timeout() };
@@ -153,7 +77,10 @@ impl EventLoop {
             }
             self.relax(busy, woken);
             if self.tapdisk.is_over(woken) {
-                return Ok(());
+                return Ok(End::Over);
+            }
+            if self.tapdisk.is_replaced {
+                return Ok(End::Replaced);
             }
         }
     }
@@ -161,6 +88,7 @@ impl EventLoop {
     fn handle(&mut self, source: Source) {
         match source {
             Source::Signal => self.handle_signals(),
+            Source::Keeper => self.tapdisk.keeper_died(),
             Source::Control => self.tapdisk.accept_callers(),
             Source::Conversation(key) => self.tapdisk.converse(key),
             Source::Listener(vbd, endpoint) => self.tapdisk.accept_clients(vbd, endpoint),
@@ -259,10 +187,6 @@ impl EventLoop {
         if !self.tapdisk.is_stopping() {
             self.tapdisk.info(format_args!("ending, as a signal says"));
         }
-        let vbds: Vec<usize> = self.tapdisk.vbds.iter().map(|(key, _)| key).collect();
-        for vbd in vbds {
-            self.tapdisk.close_disk(vbd, Shutdown::Graceful, None);
-        }
-        self.tapdisk.stop();
+        self.tapdisk.end();
     }
 }

@@ -1,8 +1,9 @@
 //! tapdisk-ram: a process that the tools of dom0 take for a tapdisk. It serves RAM disks over NBD
 //! and is told what to do through its control socket.
 //!
-//! `launch` starts the process that stays, and `daemon` detaches that from its caller. `event_loop` is
-//! its single thread: it waits in `poll` and calls the methods of `tapdisk`, the state of the process,
+//! `launch` starts the process that stays, `daemon` detaches that from its caller, and it becomes the
+//! `keeper`, which starts the `server`, and the next one when that dies; `kept` is what a server leaves for its
+//! successor. `event_loop` is the server's single thread: it waits in `poll` and calls the methods of `tapdisk`, the state of the process,
 //! which are in `control` (what callers ask for) and `clients` (accepting, serving, closing). `vbd` is a
 //! minor and its disk, `frontend` one client, `task` what takes longer than a pass of the loop may,
 //! `volume` the store's disk, `metrics` the statistics, `signals` what other processes send. PROTOCOL.md has all of the protocol in tables.
@@ -12,10 +13,14 @@ mod control;
 mod daemon;
 mod event_loop;
 mod frontend;
+mod keeper;
+mod kept;
 mod launch;
 mod metrics;
 mod poll;
+mod server;
 mod signals;
+mod successor;
 mod tapdisk;
 mod task;
 mod vbd;
@@ -28,6 +33,7 @@ use std::{
 };
 
 use host::{Variable, variables};
+use tapctl::keeper::SERVE_FOR;
 
 /// Exit status of a command line that makes no sense.
 const EXIT_USAGE: u8 = 2;
@@ -42,6 +48,9 @@ path of its control socket, and waits to be told what to serve. With `serve` it 
 foreground, detached from the caller's session and control group. tap-ctl-ram, or blktap's tap-ctl,
 tells it what to serve.
 
+It becomes two processes: a keeper, whose pid tap-ctl shows, and the server, its child. When the
+server dies, the keeper starts the next one, which goes on where that was.
+
 Environment:";
 
 /// The variables that a tapdisk reads.
@@ -51,12 +60,15 @@ const VARIABLES: [Variable; 4] =
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let argument = arguments.next();
+    if argument.as_deref() == Some(OsStr::new(SERVE_FOR)) {
+        return server::run(arguments);
+    }
     if arguments.next().is_some() {
         return usage();
     }
     let done = match argument.as_deref().map(OsStr::as_encoded_bytes) {
         None => launch::run(),
-        Some(b"serve") => event_loop::run(),
+        Some(b"serve") => keeper::run(),
         Some(b"-h" | b"--help") => print(&help()),
         Some(b"-V" | b"--version") => {
             print(&format!("tapdisk-ram {}\n", env!("CARGO_PKG_VERSION")))

@@ -17,7 +17,7 @@ use std::{
 };
 
 use signal_hook::consts::{
-    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM,
 };
 
 /// Signals whose default is to end a process.
@@ -27,6 +27,7 @@ const IGNORED: [i32; 6] = [SIGUSR1, SIGUSR2, SIGALRM, SIGIO, SIGPROF, SIGVTALRM]
 #[derive(Debug)]
 pub(crate) struct Signals {
     socket: UnixStream,
+    theirs: UnixStream,
     ends: Arc<AtomicBool>,
     look: Arc<AtomicBool>,
 }
@@ -41,6 +42,13 @@ pub(crate) struct Asked {
 }
 
 impl Signals {
+    /// Handles signals from now on, and the end of a child: the descriptor is readable then, too.
+    pub(crate) fn handle_of_keeper() -> io::Result<Self> {
+        let signals = Self::handle()?;
+        signal_hook::low_level::pipe::register(SIGCHLD, signals.theirs.try_clone()?)?;
+        Ok(signals)
+    }
+
     /// Handles signals from now on.
     pub(crate) fn handle() -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
@@ -48,13 +56,13 @@ impl Signals {
         for signal in IGNORED {
             signal_hook::flag::register(signal, Arc::default())?;
         }
-        let signals = Self { socket, ends: Arc::default(), look: Arc::default() };
+        let signals = Self { socket, theirs, ends: Arc::default(), look: Arc::default() };
         for (signal, flag) in
             [(SIGTERM, &signals.ends), (SIGINT, &signals.ends), (SIGHUP, &signals.look)]
         {
             // In this order: the flag is set when the descriptor is readable.
             signal_hook::flag::register(signal, Arc::clone(flag))?;
-            signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+            signal_hook::low_level::pipe::register(signal, signals.theirs.try_clone()?)?;
         }
         Ok(signals)
     }

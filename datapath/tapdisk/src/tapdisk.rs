@@ -4,6 +4,7 @@
 
 use std::{
     fmt,
+    os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,7 @@ use tapctl::{ControlDir, Conversation, Conversations, Key as ConversationKey, Li
 
 use crate::{
     frontend::{DRAIN_TIMEOUT, Device, Draining, Receivers},
+    kept::{Group, Keeper, StateFile},
     poll::{ClientKey, Sources, VbdKey, Watched},
     signals::Signals,
     task::KeyUpdate,
@@ -26,7 +28,19 @@ pub(crate) const ACCEPTS_MAX: usize = 16;
 
 /// The state of the process.
 pub(crate) struct Tapdisk {
+    /// The number by which other programs know the tapdisk: that of the keeper.
+    pub(crate) pid: u32,
     pub(crate) dir: ControlDir,
+    pub(crate) keeper: Keeper,
+    /// Readable once the keeper is dead.
+    pub(crate) keeper_end: Option<Watched<UnixStream>>,
+    /// What a successor finds, and what was written there last.
+    pub(crate) state_file: StateFile,
+    pub(crate) saved_state: Vec<u8>,
+    /// The control socket, as the keeper holds it.
+    pub(crate) control_group: Group,
+    /// Whether another process of the program that is installed now is to go on.
+    pub(crate) is_replaced: bool,
     pub(crate) sources: Sources,
     pub(crate) vbds: Slab<Vbd>,
     /// Clients whose disk was closed, and that have still to take answers.

@@ -1,6 +1,6 @@
 //! A disk of the store, as drives see it, and how it is named.
 
-use std::{io, ops::ControlFlow, path::Path};
+use std::{fs::File, io, ops::ControlFlow, path::Path};
 
 use block::{Disk, Extent, StatusExtent};
 use memory::WriteSlice;
@@ -34,6 +34,11 @@ impl Volume {
     /// A plain file. It exists nowhere but in this process.
     pub(crate) fn loaded(disk: store::Disk) -> Self {
         Self(Structure { disk, is_loaded: true })
+    }
+
+    /// The file that is locked as long as it is open; a loaded file has none.
+    pub(crate) fn lock(&self) -> Option<&File> {
+        self.0.disk.lock()
     }
 
     /// Whether it exists nowhere but in this process, and has to stay open over a pause.

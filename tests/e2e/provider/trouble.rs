@@ -118,11 +118,11 @@ fn a_tapdisk_that_hangs_is_not_killed_and_loses_nothing() {
     let disk = stock.xapi.plug(&sr, &key, "5");
     put(&disk, 0, "patience");
     let tapdisk = disk.tapdisk();
-    tapdisk.signal(rustix::process::Signal::STOP).unwrap();
+    end_to_end::signal_all(&tapdisk, rustix::process::Signal::STOP);
     let says = ["host's own tapdisk", "it hangs", "gives up what was written"];
     refused(disk.step("Datapath.deactivate"), 453, &says);
     assert!(tapdisk.is_same());
-    tapdisk.signal(rustix::process::Signal::CONT).unwrap();
+    end_to_end::signal_all(&tapdisk, rustix::process::Signal::CONT);
     disk.step("Datapath.deactivate").unwrap();
     disk.step("Datapath.activate").unwrap();
     assert_eq!(get(&disk, 0), "patience");

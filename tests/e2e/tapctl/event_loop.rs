@@ -162,9 +162,9 @@ fn a_copy_of_a_connection_that_was_passed_on_costs_no_processor_time() {
     assert_eq!(client.read(0, 5).unwrap(), b"image");
     drop(ours);
     thread::sleep(Duration::from_millis(100));
-    let before = cpu_ticks(tapdisk.pid);
+    let before = cpu_ticks(tapdisk.server().pid);
     thread::sleep(Duration::from_millis(1000));
-    let spent = cpu_ticks(tapdisk.pid) - before;
+    let spent = cpu_ticks(tapdisk.server().pid) - before;
     assert!(spent < 20, "{spent} ticks of 100 were spent on a client that is gone");
     drop(theirs);
 }
@@ -178,7 +178,7 @@ fn signals_that_other_programs_send_end_no_disk() {
     let mut client = host.connect(&tapdisk);
     for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::ALARM, Signal::IO, Signal::PIPE]
     {
-        tapdisk.identity.signal(signal).unwrap();
+        end_to_end::signal_all(&tapdisk.identity, signal);
         assert_eq!(client.read(0, 5).unwrap(), b"image", "after {signal:?}");
     }
 }
@@ -207,7 +207,7 @@ fn the_oldest_silent_client_gives_way_and_not_the_youngest() {
 
 /// Memory of the process that is in no file, in KiB.
 fn anonymous_kib(tapdisk: &Tapdisk) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", tapdisk.pid)).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", tapdisk.server().pid)).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -39,9 +39,9 @@ fn callers_who_hang_hold_nobody_up() {
         }
     }
     // While all of that waits, the process does too.
-    let before = cpu_ticks(tapdisk.pid);
+    let before = cpu_ticks(tapdisk.server().pid);
     thread::sleep(Duration::from_millis(500));
-    let spent = cpu_ticks(tapdisk.pid) - before;
+    let spent = cpu_ticks(tapdisk.server().pid) - before;
     assert!(spent < 20, "{spent} ticks of 50 were spent on waiting");
 }
 
@@ -93,14 +93,14 @@ fn more_descriptors_than_there_may_be_end_nothing() {
     }
     let host = Host::new();
     let tapdisk = host.serve("image", 65536);
-    tools::run("prlimit", &["--pid", &tapdisk.pid.to_string(), "--nofile=40"]);
+    tools::run("prlimit", &["--pid", &tapdisk.server().pid.to_string(), "--nofile=40"]);
     let mut client = host.connect(&tapdisk);
     let kept: Vec<_> =
         (0..60).filter_map(|_| UnixStream::connect(host.nbd_path(&tapdisk)).ok()).collect();
     assert_eq!(client.read(0, 5).unwrap(), b"image");
-    let before = cpu_ticks(tapdisk.pid);
+    let before = cpu_ticks(tapdisk.server().pid);
     thread::sleep(Duration::from_millis(300));
-    assert!(cpu_ticks(tapdisk.pid) - before < 12, "it does not try again and again");
+    assert!(cpu_ticks(tapdisk.server().pid) - before < 12, "it does not try again and again");
     drop(kept);
     assert_eq!(tapdisk.control.pid().unwrap(), tapdisk.pid);
     drop(host.connect(&tapdisk));
@@ -124,9 +124,9 @@ fn requests_of_a_paused_disk_are_answered_when_it_is_resumed() {
     drop(leaver);
     client.socket().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     assert!(client.socket().read(&mut [0]).is_err(), "nothing is answered");
-    let before = cpu_ticks(disk.tapdisk().pid);
+    let before = cpu_ticks(disk.server().pid);
     thread::sleep(Duration::from_millis(300));
-    assert!(cpu_ticks(disk.tapdisk().pid) - before < 12, "and nothing done about who left");
+    assert!(cpu_ticks(disk.server().pid) - before < 12, "and nothing done about who left");
     client.socket().set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     control.resume(minor, Resume::default()).unwrap();
     client.finish(write).unwrap();
@@ -304,6 +304,6 @@ fn the_next_one_with_the_number_of_a_dead_one_cleans_up() {
     assert_eq!(fs::read_dir(metrics.process(pid)).unwrap().count(), 0);
     assert!(dir.nbd(1, 9).exists());
     drop(other);
-    child.kill().unwrap();
+    tapctl::Identity::of(pid).unwrap().unwrap().kill().unwrap();
     child.wait().unwrap();
 }

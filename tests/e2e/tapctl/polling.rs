@@ -11,7 +11,7 @@ const LENGTH: u32 = 4096;
 /// Processor time of all that a process has done so far (proc(5): utime and stime, in ticks of
 /// which a second has a hundred).
 fn processor_time(tapdisk: &Tapdisk) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", tapdisk.pid)).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", tapdisk.server().pid)).unwrap();
     let (_, fields) = stat.rsplit_once(')').unwrap();
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();

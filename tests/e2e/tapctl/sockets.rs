@@ -124,7 +124,8 @@ fn whatever_is_passed_on_nobody_else_waits() {
     let (pid, minor) = (tapdisk.pid, tapdisk.minor);
     let mut client = host.connect(&tapdisk);
     let receivers = [host.dir.nbdserver(pid, minor), host.dir.nbdserver_new(pid, minor)];
-    let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let server = tapdisk.server().pid;
+    let open = || std::fs::read_dir(format!("/proc/{server}/fd")).unwrap().count();
     let before = open();
     let mut silent = Vec::new();
     for receiver in &receivers {

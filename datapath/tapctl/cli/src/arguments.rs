@@ -107,6 +107,15 @@ pub(crate) enum Command {
     },
     /// Print statistics as JSON
     Stats(On),
+    /// Let the program that is installed now serve the disks of a tapdisk-ram
+    ///
+    /// Another process takes over, under the same pid; guests notice nothing, and NBD clients reconnect.
+    /// Prints the version that serves then.
+    Upgrade {
+        /// The tapdisk
+        #[arg(short)]
+        pid: u32,
+    },
 }
 
 /// Which VBD.
@@ -171,7 +180,7 @@ mod tests {
             names,
             [
                 "list", "allocate", "free", "create", "destroy", "spawn", "attach", "detach",
-                "open", "close", "pause", "unpause", "stats"
+                "open", "close", "pause", "unpause", "stats", "upgrade"
             ]
         );
     }

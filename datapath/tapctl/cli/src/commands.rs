@@ -57,6 +57,13 @@ pub(crate) fn execute(command: Command, config: &Config) -> Result<()> {
             Ok(client(on).resume(on.minor, Resume { params, ..Resume::default() })?)
         }
         Command::Stats(on) => print(format::stats(&client(on).stats(on.minor)?).as_bytes()),
+        Command::Upgrade { pid } => {
+            let tapdisk = Client::new(dir, pid);
+            tapdisk.upgrade()?;
+            // The successor answers.
+            let version = tapdisk.identify()?.map(|it| format!("{} {}\n", it.name, it.version));
+            print(version.unwrap_or_default().as_bytes())
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! tap-ctl-ram: a `tap-ctl` for hosts without blktap, and for tests. It has the same sub-commands,
-//! options, outputs and exit codes (`control/tap-ctl.c` of blktap), and drives blktap's tapdisks too.
+//! options, outputs and exit codes (`control/tap-ctl.c` of blktap), and drives blktap's tapdisks too. One
+//! sub-command is its own, `upgrade`.
 //!
 //! Exit codes are error numbers; their text goes to stderr. Left out are the options for what
 //! no disk in memory has: parent chains (`-e`), caches (`-r`), second images (`-2`, `-s`), logs of

@@ -47,7 +47,10 @@ impl Tapdisk {
         let minor = self.vbds[vbd].minor();
         let device = self.remove_client(vbd, key).and_then(|it| Some(it.origin.ring()?.device));
         // Until it is disconnected the guest's device is not served again.
-        self.given_up_rings.extend(device);
+        if let Some(device) = device {
+            self.given_up_rings.push(device);
+            self.save_state();
+        }
         match (device, fault) {
             (Some(device), Some(fault)) => self.warn(format_args!(
                 "minor {minor}: the ring of {device} is given up, until the guest connects a new \

@@ -1,12 +1,16 @@
 //! Attach and detach: which minors the process has.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use rustix::io::Errno;
 use tapctl::{ErrorKind, Failure, Key as ConversationKey, Minor, MinorLock, Reply};
 
 use super::handle::Handled;
 use crate::{
+    kept::Group,
     tapdisk::{Attaching, Tapdisk},
     vbd::{State, Vbd},
 };
@@ -25,9 +29,9 @@ impl Tapdisk {
         if self.find(minor).is_some() || self.attaching.iter().any(|it| it.minor == minor) {
             return Err(Errno::EXIST.into());
         }
-        match MinorLock::take(&self.dir, minor) {
-            Ok(lock) => {
-                self.vbds.insert(Vbd::new(lock));
+        match self.take_minor(minor) {
+            Ok((lock, group)) => {
+                self.vbds.insert(Vbd::new(lock, group));
                 Ok(Some(Reply::Done))
             }
             Err(error) if error.kind() == ErrorKind::Busy => {
@@ -42,9 +46,9 @@ impl Tapdisk {
     /// Tries again to attach minors that other processes had locked.
     pub(crate) fn retry_attaching(&mut self, now: Instant) {
         for attaching in std::mem::take(&mut self.attaching) {
-            match MinorLock::take(&self.dir, attaching.minor) {
-                Ok(lock) => {
-                    self.vbds.insert(Vbd::new(lock));
+            match self.take_minor(attaching.minor) {
+                Ok((lock, group)) => {
+                    self.vbds.insert(Vbd::new(lock, group));
                     self.answer(attaching.caller, &Reply::Done);
                 }
                 Err(error) if error.kind() == ErrorKind::Busy && now < attaching.until => {
@@ -53,6 +57,14 @@ impl Tapdisk {
                 Err(error) => self.answer(attaching.caller, &Reply::Error(failure(&error))),
             }
         }
+    }
+
+    /// Locks a minor, and has the keeper hold the lock.
+    pub(crate) fn take_minor(&self, minor: Minor) -> tapctl::Result<(MinorLock, Group)> {
+        let lock = MinorLock::take(&self.dir, minor)?;
+        let group = self.keeper.keep(&[lock.as_fd()]);
+        let group = group.map_err(|cause| tapctl::Error::not_kept(minor, cause))?;
+        Ok((lock, group))
     }
 
     pub(super) fn detach(&mut self, minor: Minor) -> Handled {

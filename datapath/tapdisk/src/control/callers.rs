@@ -63,6 +63,8 @@ impl Tapdisk {
 
     /// Answers a request. A caller that has gone away meanwhile gets no answer.
     pub(crate) fn answer(&mut self, key: ConversationKey, reply: &Reply) {
+        // Before any caller knows of a change, a successor does.
+        self.save_state();
         let Some(conversation) = self.conversations.get_mut(key) else { return };
         match conversation.answer(reply) {
             Progress::Finished => _ = self.conversations.remove(key),

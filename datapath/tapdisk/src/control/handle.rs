@@ -14,7 +14,7 @@ impl Tapdisk {
         let minor = request.minor;
         let handled = match &request.call {
             Call::Pid => {
-                return Some(Reply::Pid(i32::try_from(std::process::id()).unwrap_or(i32::MAX)));
+                return Some(Reply::Pid(i32::try_from(self.pid).unwrap_or(i32::MAX)));
             }
             Call::Identify => {
                 return Some(Reply::Identity(Identification::ours(env!("CARGO_PKG_VERSION"))));
@@ -34,6 +34,7 @@ impl Tapdisk {
             Call::Resize { size_bytes } => self.resize(minor, *size_bytes),
             Call::Sole => self.reload_sole(minor),
             Call::Clients => self.clients(minor),
+            Call::Upgrade => self.upgrade(),
             // As blktap's tapdisk, which has no handler for the first two.
             Call::ListMinors | Call::Exit => Err(Errno::INVAL.into()),
             Call::Connect(ring) => self.connect_ring(caller, minor, ring),

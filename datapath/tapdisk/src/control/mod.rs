@@ -10,10 +10,12 @@ mod open;
 mod pause;
 mod rings;
 mod structure;
+mod upgrade;
 
 pub(crate) use attach::ATTACH_RETRY;
 pub(crate) use callers::CALLERS_PAUSE;
 pub(crate) use names::{LOOK_INTERVAL, Look};
+pub(crate) use rings::location;
 
 use rustix::io::Errno;
 use tapctl::{Failure, Flags};

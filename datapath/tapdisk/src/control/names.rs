@@ -4,7 +4,10 @@
 //! They are looked for once a second while disks are used, once a minute otherwise, and when a SIGHUP asks
 //! for it.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use tapctl::ErrorKind;
 
@@ -39,10 +42,13 @@ impl Tapdisk {
         }
         match self.restore() {
             Ok(false) => {}
-            Ok(true) => self.warn(format_args!(
-                "the names of this process were removed from {}; they are made again",
-                self.dir.path().display()
-            )),
+            Ok(true) => {
+                self.save_state();
+                self.warn(format_args!(
+                    "the names of this process were removed from {}; they are made again",
+                    self.dir.path().display()
+                ));
+            }
             Err(error) => self.warn(format_args!("the control directory is lost: {error:#}")),
         }
     }
@@ -53,17 +59,22 @@ impl Tapdisk {
         let mut restored = false;
         if !self.listener.is_named() {
             self.listener.replace(|listener| listener.rebind().map_err(anyhow::Error::from))?;
+            self.control_group = self.keeper.keep(&[self.listener.as_fd()])?;
             restored = true;
         }
         let mut taken = Vec::new();
         for (_, vbd) in &mut self.vbds {
             match vbd.restore_minor(&self.dir) {
-                Ok(minor) => restored |= minor,
+                Ok(false) => {}
+                Ok(true) => {
+                    vbd.group = self.keeper.keep(&[vbd.lock()])?;
+                    restored = true;
+                }
                 Err(error) if error.kind() == ErrorKind::Busy => taken.push(vbd.minor()),
                 Err(error) => return Err(error.into()),
             }
             let listeners = vbd.image_mut().and_then(|image| image.listeners.as_mut());
-            restored |= listeners.map_or(Ok(false), |listeners| listeners.restore())?;
+            restored |= listeners.map_or(Ok(false), |it| it.restore(&self.keeper))?;
         }
         for minor in taken {
             self.warn(format_args!(
@@ -76,16 +87,16 @@ impl Tapdisk {
 
     fn restore_metrics(&mut self) -> anyhow::Result<bool> {
         let metrics = self.dir.metrics();
-        if metrics.process(std::process::id()).is_dir() {
+        if metrics.process(self.pid).is_dir() {
             return Ok(false);
         }
-        metrics.create_own()?;
+        metrics.create(self.pid)?;
         for (_, vbd) in &mut self.vbds {
             let minor = vbd.minor();
             let Some(image) = vbd.image_mut() else { continue };
             // The old ones first: they remove their names.
             image.files = None;
-            image.files = Some(Files::create(metrics, minor)?);
+            image.files = Some(Files::create(metrics, self.pid, minor)?);
         }
         Ok(true)
     }

@@ -1,18 +1,20 @@
 //! Open and close: which disk a minor has.
 
-use std::time::Instant;
+use std::{io, os::fd::AsFd, time::Instant};
 
 use rustix::io::Errno;
+use store::Serving;
 use tapctl::{Failure, Flags, Key as ConversationKey, Minor, Open, Reply};
 
 use super::{handle::Handled, supported};
 use crate::{
     clients::Shutdown,
+    kept::Group,
     metrics::Files,
     poll::VbdKey,
     tapdisk::Tapdisk,
     task::{Opening, Wanted},
-    vbd::{DiskState, Idle, Image, Paused, Resume, Start, State, Vbd},
+    vbd::{DiskState, Idle, Image, Listeners, Paused, Place, Resume, Start, State, Vbd},
     volume::Volume,
 };
 
@@ -37,9 +39,26 @@ impl Tapdisk {
         params: &str,
         read_only: bool,
     ) -> Result<Opening, Failure> {
-        let minor = self.vbds[vbd].minor();
-        let wanted = Wanted { params, read_only, dir: &self.dir, vbd, minor };
-        Opening::start(wanted, &self.sources)
+        let serving = self.serving_of(self.vbds[vbd].minor(), read_only);
+        Opening::start(Wanted { params, serving, vbd }, &self.sources)
+    }
+
+    /// What the lock file of a volume says that is served under a minor.
+    pub(crate) fn serving_of(&self, minor: Minor, read_only: bool) -> Serving {
+        let control_dir = self.dir.path().to_string_lossy().into_owned();
+        Serving { pid: self.pid, control_dir, minor: minor.into(), read_only }
+    }
+
+    /// Where the sockets of a VBD are, and who waits for them.
+    pub(crate) fn place(&self, vbd: VbdKey, minor: Minor) -> Place<'_> {
+        let Self { sources, keeper, dir, pid, .. } = self;
+        Place { sources, keeper, dir, pid: *pid, vbd, minor }
+    }
+
+    /// Has the keeper hold the lock of a volume.
+    pub(crate) fn keep_lock(&self, volume: &Volume) -> Result<Option<Group>, Failure> {
+        let kept = volume.lock().map(|lock| self.keeper.keep(&[lock.as_fd()])).transpose();
+        kept.map_err(|error| not_kept(&error))
     }
 
     /// Goes on with the disk that is being opened for a VBD, and answers the caller when that is done.
@@ -117,20 +136,32 @@ impl Tapdisk {
     /// Serves a disk under a VBD from now on.
     fn serve_disk(&mut self, key: VbdKey, volume: Volume, params: &str) -> Result<(), Failure> {
         let minor = self.vbds[key].minor();
-        let shared = (&self.sources, &self.dir, &self.receive_limit);
-        let mut image = Image::serve(volume, params, (key, minor), shared)?;
-        match Files::create(self.dir.metrics(), minor) {
+        let lock = self.keep_lock(&volume)?;
+        let listeners = Listeners::open(self.place(key, minor)).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Failure::new(errno, error.to_string())
+        })?;
+        let disk = DiskState::running(volume);
+        let mut image = Image::new(disk, params, listeners, &self.receive_limit)?;
+        image.lock = lock;
+        self.serve_image(key, image);
+        self.serve_waiting_rings(key);
+        Ok(())
+    }
+
+    /// Serves an image under a VBD from now on.
+    pub(crate) fn serve_image(&mut self, key: VbdKey, mut image: Image) {
+        let minor = self.vbds[key].minor();
+        match Files::create(self.dir.metrics(), self.pid, minor) {
             Ok(files) => image.files = Some(files),
             Err(error) => self.warn(format_args!("minor {minor}: without statistics: {error}")),
         }
         let read_only = if image.disk.read_only() { " read-only" } else { "" };
         self.info(format_args!("minor {minor}: serving {}{read_only}", image.params));
         self.vbds[key].state = State::Open(Box::new(image));
-        self.serve_waiting_rings(key);
         if self.accept_resumes.is_some() {
             self.set_accepting(false);
         }
-        Ok(())
     }
 
     pub(super) fn close(
@@ -145,6 +176,12 @@ impl Tapdisk {
         }
         Ok(self.close_disk(key, shutdown, Some(caller)).then_some(Reply::Done))
     }
+}
+
+/// What the keeper does not hold would be lost with this process.
+pub(super) fn not_kept(error: &io::Error) -> Failure {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    Failure::new(errno, format!("handing descriptors to the keeper: {error}"))
 }
 
 impl Vbd {

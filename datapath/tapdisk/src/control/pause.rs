@@ -99,8 +99,11 @@ impl Tapdisk {
             }
             Ok(volume)
         });
-        match checked {
-            Ok(volume) => {
+        let kept = checked.and_then(|volume| Ok((self.keep_lock(&volume)?, volume)));
+        match kept {
+            Ok((lock, volume)) => {
+                let Some(image) = self.vbds[key].image_mut() else { return Ok(()) };
+                image.lock = lock;
                 params.clone_into(&mut image.params);
                 self.run_again(key, volume);
                 Ok(())

@@ -3,7 +3,7 @@
 //! The errors, and the order of the checks, are those of `tapdisk_control_xenblkif_connect` and
 //! `tapdisk_xenblkif_connect` (`drivers/tapdisk-control.c`, `drivers/td-blkif.c` of blktap).
 
-use std::{io, task::Poll, time::Instant};
+use std::{io, os::fd::AsFd, task::Poll, time::Instant};
 
 use blkif::{Abi, Features, INDIRECT_SEGMENTS_MAX, Journal, Location, Ring, Update};
 use block::{Disk, Interest};
@@ -13,6 +13,7 @@ use tapctl::{Failure, Key as ConversationKey, Minor, Reply, ring::RING_ORDER_MAX
 use super::handle::Handled;
 use crate::{
     frontend::{Device, Origin, RingInfo},
+    kept::Group,
     metrics::RingFiles,
     poll::VbdKey,
     tapdisk::Tapdisk,
@@ -40,56 +41,84 @@ impl Tapdisk {
         if self.is_connected(device) {
             return Err(Failure::new(Errno::ALREADY, format!("{device} is connected already")));
         }
-        let mut ring = self.open_ring(asked).map_err(|(what, error)| {
+        let (ring, journal) = self.open_ring(asked).map_err(|(what, error)| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Failure::new(errno, format!("{device}: {what}: {error}"))
         })?;
-        let files = RingFiles::create(self.dir.metrics(), device.domid, device.devid);
+        let info = self.ring_info(asked.clone(), &ring, journal);
+        // Before it is served, since requests are answered then.
+        self.vbds[key].waiting_rings.push((ring, info));
+        self.save_state();
+        self.info(format_args!("minor {minor}: {device} is connected"));
+        if self.vbds[key].image().is_some() {
+            self.serve_waiting_rings(key);
+            if !self.is_connected(device) {
+                return Err(Failure::new(Errno::IO, format!("{device}: it cannot be waited for")));
+            }
+        }
+        let pending = self.tell_features(key, device, Some(caller));
+        Ok((!pending).then_some(Reply::Done))
+    }
+
+    /// What the process keeps of a ring that was connected as `asked`.
+    pub(crate) fn ring_info(&self, asked: tapctl::Ring, ring: &Ring, journal: Group) -> RingInfo {
+        let device = Device { domid: asked.domid, devid: asked.devid };
+        let files = RingFiles::create(self.dir.metrics(), self.pid, device.domid, device.devid);
         let files = files
             .inspect_err(|error| self.warn(format_args!("{device}: without statistics: {error}")))
             .ok();
         // How long is the process's to decide, for all its clients: where polling has paid.
         let is_polled = asked.poll_duration > 0;
-        ring.set_polled(is_polled);
-        let info = RingInfo { device, is_polled, counters: ring.counters(), files };
-        self.info(format_args!("minor {minor}: {device} is connected"));
-        self.serve_ring(key, ring, info).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Failure::new(errno, format!("{device}: waiting for events: {error}"))
-        })?;
+        let counters = ring.counters();
+        RingInfo { device, is_polled, asked, journal, is_told: false, counters, files }
+    }
+
+    /// Begins to tell a guest what its disk can do. Whether that goes on, as in `start_update`.
+    pub(crate) fn tell_features(
+        &mut self,
+        key: VbdKey,
+        device: Device,
+        caller: Option<ConversationKey>,
+    ) -> bool {
         let read_only = self.vbds[key].image().is_some_and(|image| image.disk.read_only());
         let discard = (!read_only).then_some((Volume::BLOCK_BYTES as u32, 0));
         let indirect_segments_max = INDIRECT_SEGMENTS_MAX as u16;
         let features = Features { flush: true, discard, indirect_segments_max };
-        let pending = self.start_update(device, &Update::Features(features), Some(caller));
-        Ok((!pending).then_some(Reply::Done))
+        let pending = self.start_update(device, &Update::Features(features), caller);
+        if !pending {
+            self.was_told(device);
+        }
+        pending
+    }
+
+    /// Takes note that a guest was told what its disk can do, or cannot be told.
+    fn was_told(&mut self, device: Device) {
+        let rings = self.vbds.iter_mut().flat_map(|(_, vbd)| vbd.rings_mut());
+        rings.filter(|ring| ring.device == device).for_each(|ring| ring.is_told = true);
     }
 
     /// Maps a guest's ring and binds its event channel. An error with what was being done.
-    fn open_ring(&self, asked: &tapctl::Ring) -> Result<Ring, (&'static str, io::Error)> {
+    fn open_ring(&self, asked: &tapctl::Ring) -> Result<(Ring, Group), (&'static str, io::Error)> {
         let domain = self.xen.domain(asked.domid).map_err(|it| ("opening Xen's devices", it))?;
-        if asked.order > RING_ORDER_MAX {
-            return Err(("a ring of more than eight pages", Errno::INVAL.into()));
-        }
-        let abi = Abi::of_protocol(asked.protocol)
-            .ok_or(("the layout of its ring", Errno::PROTONOSUPPORT.into()))?;
-        let grefs = asked.grefs[..1 << asked.order].to_vec();
-        let location = Location { grefs, abi, port: asked.port };
+        let location = location(asked)?;
         let journal = Journal::create().map_err(|it| ("making a journal", it))?;
-        Ring::connect(domain, &location, journal).map_err(|it| ("connecting its ring", it))
+        let kept =
+            self.keeper.keep(&[journal.as_fd()]).map_err(|it| ("keeping its journal", it))?;
+        let ring = Ring::connect(domain, &location, journal);
+        Ok((ring.map_err(|it| ("connecting its ring", it))?, kept))
     }
 
-    /// Serves a ring from now on, or as soon as something is open.
-    fn serve_ring(&mut self, key: VbdKey, ring: Ring, info: RingInfo) -> io::Result<()> {
-        if self.vbds[key].image().is_none() {
-            self.vbds[key].waiting_rings.push((ring, info));
-            return Ok(());
-        }
+    /// Serves a ring from now on.
+    fn serve_ring(&mut self, key: VbdKey, mut ring: Ring, info: RingInfo) -> io::Result<()> {
+        ring.set_polled(info.is_polled);
         self.add_client(key, Box::new(ring), READABLE, Origin::Ring(Box::new(info)))
     }
 
-    /// Serves the rings that were connected when nothing was open.
-    pub(super) fn serve_waiting_rings(&mut self, key: VbdKey) {
+    /// Serves the rings that are connected and not served, if something is open.
+    pub(crate) fn serve_waiting_rings(&mut self, key: VbdKey) {
+        if self.vbds[key].image().is_none() {
+            return;
+        }
         for (ring, info) in std::mem::take(&mut self.vbds[key].waiting_rings) {
             let device = info.device;
             if let Err(error) = self.serve_ring(key, ring, info) {
@@ -180,6 +209,7 @@ impl Tapdisk {
 
     fn finish_update(&mut self, slot: usize, done: io::Result<()>) {
         let KeyUpdate { device, caller, .. } = self.updates.remove(slot);
+        self.was_told(device);
         if let Err(error) = done {
             self.warn(format_args!("{device}: its keys in xenstore: {error}"));
         }
@@ -187,4 +217,15 @@ impl Tapdisk {
             self.answer(caller, &Reply::Done);
         }
     }
+}
+
+/// Where a ring is that is to be connected. An error with what was being done.
+pub(crate) fn location(asked: &tapctl::Ring) -> Result<Location, (&'static str, io::Error)> {
+    if asked.order > RING_ORDER_MAX {
+        return Err(("a ring of more than eight pages", Errno::INVAL.into()));
+    }
+    let abi = Abi::of_protocol(asked.protocol)
+        .ok_or(("the layout of its ring", Errno::PROTONOSUPPORT.into()))?;
+    let grefs = asked.grefs[..1 << asked.order].to_vec();
+    Ok(Location { grefs, abi, port: asked.port })
 }

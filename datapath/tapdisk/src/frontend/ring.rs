@@ -4,7 +4,7 @@ use std::{fmt, rc::Rc};
 
 use blkif::SharedCounters;
 
-use crate::{metrics::RingFiles, poll::Endpoint};
+use crate::{kept::Group, metrics::RingFiles, poll::Endpoint};
 
 /// A guest's virtual block device: it names a ring, whatever process serves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,12 @@ pub(crate) struct RingInfo {
     pub(crate) device: Device,
     /// Whether its requests are looked for while the loop polls.
     pub(crate) is_polled: bool,
+    /// As it was connected.
+    pub(crate) asked: tapctl::Ring,
+    /// Its journal, as the keeper holds it.
+    pub(crate) journal: Group,
+    /// Whether the guest was told what the disk can do.
+    pub(crate) is_told: bool,
     pub(crate) counters: Rc<SharedCounters>,
     /// `None` on a host without room for them.
     pub(crate) files: Option<RingFiles>,

@@ -26,8 +26,7 @@ pub(crate) struct Files {
 
 impl Files {
     /// Creates them, with zeroes.
-    pub(crate) fn create(dir: &MetricsDir, minor: Minor) -> io::Result<Self> {
-        let pid = std::process::id();
+    pub(crate) fn create(dir: &MetricsDir, pid: u32, minor: Minor) -> io::Result<Self> {
         let paths = [dir.vdi(pid, minor), dir.nbd(pid, minor), dir.nbd_old(pid, minor)];
         let mut created = Vec::new();
         for path in &paths {

@@ -32,8 +32,8 @@ pub(crate) struct RingFiles {
 
 impl RingFiles {
     /// Creates them, with zeroes.
-    pub(crate) fn create(dir: &MetricsDir, domid: u32, devid: u32) -> io::Result<Self> {
-        let path = dir.ring(std::process::id(), domid, devid);
+    pub(crate) fn create(dir: &MetricsDir, pid: u32, domid: u32, devid: u32) -> io::Result<Self> {
+        let path = dir.ring(pid, domid, devid);
         let directory = dir.device(domid, devid);
         remove(&directory, &path)?;
         Self::create_new(&directory, &path).inspect_err(|_| {

@@ -12,6 +12,8 @@ pub(crate) type ClientKey = usize;
 pub(crate) enum Source {
     /// A signal has come.
     Signal,
+    /// The keeper is dead.
+    Keeper,
     /// A caller connects to the control socket.
     Control,
     /// A caller's connection.

@@ -20,7 +20,7 @@ use rustix::{
     io::Errno,
 };
 use store::{Disk, ErrorKind, Loaded, Open, Serving};
-use tapctl::{ControlDir, Failure, Minor};
+use tapctl::Failure;
 
 use crate::{
     poll::{Source, Sources, VbdKey, Watched},
@@ -33,14 +33,13 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// The disk to open, and the VBD to open it for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted<'a> {
     /// `<type>:<path>`.
     pub(crate) params: &'a str,
-    pub(crate) read_only: bool,
-    pub(crate) dir: &'a ControlDir,
+    /// What the process says of itself, and whether writes are refused.
+    pub(crate) serving: Serving,
     pub(crate) vbd: VbdKey,
-    pub(crate) minor: Minor,
 }
 
 /// A disk that is being opened. Dropping it gives up.
@@ -61,17 +60,12 @@ impl Opening {
     pub(crate) fn start(wanted: Wanted<'_>, sources: &Sources) -> Result<Self, Failure> {
         let path = path_of(wanted.params)?;
         let way = if is_volume(path) {
-            let serving = Serving {
-                pid: std::process::id(),
-                control_dir: wanted.dir.path().to_string_lossy().into_owned(),
-                minor: wanted.minor.into(),
-                read_only: wanted.read_only,
-            };
+            let serving = wanted.serving;
             let now = Instant::now();
             let (path, open) = (path.to_owned(), Open { serving });
             Way::Volume { path, open, until: now + LOCK_TIMEOUT, next: now }
         } else {
-            Way::File(Loading::start(path, wanted.read_only, wanted.vbd, sources)?)
+            Way::File(Loading::start(path, wanted.serving.read_only, wanted.vbd, sources)?)
         };
         Ok(Self { params: wanted.params.to_owned(), way })
     }

@@ -60,6 +60,11 @@ pub(crate) struct Closing {
 }
 
 impl DiskState {
+    /// A disk that was opened.
+    pub(crate) fn running(volume: Volume) -> Self {
+        Self::Running(Drive::new(volume))
+    }
+
     /// The state as LIST tells it.
     pub(super) fn code(&self) -> u32 {
         match self {
@@ -122,6 +127,17 @@ impl Paused {
             waiting: Vec::new(),
             resume: Resume::NotAsked,
         }
+    }
+
+    /// A disk that another process has paused, which has died since.
+    pub(crate) fn again(size_bytes: u64, read_only: bool, has_failed: bool) -> Self {
+        let resume = if has_failed { Resume::Failed } else { Resume::NotAsked };
+        Self { size_bytes, read_only, resume, ..Self::nothing() }
+    }
+
+    /// Whether it could not be opened again.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.resume, Resume::Failed)
     }
 
     /// Closes the disk, unless it exists nowhere but in this process.

@@ -2,11 +2,10 @@
 
 use std::{io, mem, os::unix::net::UnixStream, rc::Rc, time::Instant};
 
-use block::{Drive, Stats};
+use block::Stats;
 use nbd::{Connection, Export, ReceiveLimit};
-use rustix::io::Errno;
 use slab::Slab;
-use tapctl::{ControlDir, Failure, Minor};
+use tapctl::Failure;
 
 use super::{
     disk_state::{DiskState, Paused},
@@ -14,9 +13,10 @@ use super::{
 };
 use crate::{
     frontend::{Client, Origin, RingInfo},
+    kept::Group,
     metrics::{Files, Served},
-    poll::{ClientKey, Endpoint, Sources, VbdKey},
-    volume::{Volume, path_of},
+    poll::{ClientKey, Endpoint},
+    volume::path_of,
 };
 
 /// How many connections may wait for a paused disk's size, to be told it in an old-style greeting.
@@ -28,6 +28,8 @@ pub(crate) struct Image {
     /// `<type>:<path>`, as it was asked for.
     pub(crate) params: String,
     pub(crate) disk: DiskState,
+    /// The lock of the volume, as the keeper holds it, while the disk is not paused.
+    pub(crate) lock: Option<Group>,
     /// `None` once the disk is about to be closed.
     pub(crate) listeners: Option<Listeners>,
     pub(crate) clients: Slab<Client>,
@@ -40,21 +42,18 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Serves a disk under a minor: makes its sockets and accepts clients from now on.
-    pub(crate) fn serve(
-        volume: Volume,
+    /// An image without clients.
+    pub(crate) fn new(
+        disk: DiskState,
         params: &str,
-        (vbd, minor): (VbdKey, Minor),
-        (sources, dir, limit): (&Sources, &ControlDir, &ReceiveLimit),
+        listeners: Listeners,
+        limit: &ReceiveLimit,
     ) -> Result<Self, Failure> {
         let name = path_of(params)?.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let listeners = Listeners::open(sources, dir, vbd, minor).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Failure::new(errno, error.to_string())
-        })?;
         Ok(Self {
             params: params.to_owned(),
-            disk: DiskState::Running(Drive::new(volume)),
+            disk,
+            lock: None,
             listeners: Some(listeners),
             clients: Slab::new(),
             client_left_at: Instant::now(),
@@ -146,6 +145,7 @@ impl Image {
             DiskState::Running(drive) => DiskState::Paused(Paused::of(drive)),
             other => other,
         });
+        self.lock = None;
     }
 
     /// Replaces the state of the disk by one that is made of it.
@@ -168,6 +168,14 @@ impl Image {
     /// The rings of guests, each with the key of its client.
     pub(crate) fn rings(&self) -> impl Iterator<Item = (ClientKey, &RingInfo)> {
         self.clients.iter().filter_map(|(key, client)| Some((key, client.origin.ring()?)))
+    }
+
+    /// The rings of guests.
+    pub(crate) fn rings_mut(&mut self) -> impl Iterator<Item = &mut RingInfo> {
+        self.clients.iter_mut().filter_map(|(_, client)| match &mut client.origin {
+            Origin::Ring(ring) => Some(&mut **ring),
+            Origin::Socket(_) => None,
+        })
     }
 }
 

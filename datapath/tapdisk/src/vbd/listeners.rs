@@ -7,7 +7,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -16,7 +16,10 @@ use std::{
 use block::Interest;
 use tapctl::{ControlDir, Minor};
 
-use crate::poll::{Endpoint, Source, Sources, VbdKey, Watched};
+use crate::{
+    kept::{Group, Keeper},
+    poll::{Endpoint, Source, Sources, VbdKey, Watched},
+};
 
 const READABLE: Interest = Interest { readable: true, writable: false };
 const NOTHING: Interest = Interest { readable: false, writable: false };
@@ -30,39 +33,88 @@ pub(crate) struct Listening {
 
 /// All sockets of a VBD.
 #[derive(Debug)]
-pub(crate) struct Listeners([Watched<Listening>; 4]);
+pub(crate) struct Listeners {
+    /// In the order of [`ENDPOINTS`].
+    sockets: [Watched<Listening>; 4],
+    /// They, as the keeper holds them.
+    group: Group,
+}
+
+/// Where the sockets of a VBD are, who waits for them, and who keeps them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) sources: &'a Sources,
+    pub(crate) keeper: &'a Keeper,
+    pub(crate) dir: &'a ControlDir,
+    /// The number in their names.
+    pub(crate) pid: u32,
+    pub(crate) vbd: VbdKey,
+    pub(crate) minor: Minor,
+}
+
+const ENDPOINTS: [Endpoint; 4] =
+    [Endpoint::Nbd, Endpoint::NbdOld, Endpoint::Receiver, Endpoint::ReceiverNew];
 
 impl Listeners {
     /// Listens on each of them, and accepts from now on. A name that exists already was left by a dead
     /// process that had the same pid.
-    pub(crate) fn open(
-        sources: &Sources,
-        dir: &ControlDir,
-        vbd: VbdKey,
-        minor: Minor,
+    pub(crate) fn open(place: Place<'_>) -> io::Result<Self> {
+        let Place { dir, pid, minor, .. } = place;
+        let open = |endpoint| Listening::open(path(endpoint, dir, pid, minor));
+        let sockets = Self::watch_all(place, open)?;
+        let group = keep(place.keeper, &sockets)?;
+        Ok(Self { sockets, group })
+    }
+
+    /// Goes on with the sockets of a process that has died, and accepts those who have connected meanwhile.
+    pub(crate) fn inherited(
+        place: Place<'_>,
+        group: Group,
+        descriptors: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let open = |endpoint: Endpoint| {
-            let listening = Listening::open(path(endpoint, dir, minor))?;
-            sources.watch(listening, Source::Listener(vbd, endpoint), READABLE)
+        let mut descriptors = descriptors.into_iter();
+        let sockets = Self::watch_all(place, |endpoint| {
+            let socket = descriptors.next().ok_or(io::ErrorKind::NotFound)?;
+            let path = path(endpoint, place.dir, place.pid, place.minor);
+            Ok(Listening { listener: socket.into(), path })
+        })?;
+        Ok(Self { sockets, group })
+    }
+
+    /// Waits for clients at each. Where one fails, those before it are closed again.
+    fn watch_all(
+        place: Place<'_>,
+        mut make: impl FnMut(Endpoint) -> io::Result<Listening>,
+    ) -> io::Result<[Watched<Listening>; 4]> {
+        let mut watch = |endpoint: Endpoint| {
+            let source = Source::Listener(place.vbd, endpoint);
+            place.sources.watch(make(endpoint)?, source, READABLE)
         };
-        // In the order of Endpoint::ALL. Where one fails, those before it are closed again.
-        Ok(Self([
-            open(Endpoint::Nbd)?,
-            open(Endpoint::NbdOld)?,
-            open(Endpoint::Receiver)?,
-            open(Endpoint::ReceiverNew)?,
-        ]))
+        let [first, second, third, fourth] = ENDPOINTS;
+        Ok([watch(first)?, watch(second)?, watch(third)?, watch(fourth)?])
+    }
+
+    /// Removes the names that a dead process has left which was about to open or close a disk.
+    pub(crate) fn remove_names(dir: &ControlDir, pid: u32, minor: Minor) {
+        for endpoint in ENDPOINTS {
+            let _not_there = fs::remove_file(path(endpoint, dir, pid, minor));
+        }
     }
 
     pub(crate) fn get(&self, endpoint: Endpoint) -> &Listening {
-        &self.0[endpoint as usize]
+        &self.sockets[endpoint as usize]
+    }
+
+    /// The number of the sockets with the keeper.
+    pub(crate) fn group(&self) -> u32 {
+        self.group.number()
     }
 
     /// Listens again under each name that something has removed; whether one was. Connections that were
     /// not accepted yet are lost.
-    pub(crate) fn restore(&mut self) -> io::Result<bool> {
+    pub(crate) fn restore(&mut self, keeper: &Keeper) -> io::Result<bool> {
         let mut restored = false;
-        for watched in &mut self.0 {
+        for watched in &mut self.sockets {
             if watched.path.symlink_metadata().is_err() {
                 watched.replace(|listening| {
                     listening.listener = listen(&listening.path)?;
@@ -71,18 +123,24 @@ impl Listeners {
                 restored = true;
             }
         }
+        if restored {
+            self.group = keep(keeper, &self.sockets)?;
+        }
         Ok(restored)
     }
 
     /// Accepts clients from now on, or leaves them in the queues of the kernel.
     pub(crate) fn set_accepting(&mut self, accepting: bool) -> io::Result<()> {
         let interest = if accepting { READABLE } else { NOTHING };
-        self.0.iter_mut().try_for_each(|listener| listener.wait_for(interest))
+        self.sockets.iter_mut().try_for_each(|listener| listener.wait_for(interest))
     }
 }
 
-fn path(endpoint: Endpoint, dir: &ControlDir, minor: Minor) -> PathBuf {
-    let pid = std::process::id();
+fn keep(keeper: &Keeper, sockets: &[Watched<Listening>; 4]) -> io::Result<Group> {
+    keeper.keep(&sockets.each_ref().map(AsFd::as_fd))
+}
+
+fn path(endpoint: Endpoint, dir: &ControlDir, pid: u32, minor: Minor) -> PathBuf {
     match endpoint {
         Endpoint::Nbd => dir.nbd(pid, minor),
         Endpoint::NbdOld => dir.nbd_old(pid, minor),

@@ -7,20 +7,26 @@ mod state;
 
 pub(crate) use disk_state::{Closing, DiskState, Paused, Resume};
 pub(crate) use image::Image;
+pub(crate) use listeners::{Listeners, Place};
 pub(crate) use state::{Idle, Start, State};
 
-use std::time::Instant;
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    time::Instant,
+};
 
 use blkif::Ring;
 use block::Drive;
 use tapctl::{ControlDir, Minor, MinorLock};
 
-use crate::{frontend::RingInfo, volume::Volume};
+use crate::{frontend::RingInfo, kept::Group, volume::Volume};
 
 /// A minor that this process has attached.
 #[derive(Debug)]
 pub(crate) struct Vbd {
     lock: MinorLock,
+    /// The lock, as the keeper holds it.
+    pub(crate) group: Group,
     pub(crate) state: State,
     /// Sectors read and written of images that were open before.
     sectors_before: [u64; 2],
@@ -31,10 +37,11 @@ pub(crate) struct Vbd {
 }
 
 impl Vbd {
-    pub(crate) fn new(lock: MinorLock) -> Self {
+    pub(crate) fn new(lock: MinorLock, group: Group) -> Self {
         let state = State::Idle(Idle::New);
         Self {
             lock,
+            group,
             state,
             sectors_before: [0; 2],
             closed_at: Instant::now(),
@@ -44,6 +51,11 @@ impl Vbd {
 
     pub(crate) fn minor(&self) -> Minor {
         self.lock.minor()
+    }
+
+    /// The descriptor of its lock.
+    pub(crate) fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     /// Reserves the minor again where something has removed its file; whether that was so.
@@ -87,6 +99,16 @@ impl Vbd {
     pub(crate) fn rings(&self) -> impl Iterator<Item = &RingInfo> {
         let served = self.image().into_iter().flat_map(|image| image.rings().map(|(_, ring)| ring));
         served.chain(self.waiting_rings.iter().map(|(_, ring)| ring))
+    }
+
+    /// The rings of guests that are connected.
+    pub(crate) fn rings_mut(&mut self) -> impl Iterator<Item = &mut RingInfo> {
+        let image = match &mut self.state {
+            State::Open(image) => Some(image),
+            State::Idle(_) | State::Opening(_) => None,
+        };
+        let served = image.into_iter().flat_map(|image| image.rings_mut());
+        served.chain(self.waiting_rings.iter_mut().map(|(_, ring)| ring))
     }
 
     /// Closes the image and its disk.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nbd::client::{Client as Nbd, Wish};
-use tapctl::{Client, ControlDir, Open, message::MESSAGE_BYTES, minors};
+use tapctl::{Client, ControlDir, Identity, Open, message::MESSAGE_BYTES, minors};
 
 /// The minor that is left alone.
 const CANARY: u16 = 5;
@@ -31,6 +31,7 @@ struct Target {
     dir: ControlDir,
     pid: u32,
     process: Child,
+    server: Identity,
 }
 
 impl Target {
@@ -54,7 +55,9 @@ impl Target {
         let pid = process.id();
         fs::write(root.path().join("canary"), vec![0xca; IMAGE_BYTES as usize]).unwrap();
         fs::write(root.path().join("image"), vec![0x11; IMAGE_BYTES as usize]).unwrap();
-        let target = Self { root, dir, pid, process };
+        let keeper = Identity::of(pid).unwrap().unwrap();
+        let server = keeper.servers().unwrap().pop().unwrap();
+        let target = Self { root, dir, pid, process, server };
         target.client().attach(CANARY).unwrap();
         target.client().open(CANARY, Open::new(target.params("canary"))).unwrap();
         target
@@ -73,6 +76,8 @@ impl Target {
         let ended = self.process.try_wait().unwrap();
         assert!(ended.is_none(), "it ended ({ended:?}) after {after}");
         assert_eq!(self.client().pid().unwrap(), self.pid);
+        // A successor would hide the death of a server.
+        assert!(self.server.is_same(), "the server has died after {after}");
         let listed = self.client().list().unwrap();
         let canary = listed.iter().find(|vbd| vbd.minor == i32::from(CANARY)).unwrap();
         assert_eq!(canary.state, 0, "after {after}");
@@ -104,7 +109,9 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         // Ended already where the test has gone well.
-        let _ended = self.process.kill();
+        if let Ok(Some(identity)) = Identity::of(self.pid) {
+            let _ended = identity.kill();
+        }
         let _waited_for = self.process.wait();
     }
 }

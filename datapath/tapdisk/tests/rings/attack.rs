@@ -65,7 +65,7 @@ fn damaged(random: &mut Random, corpus: &[Slot]) -> Slot {
 
 /// Anonymous memory of the process. Bytes.
 fn resident(host: &Host) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/status", host.pid)).unwrap();
+    let text = std::fs::read_to_string(format!("/proc/{}/status", host.server().pid)).unwrap();
     let line = text.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }

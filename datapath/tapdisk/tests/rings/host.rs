@@ -16,7 +16,7 @@ use blkif::{
 use nbd::client::{Client as Nbd, Wish};
 use scratch::Scratch;
 use serde_json::Value;
-use tapctl::{Client, ControlDir, Open, Ring, minors};
+use tapctl::{Client, ControlDir, Identity, Open, Ring, minors};
 
 /// How long anything is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,6 +54,12 @@ impl Host {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let pid = process.id();
         Self { dir, pid, process, root }
+    }
+
+    /// The process that does the work.
+    pub(crate) fn server(&self) -> Identity {
+        let keeper = Identity::of(self.pid).unwrap().unwrap();
+        keeper.servers().unwrap().pop().unwrap()
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -107,8 +113,10 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Ended already where the test has it end.
-        let _ended = self.process.kill();
+        // Ended already where the test has it end; its number is its own until it is waited for.
+        if let Ok(Some(identity)) = Identity::of(self.pid) {
+            let _ended = identity.kill();
+        }
         let _waited_for = self.process.wait();
     }
 }

@@ -4,5 +4,6 @@
 mod attack;
 mod control;
 mod host;
+mod kill;
 mod life;
 mod switch;
