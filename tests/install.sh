@@ -17,6 +17,8 @@ programs=$libexec/xapi-storage-ram
 script=$libexec/xapi-storage-script
 dropin=$dest/usr/lib/systemd/system/xapi-storage-script.service.d/xapi-storage-ram.conf
 man=$dest/usr/share/man
+# What a status report of the host has of this package.
+bugtool=$dest/etc/xensource/bugtool/xapi-storage-ram
 completions=$dest/usr/share/bash-completion/completions
 tree=$(dirname "$0")/..
 staging=$libexec/.xapi-storage-ram.new
@@ -41,7 +43,7 @@ into_place() {
 
 case $act in
 install)
-    mkdir -p "$libexec" "$man/man7" "$man/man8" "$completions" "$(dirname "$dropin")"
+    mkdir -p "$libexec" "$man/man7" "$man/man8" "$completions" "$(dirname "$dropin")" "$bugtool"
     rm -rf "$staging"
     mkdir "$staging"
     for program in volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram; do
@@ -69,6 +71,8 @@ install)
     done
     install -m 0644 "$tree"/*/completions/* "$completions"
     install -m 0644 "$tree/datapath/systemd/xapi-storage-ram.conf" "$dropin"
+    install -m 0644 "$tree/volume/package/bugtool/xapi-storage-ram.xml" "$bugtool.xml"
+    install -m 0644 "$tree/volume/package/bugtool/xapi-storage-ram/state.xml" "$bugtool/state.xml"
     ;;
 uninstall)
     # The methods first: what is not there any more is not called any more.
@@ -82,7 +86,8 @@ uninstall)
     for completion in "$tree"/*/completions/*; do
         rm -f "$completions/${completion##*/}"
     done
-    rm -f "$dropin"
+    rm -f "$dropin" "$bugtool.xml" "$bugtool/state.xml"
+    rmdir "$bugtool" 2>/dev/null || true
     rmdir "$(dirname "$dropin")" 2>/dev/null || true
     ;;
 *)

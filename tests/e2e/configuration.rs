@@ -29,10 +29,15 @@ fn the_directory_of_statistics_is_that_of_both_halves() {
         let sr = xapi.create_sr("16MiB");
         let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 4096), "5");
         let tapdisk = disk.tapdisk();
-        assert_eq!(entries(shm), [format!("td3-{}", tapdisk.pid)]);
+        let mut there = entries(shm);
+        there.sort();
+        assert_eq!(there, ["metrics".to_owned(), format!("td3-{}", tapdisk.pid)]);
         disk.kill_tapdisk();
         disk.unplug();
-        assert_eq!(entries(shm), [""; 0]);
+        // The graphs of the SR are there as long as it is attached.
+        assert_eq!(entries(shm), ["metrics"]);
+        xapi.volume("SR.destroy", json!({ "sr": sr })).unwrap();
+        assert_eq!(entries(&shm.join("metrics")), [""; 0]);
     }
 }
 

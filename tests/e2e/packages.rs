@@ -9,7 +9,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use end_to_end::{Disk, Side, Xapi, programs, tools};
+use end_to_end::{Disk, INSTALLER, Side, Xapi, programs, tools};
 use scratch::Scratch;
 use serde_json::json;
 
@@ -216,6 +216,45 @@ fn an_rpm_asks_for_nothing_that_rpm_of_the_host_cannot_do() {
     let again = out.path().join("again");
     let twice = package("rpm", "0.1.0", &again);
     assert!(fs::read(&made).unwrap() == fs::read(twice).unwrap(), "{made} differs");
+}
+
+/// A file that is no XML makes the host's status report give up on those of all packages that follow.
+#[test]
+fn a_status_report_of_the_host_asks_this_package_for_its_state() {
+    if !tools::present(&["python3"]) {
+        return;
+    }
+    let root = Scratch::in_memory();
+    let (built, dest) = (programs::directory(), root.path().join("dest"));
+    let act =
+        |act| tools::run("sh", &[INSTALLER, act, built.to_str().unwrap(), dest.to_str().unwrap()]);
+    act("install");
+    let bugtool = dest.join("etc/xensource/bugtool");
+    // As xen-bugtool reads them: a capability, and beside it a directory of what to collect.
+    let script = "import sys, os, xml.dom.minidom as m\n\
+        top = m.parse(sys.argv[1] + '.xml').documentElement\n\
+        assert top.tagName == 'capability' and top.getAttribute('pii') in ('no', 'maybe')\n\
+        assert int(top.getAttribute('max_size')) > 0 and int(top.getAttribute('max_time')) > 0\n\
+        for name in os.listdir(sys.argv[1]):\n\
+        \x20   top = m.parse(os.path.join(sys.argv[1], name)).documentElement\n\
+        \x20   assert top.tagName == 'collect'\n\
+        \x20   for it in top.getElementsByTagName('command'):\n\
+        \x20       assert it.getAttribute('label')\n\
+        \x20       print(it.firstChild.data)";
+    let ours = bugtool.join("xapi-storage-ram");
+    let commands = tools::run("python3", &["-c", script, ours.to_str().unwrap()]);
+    assert!(commands.lines().count() >= 3, "{commands}");
+    let xapi = Xapi::installed(&dest.join("usr/libexec/xapi-storage-script"));
+    let sr = xapi.create_sr("16MiB");
+    for command in commands.lines().filter(|it| it.contains("volume-plugin")) {
+        let (program, arguments) = command.split_once(' ').unwrap();
+        let program = dest.join(program.trim_start_matches('/'));
+        let output = xapi.command(&program).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{command}");
+        assert!(String::from_utf8(output.stdout).unwrap().contains(&sr), "{command}");
+    }
+    act("uninstall");
+    assert_eq!(fs::read_dir(bugtool).unwrap().count(), 0);
 }
 
 /// With tracing on, the daemon has Python run a method's file (`python3/packages/observer.py` of

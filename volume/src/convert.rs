@@ -50,7 +50,7 @@ pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::S
         description: stat.description.clone(),
         free_space: stat.free,
         total_space: stat.total,
-        datasources: Vec::new(),
+        datasources: vec![graphs::uri(stat.uuid.as_str())],
         clustered: false,
         health: Health::Healthy(words.join("; ")),
     }

@@ -8,6 +8,7 @@
 mod commands;
 mod convert;
 mod device_config;
+mod graphs;
 mod live;
 mod methods;
 #[cfg(test)]

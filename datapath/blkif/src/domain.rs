@@ -24,6 +24,13 @@ pub trait Xen: Debug {
     /// # Errors
     /// Where xenstore cannot be reached.
     fn update(&self, domid: u32, devid: u32, update: &Update) -> io::Result<Box<dyn Updating>>;
+
+    /// The UUID of the machine that a domain is, and what it calls a device, such as `xvda`. Waits for
+    /// xenstore, seconds at most: not for a thread that serves disks.
+    ///
+    /// # Errors
+    /// Where xenstore cannot be reached, or has no such device.
+    fn guest_disk(&self, domid: u32, devid: u32) -> io::Result<[String; 2]>;
 }
 
 /// One guest, as one ring of it is reached. Dropping it closes the event channel and unmaps the ring,

@@ -1,7 +1,7 @@
 //! Statistics in shared memory: the paths of a tapdisk's files, and their layout.
 //!
 //! `<directory>/td3-<pid>/` holds for each VBD `vdi-<minor>` (the image), `nbd-<minor>` and
-//! `nbd-old-<minor>` (its two NBD servers), a page each (`drivers/tapdisk-metrics.h` of blktap).
+//! `nbd-old-<minor>` (its two NBD servers), a page each, and for a disk of an SR `sr-<minor>` with its UUID (`drivers/tapdisk-metrics.h` of blktap).
 //! Written by tapdisk-ram. The files of a dead tapdisk are removed by the next process that notices.
 //!
 //! All of them begin with the same structure (`drivers/tapdisk-metrics-stats.h`), which readers on
@@ -28,6 +28,9 @@ pub const FILE_BYTES: u64 = 4096;
 
 /// The length of the structure at the front of each file.
 pub const COUNTERS_BYTES: usize = 96;
+
+/// What the names of files begin with that say of which SR a disk is. Ours alone.
+const SR: &str = "sr-";
 
 /// The version of the structure in a ring's file; in the others it is 0.
 const RING_VERSION: u32 = 1;
@@ -164,6 +167,23 @@ impl MetricsDir {
     #[must_use]
     pub fn ring(&self, pid: u32, domid: u32, devid: u32) -> PathBuf {
         self.process(pid).join(format!("vbd-{domid}-{devid}"))
+    }
+
+    /// The file that says of which SR the disk of a VBD is.
+    #[must_use]
+    pub fn sr(&self, pid: u32, minor: Minor) -> PathBuf {
+        self.process(pid).join(format!("{SR}{minor}"))
+    }
+
+    /// The minors under which a tapdisk serves disks of SRs, with the SR of each.
+    #[must_use]
+    pub fn served_by(&self, pid: u32) -> Vec<(Minor, String)> {
+        let entries = fs::read_dir(self.process(pid)).into_iter().flatten().flatten();
+        let served = entries.filter_map(|entry| {
+            let minor = entry.file_name().to_str()?.strip_prefix(SR)?.parse().ok()?;
+            Some((minor, fs::read_to_string(entry.path()).ok()?))
+        });
+        served.collect()
     }
 
     /// The directory of a guest's device. xapi's metrics daemon learns from its creation and removal that

@@ -14,6 +14,7 @@ use block::Interest;
 use host::{Config, Environment};
 use nbd::ReceiveLimit;
 use slab::Slab;
+use store::Host;
 use syslog::{Severity, Syslog};
 use tapctl::{Conversations, Listener};
 
@@ -25,6 +26,7 @@ use crate::{
     keeper::{BY_PLUGIN, EXIT_REPLACE},
     kept::{Groups, Inheritance, State},
     launch,
+    metrics::graphs,
     poll::{Poller, Polling, Source, Sources},
     signals::Signals,
     tapdisk::Tapdisk,
@@ -79,6 +81,13 @@ fn serve(
     memory::return_large_blocks();
     let poller = Poller::new(Polling::new(config.poll)).context("making an epoll");
     let poller = required(log, poller);
+    let graphs = graphs::Setup {
+        pid,
+        dir: config.control.metrics().clone(),
+        host: Host::new(config.sr_root.clone(), config.lock_dir.clone(), config.may_mount),
+        mock_xen: config.mock_xen.clone(),
+        log: log.clone(),
+    };
     let (mut tapdisk, state, groups) = tapdisk(pid, config, log, inheritance, poller.sources());
     tapdisk.unused_until = by_plugin.then(|| Instant::now() + UNUSED_TIMEOUT);
     if let Err(error) = tapdisk.dir.metrics().create(pid) {
@@ -90,6 +99,9 @@ fn serve(
     }
     required(log, daemon::release_streams());
     required(log, tapdisk.keeper.tell_ready().context("telling the keeper"));
+    if let Err(error) = graphs::start(graphs) {
+        tapdisk.warn(format_args!("without graphs: {error}"));
+    }
     let mut event_loop = EventLoop::new(tapdisk, poller);
     let end = required(log, event_loop.serve().context("serving"));
     match end {

@@ -25,6 +25,12 @@ impl Subject {
     }
 }
 
+/// The debug context of a caller that traces is followed by the W3C's traceparent of the call on a line of
+/// its own (`debug_info.ml` of xapi-project/xen-api).
+fn split(dbg: &str) -> (&str, Option<&str>) {
+    dbg.split_once('\n').map_or((dbg, None), |(dbg, traceparent)| (dbg, Some(traceparent)))
+}
+
 /// Writes messages to syslog, each with the method, the caller's debug context, and the SR, key,
 /// URI and domain of the call.
 #[derive(Debug)]
@@ -36,17 +42,20 @@ pub struct Log<'a> {
 impl<'a> Log<'a> {
     pub(crate) fn new(syslog: &'a Syslog, method: &str, subject: &Subject) -> Self {
         let mut prefix = method.to_owned();
+        let (dbg, traceparent) = subject.dbg.as_deref().map(split).unzip();
         for (name, value) in [
-            ("dbg", &subject.dbg),
-            ("uuid", &subject.uuid),
-            ("sr", &subject.sr),
-            ("key", &subject.key),
-            ("uri", &subject.uri),
-            ("domain", &subject.domain),
+            ("dbg", dbg),
+            ("traceparent", traceparent.flatten()),
+            ("uuid", subject.uuid.as_deref()),
+            ("sr", subject.sr.as_deref()),
+            ("key", subject.key.as_deref()),
+            ("uri", subject.uri.as_deref()),
+            ("domain", subject.domain.as_deref()),
         ] {
             if let Some(value) = value {
-                let plain = !value.is_empty() && !value.contains([' ', '"', '=']);
-                let value = if plain { value.clone() } else { format!("{value:?}") };
+                let is_special = |it: char| it.is_control() || [' ', '"', '='].contains(&it);
+                let plain = !value.is_empty() && !value.contains(is_special);
+                let value = if plain { value.to_owned() } else { format!("{value:?}") };
                 prefix.push_str(&format!(" {name}={value}"));
             }
         }

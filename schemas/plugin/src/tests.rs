@@ -430,19 +430,28 @@ fn the_log_says_which_call_what_about_and_how_it_ended() {
     let end = received().unwrap();
     assert!(end.contains(about) && end.contains("done in "), "{end}");
 
-    assert_eq!(call("Volume.stat", r#"{"sr":"s1","key":"k1","dbg":"d"}"#), EXIT_FAILED);
+    // A caller that traces puts the traceparent behind a line end.
+    let traced = r#"{"sr":"s1","key":"k1","dbg":"d\n00-ab-cd-01"}"#;
+    assert_eq!(call("Volume.stat", traced), EXIT_FAILED);
     let error = received().unwrap();
     assert!(error.starts_with("<147>"), "{error}");
-    for part in ["dbg=d sr=s1 key=k1: failed in ", ": SR_BACKEND_FAILURE_144: Volume_does"] {
+    for part in [
+        "dbg=d traceparent=00-ab-cd-01 sr=s1 key=k1: failed in ",
+        ": SR_BACKEND_FAILURE_144: Volume_does",
+    ] {
         assert!(error.contains(part), "{error}");
     }
 
     assert_eq!(
-        call("Volume.copy", r#"{"sr":"s1","key":"k1","dest_sr":"s2","dbg":"d"}"#),
+        call("Volume.copy", r#"{"sr":"s1","key":"k1","dest_sr":"s2","dbg":"d","domain":"a\nb"}"#),
         EXIT_FAILED
     );
     let unimplemented = received().unwrap();
-    assert!(unimplemented.contains("Volume.copy dbg=d sr=s1 key=k1: failed: Unimplemented"));
+    assert!(!unimplemented.trim_end().contains('\n'), "{unimplemented}");
+    assert!(
+        unimplemented
+            .contains(r#"Volume.copy dbg=d sr=s1 key=k1 domain="a\nb": failed: Unimplemented"#)
+    );
     assert!(received().is_err(), "one line per call");
 }
 

@@ -16,7 +16,7 @@ fn an_sr_is_created_attached_described_detached_attached_again_and_destroyed() {
     assert_eq!(
         plugin.ok("SR.stat", json!({"sr": SR})),
         json!({"sr": SR, "uuid": SR, "name": "scratch", "description": "d",
-               "free_space": 64 * MIB, "total_space": 64 * MIB, "datasources": [],
+               "free_space": 64 * MIB, "total_space": 64 * MIB, "datasources": [format!("xeno+shm:///xapi-storage-ram-{SR}")],
                "clustered": false, "health": ["Healthy", ""]})
     );
     plugin.ok("SR.set_name", json!({"sr": SR, "new_name": "n2"}));
@@ -155,7 +155,9 @@ fn diagnostics_tell_who_serves_what() {
         lines.find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"))
     };
     assert!(line("memory: ").contains("available"));
+    assert!(line("volume-plugin ").contains(", Linux "));
     assert!(line(&format!("SR {SR}")).contains("attached, 0.0 MiB of 64.0 MiB used"));
+    assert_eq!(line("2 volumes"), "2 volumes in 2 layers");
     assert!(line("SR sr-two").contains("detached"));
     assert!(line(&format!("volume {idle}")).ends_with("writable, not active"));
     let pid = std::process::id();

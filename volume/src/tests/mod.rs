@@ -39,9 +39,12 @@ impl Plugin {
     }
 
     fn environment(&self) -> Environment {
+        let root = self.root.path().to_str().unwrap();
+        let control = format!("{root}/.control");
         Environment::fixed([
-            ("XAPI_RAM_SR_ROOT", self.root.path().to_str().unwrap()),
+            ("XAPI_RAM_SR_ROOT", root),
             ("XAPI_RAM_MOUNT", "never"),
+            ("XAPI_RAM_CONTROL_DIR", &control),
         ])
     }
 

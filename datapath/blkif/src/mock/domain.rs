@@ -57,6 +57,14 @@ impl Xen for MockXen {
         std::fs::write(&path, text)?;
         Ok(Box::new(Done(File::open(domain_dir(&self.dir, domid))?)))
     }
+
+    /// A file beside the guest's memory has both, with a space between.
+    fn guest_disk(&self, domid: u32, devid: u32) -> io::Result<[String; 2]> {
+        let path = domain_dir(&self.dir, domid).join(format!("names-{devid}"));
+        let text = std::fs::read_to_string(path)?;
+        let (machine, device) = text.split_once(' ').ok_or(Errno::INVAL)?;
+        Ok([machine, device].map(str::to_owned))
+    }
 }
 
 fn keys(update: &Update) -> Vec<(&'static str, u64)> {

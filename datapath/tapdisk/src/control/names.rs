@@ -96,7 +96,7 @@ impl Tapdisk {
             let Some(image) = vbd.image_mut() else { continue };
             // The old ones first: they remove their names.
             image.files = None;
-            image.files = Some(Files::create(metrics, self.pid, minor)?);
+            image.files = Some(Files::create(metrics, self.pid, minor, &image.params)?);
         }
         Ok(true)
     }

@@ -152,7 +152,7 @@ impl Tapdisk {
     /// Serves an image under a VBD from now on.
     pub(crate) fn serve_image(&mut self, key: VbdKey, mut image: Image) {
         let minor = self.vbds[key].minor();
-        match Files::create(self.dir.metrics(), self.pid, minor) {
+        match Files::create(self.dir.metrics(), self.pid, minor, &image.params) {
             Ok(files) => image.files = Some(files),
             Err(error) => self.warn(format_args!("minor {minor}: without statistics: {error}")),
         }

@@ -16,17 +16,25 @@ use tapctl::{
 };
 
 use super::served::Served;
+use crate::volume::path_of;
 
 /// The files of a VBD. Dropping them removes them.
 #[derive(Debug)]
 pub(crate) struct Files {
+    /// The one that says of which SR the disk is, of a disk of an SR.
+    sr: Option<PathBuf>,
     files: [(PathBuf, File); 3],
     written: [Counters; 3],
 }
 
 impl Files {
-    /// Creates them, with zeroes.
-    pub(crate) fn create(dir: &MetricsDir, pid: u32, minor: Minor) -> io::Result<Self> {
+    /// Creates them, with zeroes, for a disk of these parameters.
+    pub(crate) fn create(
+        dir: &MetricsDir,
+        pid: u32,
+        minor: Minor,
+        params: &str,
+    ) -> io::Result<Self> {
         let paths = [dir.vdi(pid, minor), dir.nbd(pid, minor), dir.nbd_old(pid, minor)];
         let mut created = Vec::new();
         for path in &paths {
@@ -42,7 +50,14 @@ impl Files {
         }
         let files: Vec<_> = paths.into_iter().zip(created).collect();
         let files = files.try_into().expect("a file for each path");
-        Ok(Self { files, written: Default::default() })
+        let mut created = Self { sr: None, files, written: Default::default() };
+        let of_sr = path_of(params).ok().and_then(store::Layout::of_volume);
+        if let Some((layout, _)) = of_sr {
+            let path = dir.sr(pid, minor);
+            fs::write(&path, layout.uuid())?;
+            created.sr = Some(path);
+        }
+        Ok(created)
     }
 
     /// Writes what has changed since the last time.
@@ -68,7 +83,7 @@ fn create(path: &PathBuf) -> io::Result<File> {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for (path, _) in &self.files {
+        for path in self.files.iter().map(|(path, _)| path).chain(&self.sr) {
             let _removed_already = fs::remove_file(path);
         }
     }

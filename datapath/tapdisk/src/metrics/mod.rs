@@ -1,6 +1,7 @@
 //! Statistics for the host's tools: files in shared memory, and the JSON that STATS answers.
 
 mod files;
+pub(crate) mod graphs;
 pub(crate) mod json;
 mod ring;
 mod served;

@@ -15,6 +15,7 @@ use std::{
 
 use blkif::{Counters, Indices};
 use block::{Direction, Stats};
+use graphs::crc32;
 use tapctl::{MetricsDir, metrics::FILE_BYTES};
 
 use super::served::counters;
@@ -134,30 +135,9 @@ fn indices(indices: &Indices) -> Vec<u8> {
     bytes
 }
 
-/// The checksum of zlib and Ethernet (ISO 3309), a bit at a time: it is for a hundred bytes every few
-/// seconds.
-fn crc32(bytes: &[u8]) -> u32 {
-    const POLYNOMIAL: u32 = 0xedb8_8320;
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ POLYNOMIAL } else { crc >> 1 };
-        }
-    }
-    !crc
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_checksum_is_that_of_zlib() {
-        // The check value of its definition.
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-        assert_eq!(crc32(b""), 0);
-    }
 
     #[test]
     fn indices_are_the_text_that_ringwatch_reads() {

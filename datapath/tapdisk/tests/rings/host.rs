@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     rc::Rc,
     time::{Duration, Instant},
@@ -35,6 +35,11 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more environment variables.
+    pub(crate) fn start_with(variables: &[(&str, &Path)]) -> Self {
         let root = Scratch::in_memory();
         let dir = ControlDir::new(root.path().join("ctl"));
         for _ in 0..MINORS {
@@ -46,6 +51,7 @@ impl Host {
             .env("XAPI_RAM_CONTROL_DIR", dir.path())
             .env("XAPI_RAM_MOCK_XEN", root.path().join("guests"))
             .env("XAPI_RAM_SYSLOG", "/dev/null")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -81,6 +87,12 @@ impl Host {
 
     pub(crate) fn guest(&self, domid: u32) -> Rc<Guest> {
         Rc::new(Guest::create(self.root.path().join("guests"), domid, PAGES).unwrap())
+    }
+
+    /// Says what xenstore would of a guest's disk.
+    pub(crate) fn name_disk(&self, domid: u32, machine: &str, device: &str) {
+        let guest = self.root.path().join("guests").join(domid.to_string());
+        fs::write(guest.join(format!("names-{DEVID}")), format!("{machine} {device}")).unwrap();
     }
 
     pub(crate) fn nbd(&self, minor: u16) -> Nbd {

@@ -3,6 +3,7 @@
 
 mod attack;
 mod control;
+mod graphs;
 mod host;
 mod kill;
 mod life;

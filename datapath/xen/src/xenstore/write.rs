@@ -15,7 +15,7 @@ use super::{connection::Connection, wire::Kind};
 
 /// Where the backend's keys of the disks of a domain are, below the directory of this domain. `vbd3` is
 /// what xenopsd and tapback call the disks that a tapdisk serves.
-const BACKEND: &str = "backend/vbd3";
+pub(crate) const BACKEND: &str = "backend/vbd3";
 /// `XenbusStateConnected` (`xen/io/xenbus.h`).
 const CONNECTED: &[u8] = b"4";
 /// How often a transaction is begun again that another writer has made void.
@@ -199,7 +199,7 @@ impl Updating for Write {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{
         collections::BTreeMap,
         fs::File,
@@ -217,12 +217,12 @@ mod tests {
     use super::*;
 
     /// The keys of a xenstored, and their permissions.
-    type Keys = BTreeMap<String, (String, String)>;
+    pub(in super::super) type Keys = BTreeMap<String, (String, String)>;
 
     /// Answers the requests of one connection as xenstored does, of transactions as many with EAGAIN as
     /// `conflicts` says. Packets, since the kernel's device takes one message of each write, and none before
     /// it has answered the one before.
-    fn serve(stream: OwnedFd, mut keys: Keys, mut conflicts: u32) -> Keys {
+    pub(in super::super) fn serve(stream: OwnedFd, mut keys: Keys, mut conflicts: u32) -> Keys {
         let mut stream = File::from(stream);
         let mut pending = Keys::new();
         let mut packet = [0; 4096];
@@ -284,7 +284,7 @@ mod tests {
     }
 
     /// Two ends of a connection; reading from the first does not wait.
-    fn pair() -> (OwnedFd, OwnedFd) {
+    pub(in super::super) fn pair() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         rustix::io::ioctl_fionbio(&pair.0, true).unwrap();

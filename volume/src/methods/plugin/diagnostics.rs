@@ -1,4 +1,5 @@
-//! `Plugin.diagnostics`: the host's memory, the SRs that it is promised to, and the active volumes.
+//! `Plugin.diagnostics`: the host's memory, the SRs that it is promised to, their volumes and layers, and the
+//! tapdisks. None of it is data of guests.
 //! Where something cannot be read, the error stands in its place.
 
 use std::fmt;
@@ -6,12 +7,18 @@ use std::fmt;
 use schemas::{Error, NoParams};
 use store::{Host, Memory, Name, Serving, Sr, SrStat, Volume};
 
+use super::tapdisks;
 use crate::{Context, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
     let host = methods::host(ctx);
     let mut lines = vec![
-        format!("volume-plugin {} on host {}", env!("CARGO_PKG_VERSION"), host.uuid),
+        format!(
+            "volume-plugin {} on host {}, Linux {}",
+            env!("CARGO_PKG_VERSION"),
+            host.uuid,
+            rustix::system::uname().release().to_string_lossy()
+        ),
         memory(),
         place(&host),
     ];
@@ -28,6 +35,7 @@ pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
     for (uuid, error) in host.damaged_srs().unwrap_or_default() {
         lines.push(describe_damaged_sr(&uuid, &error));
     }
+    lines.extend(tapdisks::describe(&ctx.config.control));
     Ok(lines.join("\n") + "\n")
 }
 
@@ -73,8 +81,11 @@ fn volumes(host: &Host, stat: &SrStat) -> Vec<String> {
         Ok(((volumes, damaged), sr)) => {
             let sound = volumes.iter().map(|volume| describe_volume(&sr, volume));
             let damaged = damaged.iter().map(|it| format!("  {}", it.error.chain()));
-            let lines: Vec<String> = sound.chain(damaged).collect();
-            if lines.is_empty() { vec!["  no volumes".into()] } else { lines }
+            let layers = match sr.layers() {
+                Ok(layers) => format!("  {} volumes in {layers} layers", volumes.len()),
+                Err(error) => format!("  {error}"),
+            };
+            [layers].into_iter().chain(sound).chain(damaged).collect()
         }
     }
 }

@@ -3,3 +3,4 @@
 pub(crate) mod diagnostics;
 pub(crate) mod ls;
 pub(crate) mod query;
+mod tapdisks;

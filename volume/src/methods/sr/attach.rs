@@ -1,12 +1,14 @@
-//! `SR.attach`: finds the SR's memory, or makes it where a reboot has emptied it.
+//! `SR.attach`: finds the SR's memory, or makes it where a reboot has emptied it, and the file of its
+//! graphs, which the daemon reads from then on.
 
 use schemas::{Error, sr::ConfigurationParams};
 
-use crate::{Context, device_config, methods};
+use crate::{Context, device_config, graphs, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: ConfigurationParams) -> Result<String, Error> {
     let host = methods::host(ctx);
     let wanted = device_config::for_attach(&p.configuration)?;
     let sr = host.attach(&wanted)?;
+    graphs::made(ctx, &sr);
     Ok(sr.uuid().to_string())
 }

@@ -4,9 +4,11 @@
 use schemas::{Error, sr::SrParams};
 use store::Name;
 
-use crate::{Context, methods, unused::end_and_retry};
+use crate::{Context, graphs, methods, unused::end_and_retry};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
     let (host, uuid) = (methods::host(ctx), Name::parse(&p.sr)?);
-    end_and_retry(ctx, &p.sr, None, || host.destroy(&uuid))
+    end_and_retry(ctx, &p.sr, None, || host.destroy(&uuid))?;
+    graphs::removed(ctx, &p.sr);
+    Ok(())
 }

@@ -3,13 +3,16 @@
 use schemas::{Error, sr::SrParams};
 use store::Sr;
 
-use crate::{Context, methods, unused::end_and_retry};
+use crate::{Context, graphs, methods, unused::end_and_retry};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<(), Error> {
     let host = methods::host(ctx);
     let detach = || Sr::open(&host, &p.sr).and_then(|sr| sr.lock()?.detach());
     let error = match end_and_retry(ctx, &p.sr, None, detach) {
-        Ok(()) => return Ok(()),
+        Ok(()) => {
+            graphs::removed(ctx, &p.sr);
+            return Ok(());
+        }
         Err(error) => error,
     };
     let found = host.srs()?;

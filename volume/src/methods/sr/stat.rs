@@ -5,7 +5,7 @@ use schemas::{
     sr::{SrParams, SrStat},
 };
 
-use crate::{Context, convert, methods};
+use crate::{Context, convert, graphs, methods};
 
 pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<SrStat, Error> {
     let sr = methods::open(ctx, &p.sr)?;
@@ -17,5 +17,6 @@ pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<SrStat, Error> {
     if let Some(word) = convert::nearly_full(&stat) {
         ctx.log.warning(word);
     }
+    graphs::written(ctx, &stat);
     Ok(convert::sr_stat(&stat, &damaged))
 }

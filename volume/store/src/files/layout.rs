@@ -59,7 +59,8 @@ impl Layout {
     }
 
     /// The name of the SR's directory, its UUID.
-    pub(crate) fn uuid(&self) -> impl std::fmt::Display {
+    #[must_use]
+    pub fn uuid(&self) -> String {
         self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 

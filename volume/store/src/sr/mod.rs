@@ -13,7 +13,7 @@ pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState};
 use crate::{
     budget::{OVERHEAD_BYTES, Usage, free, recount},
     error::{Error, ErrorKind, Result},
-    files::{Dirs, Entry, Layout, remove_temporary_of_dead},
+    files::{Directory, Dirs, Entry, Layout, remove_temporary_of_dead},
     host::{Host, Name},
     record::sr::Record,
 };
@@ -109,6 +109,25 @@ impl Sr {
         remove_temporary_of_dead(&dirs)?;
         recount(&dirs)?;
         self.stat_of(&dirs, &record)
+    }
+
+    /// Bytes that data and metadata take, and bytes that can still be written: by what is counted, which
+    /// [`stat`](Self::stat) repairs where processes were killed.
+    ///
+    /// # Errors
+    /// As [`Sr::stat`].
+    pub fn space(&self) -> Result<(u64, u64)> {
+        let (dirs, record) = self.attached()?;
+        let Usage { data, metadata } = Usage::of(&dirs)?;
+        Ok((data + metadata, free(&dirs, record.size)?))
+    }
+
+    /// How many layers its volumes consist of.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SrNotAttached`], or an error of reading its memory.
+    pub fn layers(&self) -> Result<usize> {
+        Ok(self.attached()?.0.numbers(Directory::Data)?.len())
     }
 
     fn stat_of(&self, dirs: &Dirs, record: &Record) -> Result<SrStat> {
