@@ -8,6 +8,7 @@
 #             the process that serves one, and of the server in the real program;
 #             and the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given)
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
+# make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
@@ -25,7 +26,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build deb rpm run stop test test-long test-random test-versions test-xen lint bench bench-quick install uninstall clean
+.PHONY: all build deb rpm run stop test test-long test-random test-versions test-xen test-xo lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -75,6 +76,12 @@ test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)
 	tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen $(or $(XEN),disk.sh two.sh kill.sh)
+
+# The client comes from the npm registry; it takes node and npm, of whichever origin.
+test-xo:
+	tests/tools.sh run
+	$(call cargo_build,demo)
+	tests/xo/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xo
 
 lint:
 	$(CARGO) fmt --all --check
