@@ -30,7 +30,7 @@ mod volume;
 mod wire;
 
 pub use block::{BLOCK_BYTES, CHUNK_BYTES, VOLUME_BYTES_MAX};
-pub use disk::{Disk, Loaded, Open, Piece, Status};
+pub use disk::{Closed, Disk, Loaded, Open, Piece, Status};
 pub use error::{Error, ErrorKind, Result};
 pub use files::Layout;
 pub use host::{Host, Name};

@@ -104,8 +104,8 @@ fn describe_volume(sr: &Sr, volume: &Volume) -> String {
         }
         Err(error) => error.to_string(),
     };
-    let (size, own) = (Mib(volume.size), Mib(volume.utilisation));
-    format!("  volume {} {:?}: {size}, {own} of its own, {kind}, {active}", volume.key, volume.name)
+    let (size, data) = (Mib(volume.size), Mib(volume.utilisation));
+    format!("  volume {} {:?}: {size}, {data} of data, {kind}, {active}", volume.key, volume.name)
 }
 
 /// The process that serves a volume: one that holds it, or the host's tapdisk with a copy of it.

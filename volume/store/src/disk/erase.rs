@@ -167,15 +167,19 @@ impl Disk {
             for &(block, count) in &found.data {
                 let set = self.map.set(&mut self.layers, block, count, value, room);
                 set.map_err(|(_, error)| error)?;
+                self.map.count_blocks(0, count);
             }
             return self.map.compact(&self.layers, chunk, &self.budget);
         }
         let count = blocks.end - blocks.start;
         if count == CHUNK_BLOCKS {
-            return self.map.set_chunk(&self.layers, chunk, value, &self.budget);
+            self.map.set_chunk(&self.layers, chunk, value, &self.budget)?;
+            self.map.count_blocks(0, count - other);
+            return Ok(());
         }
         let set = self.map.set(&mut self.layers, blocks.start, count, value, room);
         set.map_err(|(_, error)| error)?;
+        self.map.count_blocks(0, count - other);
         self.map.compact(&self.layers, chunk, &self.budget)
     }
 

@@ -4,6 +4,7 @@ use std::{fs::File, sync::atomic::AtomicU32};
 
 use memory::{ReadMap, Words, WriteMap};
 use rustc_hash::FxHashMap;
+use rustix::fs::{SeekFrom, seek};
 
 use crate::{
     block::{BLOCK_BYTES, Layer, PAGE_BYTES, map_bytes},
@@ -19,6 +20,8 @@ const WINDOW: usize = WINDOW_BYTES as usize;
 const MAPPINGS_MAX: usize = 8192;
 /// Upper bound on mapped map files, in bytes. x86-64 gives a process 128 TiB of address space.
 const MAPS_BYTES_MAX: usize = 16 << 40;
+/// So much of a loaded file is freed at a time, in bytes.
+const FREED_BYTES: u64 = 4 << 20;
 /// Descriptors of frozen layers kept for punching.
 const FILES_MAX: usize = 64;
 
@@ -195,16 +198,45 @@ impl Layers {
             .doing("freeing blocks of", || layer_name(layer))
     }
 
-    /// Frees a page of the map of a frozen layer. Whether the file was there.
+    /// Frees a page of the map of a frozen layer. Whether the page was there: an operation that has found it
+    /// without a name may have freed it.
     pub(super) fn punch_page(&self, layer: Layer, chunk: usize) -> Result<bool> {
         let file = match place(self.dirs.as_ref(), layer)?.edit(Entry::Map(layer)) {
             // A file without pages may be removed at any time.
             Err(error) if error.is_missing_file() => return Ok(false),
             file => file?,
         };
-        steps::punch(&file, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
+        let at = chunk as u64 * PAGE_BYTES;
+        if !seek(&file, SeekFrom::Data(at)).is_ok_and(|data| data == at) {
+            return Ok(false);
+        }
+        steps::punch(&file, at, PAGE_BYTES)
             .doing("freeing a page of the map of", || layer_name(layer))
             .map(|()| true)
+    }
+
+    /// Of a disk that is closed, lets go of a part of the mappings and, where it was loaded, of the memory;
+    /// whether there was any. No slice of it may be in use.
+    pub(super) fn let_go_of_some(&mut self) -> bool {
+        let is_loaded = self.dirs.is_none();
+        if let Some(top) = &mut self.top {
+            // Cutting it off unmaps it too, wherever it is mapped.
+            let length = top.data.metadata().map_or(0, |found| found.len());
+            if is_loaded && length > 0 {
+                let rest = length.saturating_sub(FREED_BYTES);
+                return steps::set_len(&top.data, rest).is_ok();
+            }
+            if top.windows.pop().is_some() {
+                return true;
+            }
+        }
+        let window = self.windows.keys().next().copied();
+        if let Some(window) = window {
+            self.windows.remove(&window);
+            return true;
+        }
+        let map = self.maps.keys().next().copied();
+        map.is_some_and(|map| self.maps.remove(&map).is_some())
     }
 
     fn file(&mut self, layer: Layer) -> Result<&File> {

@@ -22,6 +22,7 @@ use crate::{
     block::{BLOCK_BYTES, LAYER_FIRST, Layer, NEVER, chunks},
     budget::Budget,
     error::{Context, Error, ErrorKind, Result},
+    record::BlockCount,
 };
 
 /// The unit of a disk's size, and of a loaded file's. Bytes.
@@ -77,11 +78,12 @@ impl TryFrom<Loaded> for Disk {
             key: None,
             size,
             top: if read_only { 0 } else { LAYER_FIRST },
-            map: BlockMap::new(index, None, Vec::new()),
+            map: BlockMap::new(index, None, Vec::new(), BlockCount::new(None)),
             layers: Layers::new(None, Some(top)),
             sole: HashSet::new(),
             budget: Budget::host(),
             found: Found::default(),
+            no_room: None,
             serving: None,
         })
     }

@@ -16,7 +16,7 @@ use crate::{
     budget::{Budget, Purpose},
     error::{Context, Error, Result},
     files::steps,
-    record::write_index,
+    record::{BlockCount, write_index},
 };
 
 const CHUNK: usize = CHUNK_BLOCKS as usize;
@@ -38,15 +38,27 @@ pub(super) struct BlockMap {
     superseded: Vec<(Layer, usize)>,
     /// What an operation has locked while it reads maps, once it was needed.
     maps_lock: Option<File>,
+    blocks: BlockCount,
+}
+
+impl Drop for BlockMap {
+    fn drop(&mut self) {
+        self.note_blocks();
+    }
 }
 
 impl BlockMap {
-    pub(super) fn new(index: Vec<Layer>, file: Option<File>, sole: Vec<Layer>) -> Self {
+    pub(super) fn new(
+        index: Vec<Layer>,
+        file: Option<File>,
+        sole: Vec<Layer>,
+        blocks: BlockCount,
+    ) -> Self {
         // Those that say nothing were not written: see `write_index`.
         let file_pages =
             index.chunks(CHUNK).map(|page| page.iter().any(|&it| it != NEVER)).collect();
         let sole = HashSet::from_iter(sole);
-        Self { index, file, file_pages, sole, superseded: Vec::new(), maps_lock: None }
+        Self { index, file, file_pages, sole, superseded: Vec::new(), maps_lock: None, blocks }
     }
 
     /// Replaces the set of layers whose superseded map pages are freed.
@@ -55,8 +67,18 @@ impl BlockMap {
     }
 
     /// The index.
-    pub(super) fn into_index(self) -> Vec<Layer> {
-        self.index
+    pub(super) fn into_index(mut self) -> Vec<Layer> {
+        std::mem::take(&mut self.index)
+    }
+
+    /// Has the index say how many blocks hold data now.
+    pub(super) fn note_blocks(&mut self) {
+        self.blocks.note(self.file.as_ref());
+    }
+
+    /// Counts blocks that hold data from now on, and blocks that held data.
+    pub(super) fn count_blocks(&mut self, more: u64, less: u64) {
+        self.blocks.change(more, less, self.file.as_ref());
     }
 
     /// Has chunks that were never written at the end.
@@ -67,7 +89,7 @@ impl BlockMap {
 
     /// Writes the index as it is into an empty file.
     pub(super) fn save(&self, file: &File) -> io::Result<()> {
-        write_index(file, &self.index)
+        write_index(file, &self.index, self.blocks.get())
     }
 
     /// The entry of the index for a chunk.

@@ -8,6 +8,7 @@
 //! names it, a page is in the map before the index names it, and a block is punched after the map
 //! has let go of it. Where the map does not name the top, the contents of the top are undefined.
 
+mod close;
 mod erase;
 mod layers;
 mod load;
@@ -18,7 +19,7 @@ mod write;
 
 use std::collections::HashSet;
 
-pub use self::{load::Loaded, open::Open, read::Piece};
+pub use self::{close::Closed, load::Loaded, open::Open, read::Piece};
 
 use self::{erase::Found, layers::Layers, map::BlockMap};
 use crate::{
@@ -53,6 +54,8 @@ pub struct Disk {
     sole: HashSet<Layer>,
     budget: Budget,
     found: Found,
+    /// Why the last write that needed memory did not get any.
+    no_room: Option<String>,
     /// Held for as long as the volume is served.
     serving: Option<Lock>,
 }
@@ -62,6 +65,17 @@ impl Disk {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Has the volume say how much data it refers to now, and not a while ago.
+    pub(crate) fn note_blocks(&mut self) {
+        self.map.note_blocks();
+    }
+
+    /// Why the last write that needed memory did not get any, with the remedy; `None` where it did.
+    #[must_use]
+    pub fn no_room(&self) -> Option<&str> {
+        self.no_room.as_deref()
     }
 
     /// Whether writes are refused.

@@ -17,7 +17,7 @@ use crate::{
     files::{self, Directory, Dirs, Entry, Layout, lock::Lock, parse_number, steps},
     host::Name,
     live::Switch,
-    record::{self, Record, Serving},
+    record::{self, BlockCount, Record, Serving},
 };
 
 /// How long opening waits for an operation on the volume that is just finishing.
@@ -95,7 +95,7 @@ impl Disk {
         open: &Open,
         patience: Duration,
     ) -> Result<Self> {
-        if !dirs.exists(Entry::Volume(key)) {
+        if !dirs.exists(Entry::Volume(key))? {
             return Err(missing(key));
         }
         let lock = Lock::volume(dirs, key, patience)?;
@@ -127,7 +127,9 @@ impl Disk {
             ));
         }
         say_who(dirs, &lock, &open.serving).doing("writing", lock_path)?;
-        let index = record::Index::read(dirs, record.index)?.to_vec(chunks(record.size));
+        let index = record::Index::read(dirs, record.index)?;
+        let blocks = BlockCount::new(index.blocks);
+        let index = index.to_vec(chunks(record.size));
         let write = !open.serving.read_only;
         let index_file = write.then(|| dirs.edit(Entry::Index(record.index))).transpose()?;
         let top = write.then(|| open_top(dirs, record.top, record.size)).transpose()?;
@@ -136,11 +138,12 @@ impl Disk {
             key: Some(key.clone()),
             size: record.size,
             top: if write { record.top } else { 0 },
-            map: BlockMap::new(index, index_file, record.sole_maps),
+            map: BlockMap::new(index, index_file, record.sole_maps, blocks),
             budget: Budget::of(dirs, sr.size)?,
             layers: Layers::new(Some(dirs.clone()), top),
             sole: HashSet::from_iter(record.sole),
             found: Found::default(),
+            no_room: None,
             serving: Some(lock),
         })
     }

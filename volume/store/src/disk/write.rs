@@ -8,7 +8,7 @@ use super::{Disk, layers::WINDOW_BYTES};
 use crate::{
     block::{BLOCK_BYTES, Layer, is_data},
     budget::Purpose,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     files::steps,
 };
 
@@ -104,6 +104,19 @@ impl Disk {
 
     /// Writes whole blocks that the top does not hold yet; all of them are `old` so far.
     fn add(&mut self, block: u64, bytes: &[u8], old: Layer) -> Result<()> {
+        let added = self.add_blocks(block, bytes, old);
+        match &added {
+            Ok(()) if self.no_room.is_none() => {}
+            Ok(()) => self.no_room = None,
+            Err(error) if error.kind() == ErrorKind::NoSpace && self.no_room.is_none() => {
+                self.no_room = Some(error.chain());
+            }
+            Err(_) => {}
+        }
+        added
+    }
+
+    fn add_blocks(&mut self, block: u64, bytes: &[u8], old: Layer) -> Result<()> {
         let wanted = (bytes.len() / BLOCK) as u64;
         let is_sole = self.sole.contains(&old);
         // What is freed for it at once makes no SR fuller.
@@ -121,6 +134,9 @@ impl Disk {
             Ok(()) => (stored, failed),
             Err((named, error)) => (named, Some(error)),
         };
+        if !is_data(old) {
+            self.map.count_blocks(named, 0);
+        }
         if named > 0 && is_sole {
             self.layers.punch(old, block, named)?;
             self.budget.give(named);

@@ -115,6 +115,6 @@ impl Dirs {
 
     /// The count, where the SR has one.
     fn counter(&self) -> Option<Counter> {
-        self.exists(Entry::Used).then(|| Counter::open(self).ok()).flatten()
+        self.stat(Entry::Used).is_ok().then(|| Counter::open(self).ok()).flatten()
     }
 }

@@ -172,9 +172,18 @@ impl Dirs {
         Ok(entry.with_name(|name| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW))?)
     }
 
+    /// The same; `None` where there is no such entry. Not knowing is an error: what was taken for missing, as
+    /// where descriptors run out, might be made anew or removed.
+    pub(crate) fn find(&self, entry: Entry<'_>) -> Result<Option<Stat>> {
+        match self.stat(entry) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            found => found.doing("looking up", || self.path(entry)).map(Some),
+        }
+    }
+
     /// Whether there is such an entry.
-    pub(crate) fn exists(&self, entry: Entry<'_>) -> bool {
-        self.stat(entry).is_ok()
+    pub(crate) fn exists(&self, entry: Entry<'_>) -> Result<bool> {
+        Ok(self.find(entry)?.is_some())
     }
 
     /// Bytes allocated to a file; none to one that is not there.

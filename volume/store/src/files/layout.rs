@@ -6,7 +6,8 @@
 //! <sr root>/<uuid>/meta/sr.json            the SR's record; what has none is not an SR (any more)
 //!                      /numbers            the next number of a layer or an index
 //!                      /volume/<key>       a volume's record; what has none is not a volume
-//!                      /index/<number>     u32 per 4 MiB of a volume: the layer whose map has the page
+//!                      /index/<number>     u32 per 4 MiB of a volume: the layer whose map has the page; its
+//!                                          length says how many blocks of data the volume refers to
 //!                      /map/<layer>        u32 per block of a layer's volume, pages sparse
 //!                      /serving/<key>      locked (flock) by the process that serves the volume
 //!                      /datapath/<key>     what the datapath plugin remembers of the volume

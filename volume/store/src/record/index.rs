@@ -11,7 +11,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::Record;
+use super::{
+    Record,
+    blocks::{blocks_of, index_length},
+};
 use crate::{
     block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, chunks, is_data},
     error::{Context, Error, Result},
@@ -34,6 +37,8 @@ static ZEROES: [u8; 64] = [0; 64];
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     entries: Vec<(usize, Layer)>,
+    /// How many blocks of data they refer to, as far as that is known.
+    pub(crate) blocks: Option<u64>,
 }
 
 impl Index {
@@ -42,7 +47,7 @@ impl Index {
         let path = || dirs.path(Entry::Index(number));
         let file = dirs.read(Entry::Index(number))?;
         let length = file.metadata().doing("reading", path)?.len();
-        let mut index = Self::default();
+        let mut index = Self { entries: Vec::new(), blocks: blocks_of(length) };
         for_data(&file, path, |start, end| {
             let end = end.min(length);
             let mut bytes = vec![0; usize::try_from(end - start).expect("64-bit host")];
@@ -101,15 +106,15 @@ impl Index {
         let all = self.to_vec(chunks(size));
         files::with_ballast(dirs, || {
             let file = dirs.create(entry)?;
-            dirs.counted(&file, || write_index(&file, &all))
+            dirs.counted(&file, || write_index(&file, &all, self.blocks))
         })
         .doing("writing", || dirs.path(entry))
     }
 }
 
 /// Writes an index into an empty file; pages of it that say nothing stay holes.
-pub(crate) fn write_index(file: &File, index: &[Layer]) -> io::Result<()> {
-    steps::set_len(file, index.len() as u64 * 4)?;
+pub(crate) fn write_index(file: &File, index: &[Layer], blocks: Option<u64>) -> io::Result<()> {
+    steps::set_len(file, blocks.map_or(index.len() as u64 * 4, index_length))?;
     for (page, entries) in index.chunks(ENTRIES).enumerate() {
         if *entries != [NEVER; ENTRIES][..entries.len()] {
             let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
@@ -180,10 +185,19 @@ pub(crate) fn for_data(
 pub(crate) fn for_data_until(
     file: &File,
     path: impl Fn() -> PathBuf,
+    each: impl FnMut(u64, u64) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    for_data_from(file, 0, path, each)
+}
+
+/// The same from an offset on.
+pub(crate) fn for_data_from(
+    file: &File,
+    mut at: u64,
+    path: impl Fn() -> PathBuf,
     mut each: impl FnMut(u64, u64) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     const DOING: &str = "looking for data in";
-    let mut at = 0;
     loop {
         let start = match seek(file, SeekFrom::Data(at)) {
             Ok(start) => start,

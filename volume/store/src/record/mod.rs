@@ -1,5 +1,6 @@
 //! The records and indexes of an SR and its volumes, and the processes that serve them.
 
+mod blocks;
 mod holder;
 mod index;
 mod serving;
@@ -8,12 +9,13 @@ mod volume;
 
 use std::collections::BTreeMap;
 
-pub use self::{holder::ExternalHolder, serving::Serving, sr::Attachment, volume::Damaged};
 pub(crate) use self::{
-    index::{Index, Pages, View, for_data, for_data_until, write_index},
+    blocks::{BlockCount, blocks_in, index_length, set_blocks},
+    index::{Index, Pages, View, for_data, for_data_from, for_data_until, write_index},
     serving::{lock_or_served, served_by},
     volume::{Record, Records},
 };
+pub use self::{holder::ExternalHolder, serving::Serving, sr::Attachment, volume::Damaged};
 
 /// The fields of a record that this program does not know: a later version of the same format has written
 /// them. They stay when the record is rewritten, and a volume that is made of another one has them too.

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExternalHolder, Serving, Unknown};
+use super::{ExternalHolder, Serving, Unknown, blocks_in};
 use crate::{
-    block::{Layer, NEVER, SECTOR_BYTES, VOLUME_BYTES_MAX},
+    block::{BLOCK_BYTES, Layer, NEVER, SECTOR_BYTES, VOLUME_BYTES_MAX},
     error::{Error, ErrorKind, Result},
     files::{self, Directory, Dirs, Entry},
     host::Name,
@@ -102,10 +102,9 @@ impl Record {
 
     /// Whether it is the clone of a non-persistent disk that no call will ask for any more: its volume is
     /// destroyed, or no plugin remembers anything of the volume.
-    pub(crate) fn is_orphan(&self, dirs: &Dirs) -> bool {
-        let is_known =
-            |owner| dirs.exists(Entry::Volume(owner)) && dirs.exists(Entry::State(owner));
-        self.owner.as_ref().is_some_and(|owner| !is_known(owner))
+    pub(crate) fn is_orphan(&self, dirs: &Dirs) -> Result<bool> {
+        let Some(owner) = &self.owner else { return Ok(false) };
+        Ok(!dirs.exists(Entry::Volume(owner))? || !dirs.exists(Entry::State(owner))?)
     }
 
     /// Whether it can be written.
@@ -153,6 +152,19 @@ impl Record {
     /// Gives up the sole sets: of the layers' data, and of their map pages.
     pub(crate) fn take_sole(&mut self) -> (Vec<Layer>, Vec<Layer>) {
         (std::mem::take(&mut self.sole), std::mem::take(&mut self.sole_maps))
+    }
+
+    /// Bytes of data that it refers to. Where its index does not say, because a program of the version
+    /// before has written it: what is known to be its own.
+    pub(crate) fn data_bytes(&self, dirs: &Dirs) -> u64 {
+        if !self.has_data {
+            return 0;
+        }
+        if let Some(blocks) = blocks_in(dirs, self.index) {
+            return blocks * BLOCK_BYTES;
+        }
+        let own = self.own_top().into_iter().chain(self.sole.iter().copied());
+        own.map(|layer| dirs.allocated(Entry::Layer(layer))).sum()
     }
 
     /// What its texts take, in bytes.

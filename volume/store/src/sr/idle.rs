@@ -20,18 +20,27 @@ impl Sr {
 
 /// Refuses to do something to an SR of which a disk is active.
 pub(super) fn check_idle(dirs: &Dirs, act: &str) -> Result<()> {
-    let by = |key: &Name| match served_by(dirs, key) {
-        Ok(Some(serving)) => Some(serving.pid),
-        _ => Some(Record::read(dirs, key).ok()??.living_holder().ok()??.pid),
+    // What is damaged is not active. Where it cannot be known, as where descriptors run out, it may be.
+    let known = |found: Result<Option<Serving>>| match found {
+        Err(error) if error.tells_damage() => Ok(None),
+        found => found,
+    };
+    let by = |key: &Name| -> Result<Option<u32>> {
+        let holder = || Record::read(dirs, key)?.map_or(Ok(None), |it| it.living_holder());
+        let serving = match known(served_by(dirs, key))? {
+            None => known(holder())?,
+            serving => serving,
+        };
+        Ok(serving.map(|serving| serving.pid))
     };
     let mut keys = dirs.names(Directory::Servings)?;
     keys.extend(dirs.names(Directory::Volumes)?);
     keys.sort();
     keys.dedup();
-    let active: Vec<String> = keys
-        .into_iter()
-        .filter_map(|key| Some(format!("{key} (by process {})", by(&key)?)))
-        .collect();
+    let mut active = Vec::new();
+    for key in keys {
+        active.extend(by(&key)?.map(|pid| format!("{key} (by process {pid})")));
+    }
     if active.is_empty() {
         return Ok(());
     }

@@ -110,7 +110,13 @@ impl Host {
                 record.provider.clone_from(&wanted.provider);
                 record.write(&dirs)?;
             }
-            None => self.make(&sr, wanted)?,
+            None => {
+                if let Err(error) = self.make(&sr, wanted) {
+                    // There is no such SR: nothing would remove its lock. The first error is the one to tell.
+                    let _kept = lock.remove_sr(self, &sr.uuid);
+                    return Err(error);
+                }
+            }
         }
         drop(promises);
         // If the collection fails, `check` says why; the SR is attached all the same.

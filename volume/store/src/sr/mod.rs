@@ -180,14 +180,14 @@ impl Sr {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = opened.as_ref()
             && known.dirs.is_current()
-            && Some(known.version) == version(&known.dirs)
+            && Some(known.version) == version(&known.dirs)?
         {
             return Ok(Some((known.dirs.clone(), Arc::clone(&known.record))));
         }
         *opened = None;
         let Some(dirs) = Dirs::open(&self.layout)? else { return Ok(None) };
         // Taken before the record is read: should that be replaced meanwhile, it is read again.
-        let Some(version) = version(&dirs) else { return Ok(None) };
+        let Some(version) = version(&dirs)? else { return Ok(None) };
         let Some(record) = Record::read(&dirs)?.map(Arc::new) else { return Ok(None) };
         *opened = Some(Opened { dirs: dirs.clone(), record: Arc::clone(&record), version });
         Ok(Some((dirs, record)))
@@ -195,7 +195,11 @@ impl Sr {
 }
 
 /// The version of an SR's record that is there now, if there is one.
-fn version(dirs: &Dirs) -> Option<Version> {
-    let found = dirs.stat(Entry::Sr).ok()?;
-    Some((found.st_ino, found.st_ctime, found.st_ctime_nsec))
+fn version(dirs: &Dirs) -> Result<Option<Version>> {
+    let found = match dirs.find(Entry::Sr) {
+        // Something else lies where an SR has a directory.
+        Err(error) if error.kind() == ErrorKind::Corrupt => None,
+        found => found?,
+    };
+    Ok(found.map(|found| (found.st_ino, found.st_ctime, found.st_ctime_nsec)))
 }

@@ -87,7 +87,7 @@ impl PluginState {
 impl Drop for PluginState {
     fn drop(&mut self) {
         if let Some((dirs, _)) = &self.locked
-            && !dirs.exists(Entry::State(&self.uri.key))
+            && dirs.exists(Entry::State(&self.uri.key)).is_ok_and(|is_there| !is_there)
         {
             // Still locked: a call that waits for it finds that it has lost its name, and starts anew.
             let _kept = dirs.remove(Entry::StateLock(&self.uri.key));

@@ -111,8 +111,11 @@ impl Exclusive<'_> {
         let index = Entry::Index(record.index);
         let file = self.dirs.edit(index)?;
         let length = block::chunks(size) as u64 * 4;
-        files::with_ballast(&self.dirs, || steps::set_len(&file, length))
-            .doing("extending", || self.dirs.path(index))?;
+        // One that is longer counts the blocks, and has room for all entries.
+        if file.metadata().doing("looking up", || self.dirs.path(index))?.len() < length {
+            files::with_ballast(&self.dirs, || steps::set_len(&file, length))
+                .doing("extending", || self.dirs.path(index))?;
+        }
         if size != record.size {
             record.renew_content_id();
         }

@@ -17,7 +17,7 @@ use crate::{
     files::{Directory, Dirs, Entry, Mark, STATE_LOCK_SUFFIX},
     host::Name,
     live::Live,
-    record::{Pages, Record, Records, View, for_data},
+    record::{Pages, Record, Records, View, blocks_in, for_data, set_blocks},
     sr::Exclusive,
 };
 
@@ -30,6 +30,9 @@ struct Needed {
     indexes: HashSet<u32>,
     pages: HashSet<(Layer, u64)>,
     blocks: HashMap<(Layer, u64), Bits>,
+    /// How many blocks of data each page names, and each index of a volume with data, by its number.
+    in_page: HashMap<(Layer, u64), u64>,
+    in_index: HashMap<u32, u64>,
     layers: HashSet<Layer>,
     maps: HashSet<Layer>,
 }
@@ -63,7 +66,7 @@ impl Exclusive<'_> {
         for record in &mut records {
             // Volumes that are not served are locked here, so that their tops can be examined too.
             if let Ok(held) = self.hold_now(&record.key) {
-                idle.push((record.top, held));
+                idle.push((record.top, record.index, held));
                 if !record.previous_tops.is_empty() {
                     record.previous_tops.clear();
                     self.write(record)?;
@@ -72,7 +75,10 @@ impl Exclusive<'_> {
         }
         let needed = Needed::of(&dirs, &records)?;
         let owned: HashSet<Layer> = records.iter().flat_map(Record::owned).collect();
-        let still: HashSet<Layer> = idle.iter().map(|&(top, _)| top).collect();
+        let still: HashSet<Layer> = idle.iter().map(|&(top, ..)| top).collect();
+        for &(_, index, _) in &idle {
+            self.count_again(index, &needed)?;
+        }
         let in_tops = self.sweep_tops(&still, &needed)?;
         let garbage = self.unnamed(&needed, &owned)?;
         for number in dirs.numbers(Directory::Indexes)? {
@@ -85,6 +91,18 @@ impl Exclusive<'_> {
         let freed = in_tops + self.unlock_and_free(garbage, &owned)?;
         recount(&dirs)?;
         Ok(freed)
+    }
+
+    /// Corrects what an index says of its blocks: a disk that was killed may have left it behind.
+    fn count_again(&self, index: u32, needed: &Needed) -> Result<()> {
+        match needed.in_index.get(&index) {
+            Some(&blocks) if blocks_in(&self.dirs, index) != Some(blocks) => {
+                let entry = Entry::Index(index);
+                let path = || self.dirs.path(entry);
+                set_blocks(&self.dirs.edit(entry)?, blocks).doing("counting the blocks of", path)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Frees blocks and pages of tops that no map names: leftovers of killed writes. The locks of
@@ -158,7 +176,7 @@ impl Exclusive<'_> {
         for record in self.volume_records()?.sound {
             let is_meant = match of {
                 Some(of) => record.owner.as_ref() == Some(of),
-                None => record.is_orphan(&self.dirs),
+                None => record.is_orphan(&self.dirs)?,
             };
             if is_meant
                 && record.living_holder()?.is_none()
@@ -232,6 +250,7 @@ impl Needed {
         for record in records {
             needed.indexes.extend(record.base.into_iter().chain([record.index]));
             for view in View::all_of(dirs, record)? {
+                let mut blocks = 0;
                 for (chunk, layer) in view.pages() {
                     let place = (layer, chunk as u64);
                     needed.maps.insert(layer);
@@ -240,17 +259,23 @@ impl Needed {
                         let page = pages.get(layer, chunk).map_err(|error| {
                             if error.tells_damage() { record.damaged(dirs, &error) } else { error }
                         })?;
-                        needed.add(chunk as u64, page.as_slice());
+                        needed.add(layer, chunk as u64, page.as_slice());
                         pages.forget();
                     }
+                    blocks += needed.in_page.get(&place).unwrap_or(&0);
+                }
+                if view.has_data {
+                    needed.in_index.insert(view.number, blocks);
                 }
             }
         }
         Ok(needed)
     }
 
-    fn add(&mut self, chunk: u64, page: &[Layer]) {
+    fn add(&mut self, map: Layer, chunk: u64, page: &[Layer]) {
         let mut position = 0;
+        let data = page.iter().filter(|it| is_data(**it)).count() as u64;
+        self.in_page.insert((map, chunk), data);
         for run in page.chunk_by(|one, other| one == other) {
             let blocks = position..position + run.len();
             position = blocks.end;

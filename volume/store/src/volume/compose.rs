@@ -58,7 +58,8 @@ impl Exclusive<'_> {
             self.make_layer(parent_top, below.size)?;
             below.top = parent_top;
         }
-        below.clear_sole();
+        // What only one of the two has needed, and what they have let go of in it, may be needed by none.
+        let (mut former, mut former_maps) = below.take_sole();
         record.join(below);
         self.write(below)?;
         let child_views = View::all_of(&self.dirs, &record)?;
@@ -68,7 +69,9 @@ impl Exclusive<'_> {
         record.top = top;
         record.index = index;
         record.previous_tops.clear();
-        record.clear_sole();
+        let (sole, sole_maps) = record.take_sole();
+        former.extend(sole);
+        former_maps.extend(sole_maps);
         record.renew_content_id();
         self.write(&record)?;
         self.dirs.remove(Entry::Index(old_index))?;
@@ -76,6 +79,7 @@ impl Exclusive<'_> {
         record.join(&parent);
         drop(held);
         destroyed.views.extend(child_views);
+        (destroyed.former_sole, destroyed.former_sole_maps) = (former, former_maps);
         destroyed.was_written = true;
         destroyed.has_previous_tops |= has_previous_tops;
         let records = self.volume_records()?;
@@ -99,6 +103,7 @@ impl Exclusive<'_> {
         let start = View { index: start, has_data: false, number: 0 };
         let map = self.dirs.edit(Entry::Map(top))?;
         let mut index = Index::default();
+        index.blocks = under.index.blocks;
         for chunk in 0..chunks(size) {
             let (own, from, parent) = (over.at(chunk), start.at(chunk), under.at(chunk));
             if own == from || own == parent {
@@ -116,6 +121,9 @@ impl Exclusive<'_> {
                 merged.push(if over == from { under } else { over });
             }
             pages.forget();
+            let data = |entries: &[Layer]| entries.iter().filter(|it| is_data(**it)).count() as u64;
+            index.blocks =
+                index.blocks.map(|it| (it + data(&merged)).saturating_sub(data(&*under)));
             if !is_data(merged[0]) && merged.iter().all(|&entry| entry == merged[0]) {
                 index.push(chunk, merged[0]);
                 continue;

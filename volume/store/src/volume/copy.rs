@@ -79,6 +79,7 @@ impl Sr {
         drop(lock);
         let copied = to.and_then(|mut to| {
             copy_blocks(from, &mut to)?;
+            to.note_blocks();
             self.lock()?.finish(&record.key)
         });
         if copied.is_err() {

@@ -10,7 +10,7 @@ use crate::{
     host::Name,
     memory::human,
     random::random_uuid,
-    record::Record,
+    record::{Record, index_length},
     sr::{Exclusive, Sr},
     texts,
 };
@@ -77,7 +77,7 @@ impl Exclusive<'_> {
         };
         record.renew_content_id();
         self.make_layer(top, size)?;
-        self.make_sparse(Entry::Index(index), block::chunks(size) as u64 * 4)?;
+        self.make_sparse(Entry::Index(index), index_length(0))?;
         self.write(&record)?;
         Ok(record)
     }

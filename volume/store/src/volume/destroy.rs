@@ -1,8 +1,12 @@
 //! Destroying a volume or its data.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use super::{free::Garbage, sharing::SharingVolumes};
+use super::{
+    free::{Garbage, Pace, punch},
+    let_go::Part,
+    sharing::SharingVolumes,
+};
 use crate::{
     block::Layer,
     error::{Error, ErrorKind, Result},
@@ -27,6 +31,9 @@ pub(crate) struct Destroyed {
     pub(crate) sole: Vec<Layer>,
     /// Layers whose map pages no other volume names.
     pub(crate) sole_maps: Vec<Layer>,
+    /// Layers that were in sole sets before, of data and of maps, and may be needed by another volume now.
+    pub(crate) former_sole: Vec<Layer>,
+    pub(crate) former_sole_maps: Vec<Layer>,
     /// Whether it could be written. Then it may have stopped using blocks that only one other
     /// volume has needed since.
     pub(crate) was_written: bool,
@@ -36,7 +43,8 @@ pub(crate) struct Destroyed {
 }
 
 impl Destroyed {
-    /// The files that nobody needs any more, whatever is in them.
+    /// The files that no volume needs any more, whatever is in them; of those that only it needed, only where
+    /// that is certain.
     fn whole(&self, with_sole: bool) -> Garbage {
         let (sole, sole_maps) =
             if with_sole { (&*self.sole, &*self.sole_maps) } else { Default::default() };
@@ -112,6 +120,8 @@ impl Exclusive<'_> {
             owned: record.own_top().into_iter().collect(),
             sole: record.sole.clone(),
             sole_maps: record.sole_maps.clone(),
+            former_sole: Vec::new(),
+            former_sole_maps: Vec::new(),
             was_written: record.read_write() || !clones.is_empty(),
             has_previous_tops: !record.previous_tops.is_empty(),
         };
@@ -198,6 +208,8 @@ impl Exclusive<'_> {
             owned: Vec::new(),
             sole,
             sole_maps: Vec::new(),
+            former_sole: Vec::new(),
+            former_sole_maps: Vec::new(),
             was_written: false,
             has_previous_tops: false,
         };
@@ -254,17 +266,53 @@ impl Exclusive<'_> {
         // The processes that serve them get the larger sole sets first. Only then may their maps be
         // read, or a block that they stop using meanwhile would be freed by neither side.
         let idle = self.hold_writers(&sharing);
-        let told = if idle.is_some() { None } else { Some(live) };
+        let told = if idle.is_some() {
+            None
+        } else {
+            let live: &mut dyn Live = &mut *live;
+            Some(live)
+        };
         let left = self.share_out_without(&mut sharing, destroyed, told)?;
         sharing.refresh();
-        let mut garbage = destroyed.whole(idle.is_some());
-        // A disk that is served frees pages of its map while they are read here, which then read as if
-        // they named nothing. What it still needs would be freed: this waits for a later operation.
-        if idle.is_some() {
-            left.add_to(&mut garbage, &dirs, &sharing, destroyed.was_written)?;
+        let mut garbage = destroyed.whole(true);
+        let mut parts = left.parts(&mut garbage, &dirs, &sharing, destroyed.was_written)?;
+        if idle.is_none() {
+            self.confirm_parts(&mut parts, &sharing, live)?;
+        }
+        for Part { layer, blocks, pages, .. } in parts {
+            garbage.add_blocks(layer, blocks);
+            garbage.add_pages(layer, pages);
         }
         garbage.add_views(&dirs, &destroyed.views, &sharing)?;
         Ok((garbage, sharing.owned()))
+    }
+
+    /// Sees to it that what is to be freed of layers that disks are served from is not freed by those disks
+    /// too, and counted twice. A disk frees a block as soon as its map has let go of it, within one request:
+    /// once the disk has answered another one, those that are left are freed by nobody else. It frees a page
+    /// later, but not before the lock on maps is released: pages are freed here.
+    fn confirm_parts(
+        &self,
+        parts: &mut Vec<Part>,
+        sharing: &SharingVolumes<'_>,
+        live: &mut dyn Live,
+    ) -> Result<()> {
+        for part in parts.iter_mut().filter(|part| !part.pages.is_empty()) {
+            let pages = std::mem::take(&mut part.pages);
+            punch(&self.dirs, Entry::Map(part.layer), &pages, &mut Pace::hurried())?;
+        }
+        parts.retain(|part| !part.blocks.is_empty());
+        let users: BTreeSet<usize> = parts.iter().map(|part| part.user).collect();
+        for user in users {
+            let key = &sharing.records[user].key;
+            if let Some(serving) = served_by(&self.dirs, key)?
+                && live.sole(key, &serving).is_err()
+            {
+                // A later operation finds them.
+                parts.retain(|part| part.user != user);
+            }
+        }
+        Ok(())
     }
 
     /// Locks all volumes that can be written, if none of them is served.

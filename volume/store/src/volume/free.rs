@@ -7,6 +7,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    ops::{ControlFlow, Range},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +21,7 @@ use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, PAGE_BYTES, is_data, pages},
     error::{Context, ErrorKind, Result},
     files::{Dirs, Entry, allocated, steps},
-    record::{Pages, View},
+    record::{Pages, View, for_data_from},
 };
 
 /// The longest range that one call to the file system frees: some milliseconds. So a killed process
@@ -199,28 +202,42 @@ pub(crate) fn punch(
         Err(error) if error.is_missing_file() => return Ok(0),
         file => file?,
     };
-    let first = allocated(&fstat(&file).doing(DOING, path)?);
-    let (mut last, mut uncounted) = (first, 0);
-    for &(start, length) in ranges {
+    let (mut freed, mut uncounted) = (0, 0);
+    let mut punched = Ok(());
+    'ranges: for &(start, length) in ranges {
         let end = start + length;
         let mut at = start;
         while at < end {
             let step = STEP_BYTES.min(end - at);
-            let punched = steps::punch(&file, at, step);
-            uncounted += step;
-            if punched.is_err() || uncounted >= STEP_BYTES {
-                let now = allocated(&fstat(&file).doing(DOING, path)?);
-                dirs.count(pages(last), pages(now));
-                (last, uncounted) = (now, 0);
+            // Not by what the file has before and after: a disk that is served may be freeing other
+            // parts of it, and counts those itself.
+            let bytes = allocated_in(&file, path, at..at + step)?;
+            punched = steps::punch(&file, at, step);
+            if punched.is_err() {
+                break 'ranges;
             }
-            punched.doing(DOING, path)?;
+            (freed, uncounted) = (freed + bytes, uncounted + bytes);
+            if uncounted >= STEP_BYTES {
+                dirs.count(pages(uncounted), 0);
+                uncounted = 0;
+            }
             pace.step();
             at += step;
         }
     }
-    let now = allocated(&fstat(&file).doing(DOING, path)?);
-    dirs.count(pages(last), pages(now));
-    Ok(first.saturating_sub(now))
+    dirs.count(pages(uncounted), 0);
+    punched.doing(DOING, path)?;
+    Ok(freed)
+}
+
+/// Bytes of a range that a file has allocated.
+fn allocated_in(file: &File, path: impl Fn() -> PathBuf, range: Range<u64>) -> Result<u64> {
+    let mut bytes = 0;
+    for_data_from(file, range.start, path, |start, end| {
+        bytes += end.min(range.end).saturating_sub(start);
+        Ok(if end < range.end { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    Ok(bytes)
 }
 
 fn remove_if_empty(dirs: &Dirs, entry: Entry<'_>) -> Result<()> {

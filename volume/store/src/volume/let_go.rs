@@ -27,22 +27,39 @@ pub(crate) struct Left {
     pub(crate) maps: LastUsers,
 }
 
+/// What the last user of a layer does not need of it.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) layer: Layer,
+    /// Its position among the records.
+    pub(crate) user: usize,
+    /// Of the data, and of the map.
+    pub(crate) blocks: Ranges,
+    pub(crate) pages: Ranges,
+}
+
 impl Left {
-    /// Adds files that nobody needs as a whole, and, where what was destroyed could be written, the parts
-    /// of the others that the last user does not need either.
-    pub(crate) fn add_to(
+    /// Adds files that no volume needs as a whole to the garbage. Where what was destroyed could be written,
+    /// returns the parts of the others that the last user does not need either.
+    ///
+    /// The map of a disk that is served is read here while it changes. It only ever lets go of layers that
+    /// are not its top, and its pages stay while maps are locked: what it does not name now it will not need.
+    pub(crate) fn parts(
         self,
         garbage: &mut Garbage,
         dirs: &Dirs,
         sharing: &SharingVolumes<'_>,
         was_written: bool,
-    ) -> Result<()> {
+    ) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        let none = Ranges::new;
         for (layer, user) in self.data {
             match user {
                 None => garbage.layers.push(layer),
                 Some(record) if was_written => {
                     let view = View::of(dirs, &sharing.records[record])?;
-                    garbage.add_blocks(layer, blocks_without(dirs, &view, layer)?);
+                    let blocks = blocks_without(dirs, &view, layer)?;
+                    parts.push(Part { layer, user: record, blocks, pages: none() });
                 }
                 Some(_) => {}
             }
@@ -55,12 +72,13 @@ impl Left {
                     let is_named =
                         |chunk| usize::try_from(chunk).is_ok_and(|chunk| view.at(chunk) == layer);
                     let pages = unneeded(dirs, Entry::Map(layer), PAGE_BYTES, is_named);
-                    garbage.add_pages(layer, unless_missing(pages)?);
+                    let pages = unless_missing(pages)?;
+                    parts.push(Part { layer, user: record, blocks: none(), pages });
                 }
                 Some(_) => {}
             }
         }
-        Ok(())
+        Ok(parts)
     }
 }
 

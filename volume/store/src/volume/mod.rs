@@ -26,7 +26,7 @@ pub use self::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
-    files::{Dirs, Entry},
+    files::Dirs,
     host::Name,
     record::{self, Damaged, Record, Records},
     sr::Sr,
@@ -47,7 +47,8 @@ pub struct Volume {
     pub sharable: bool,
     /// Virtual size in bytes.
     pub size: u64,
-    /// Bytes of memory that destroying it would free.
+    /// Bytes of data that it refers to, whether it shares them or not. While it is served, this may be
+    /// 1 MiB behind.
     pub utilisation: u64,
     /// Keys and values that callers keep with it.
     pub keys: BTreeMap<String, String>,
@@ -127,10 +128,9 @@ impl Sr {
 impl Volume {
     /// As a record describes it.
     pub(crate) fn of(dirs: &Dirs, record: Record) -> Self {
-        let layers = record.own_top().into_iter().chain(record.sole.iter().copied());
         let content_id = record.content_id();
         let volume = Self {
-            utilisation: layers.map(|layer| dirs.allocated(Entry::Layer(layer))).sum(),
+            utilisation: record.data_bytes(dirs),
             read_write: record.read_write(),
             key: record.key,
             name: record.name,

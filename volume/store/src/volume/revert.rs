@@ -64,6 +64,8 @@ impl Exclusive<'_> {
             owned: old_top.into_iter().collect(),
             sole,
             sole_maps,
+            former_sole: Vec::new(),
+            former_sole_maps: Vec::new(),
             was_written: true,
             has_previous_tops,
         };

@@ -5,6 +5,7 @@
 //! commits. Before that there is one frozen layer more than needed, and nothing else.
 
 use std::{
+    collections::HashSet,
     thread,
     time::{Duration, Instant},
 };
@@ -159,6 +160,7 @@ impl Exclusive<'_> {
             // What is written from now on is not in the branch.
             origin.renew_content_id();
         }
+        let sole = (origin.sole.clone(), origin.sole_maps.clone());
         let made = self.freeze(&mut origin, held, index, new_top, live).and_then(|size| {
             // A disk that is served may have grown since its record was read.
             branch.size = size;
@@ -178,6 +180,11 @@ impl Exclusive<'_> {
                 Entry::Map(own_top),
             ];
             made.into_iter().try_for_each(|entry| self.dirs.remove(entry))?;
+            // And no other volume shares what only this one has needed.
+            if sole != Default::default() {
+                (origin.sole, origin.sole_maps) = sole;
+                self.write(&origin)?;
+            }
             return Err(error);
         }
         if !origin.previous_tops.is_empty() {
@@ -222,6 +229,7 @@ impl Exclusive<'_> {
         // Once they are not in a sole set any more, nothing finds those that are empty.
         self.tidy(&mut origin.sole, Entry::Layer)?;
         self.tidy(&mut origin.sole_maps, Entry::Map)?;
+        self.remove_unnamed_maps(origin)?;
         self.make_layer(new_top, origin.size)?;
         if matches!(held, Held::Idle { .. }) {
             origin.previous_tops.clear();
@@ -248,6 +256,18 @@ impl Exclusive<'_> {
             self.remove_empty_layer(*layer)?;
         }
         Ok(origin.size)
+    }
+
+    /// Removes the map files of which only this volume's index named pages, and names none any more. A disk
+    /// that was closed while maps were locked has left such pages.
+    fn remove_unnamed_maps(&self, origin: &Record) -> Result<()> {
+        if origin.sole_maps.is_empty() {
+            return Ok(());
+        }
+        let index = Index::read(&self.dirs, origin.index)?;
+        let named: HashSet<Layer> = index.pages().map(|(_, layer)| layer).collect();
+        let mut unnamed = origin.sole_maps.iter().filter(|layer| !named.contains(layer));
+        unnamed.try_for_each(|&layer| self.dirs.remove(Entry::Map(layer)))
     }
 
     /// No map names a frozen layer without blocks.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     block::{CHUNK_BYTES, Layer},
     error::Result,
-    files::{Dirs, Entry},
+    files::{Dirs, Entry, allocated},
     live::Live,
     record::{Pages, Record, View, for_data_until, served_by},
     sr::Exclusive,
@@ -56,6 +56,9 @@ fn users_without(
         for record in writers {
             View::all_of(dirs, record)?.iter().try_for_each(&mut add)?;
         }
+    }
+    for &layer in &destroyed.former_sole {
+        users.entry(layer).or_default();
     }
     for layer in sharing.owned().iter().chain(sharing.records.iter().flat_map(|it| &it.sole)) {
         users.remove(layer);
@@ -135,7 +138,8 @@ impl Exclusive<'_> {
     ) -> Result<Left> {
         let users = users_without(&self.dirs, sharing, destroyed)?;
         let pages = destroyed.views.iter().flat_map(View::pages);
-        let freed: HashSet<Layer> = pages.map(|(_, layer)| layer).collect();
+        let mut freed: HashSet<Layer> = pages.map(|(_, layer)| layer).collect();
+        freed.extend(&destroyed.former_sole_maps);
         let mut sets: Vec<Sets> = sharing.records.iter().map(Sets::of).collect();
         let mut maps = LastUsers::new();
         for (position, sets) in sets.iter_mut().enumerate() {
@@ -209,9 +213,10 @@ impl Exclusive<'_> {
         set.dedup();
         let mut tidied = Vec::with_capacity(set.len());
         for &layer in set.iter() {
-            match self.dirs.allocated(entry(layer)) {
-                0 => self.dirs.remove(entry(layer))?,
-                _ => tidied.push(layer),
+            match self.dirs.find(entry(layer))? {
+                Some(found) if allocated(&found) > 0 => tidied.push(layer),
+                Some(_) => self.dirs.remove(entry(layer))?,
+                None => {}
             }
         }
         *set = tidied;

@@ -166,8 +166,16 @@ impl WriteBack<'_> {
             lock.dirs.remove(Entry::Index(index))?;
         }
         let owned = old_top.into_iter().collect();
-        let destroyed =
-            Destroyed { views, owned, sole, sole_maps, was_written: true, has_previous_tops };
+        let destroyed = Destroyed {
+            views,
+            owned,
+            sole,
+            sole_maps,
+            former_sole: copied.sole,
+            former_sole_maps: copied.sole_maps,
+            was_written: true,
+            has_previous_tops,
+        };
         let records = lock.volume_records()?;
         lock.release(&record, records, destroyed, &mut Inactive)
     }

@@ -254,6 +254,12 @@ impl World {
         sr.lock().unwrap().collect(&mut Inactive).unwrap();
         assert_eq!(sr.stat().unwrap().used, readable.len() as u64 * BLOCK, "{when}: memory in use");
         assert_eq!(sr.lock().unwrap().check().unwrap(), [""; 0], "{when}, collected");
+        let referred = self.model.stamps.iter().flatten().count() as u64 * BLOCK;
+        assert_eq!(
+            sr.volume(&self.key).unwrap().utilisation,
+            referred,
+            "{when}, what it refers to"
+        );
     }
 }
 

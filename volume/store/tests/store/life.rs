@@ -154,6 +154,8 @@ fn a_promise_that_the_host_cannot_keep_is_refused() {
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert!(error.to_string().contains("device-config:size="), "{error}");
     assert!(host.srs().unwrap().is_empty(), "nothing is left behind");
+    let locks = host.lock_dir.read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(locks.collect::<Vec<_>>(), [".promises"], "nor a lock of an SR that is not there");
 }
 
 #[test]

@@ -22,5 +22,6 @@ mod space;
 mod storm;
 mod successor;
 mod tree;
+mod utilisation;
 mod versions;
 mod write_back;

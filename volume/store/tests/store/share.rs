@@ -37,7 +37,8 @@ fn a_disk_that_was_backed_up_needs_its_size_once_while_it_is_served() {
         fixture.lock().destroy_volume(snapshot.as_str(), &mut disks).unwrap();
         rewrite(&mut disks, &key, byte);
         assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
-        assert_eq!(fixture.sr.volume(&key).unwrap().utilisation, 32 * MIB);
+        let utilisation = fixture.sr.volume(&key).unwrap().utilisation;
+        assert!(utilisation.abs_diff(32 * MIB) < MIB, "{utilisation}");
     }
     assert!(content(disks.0.get_mut(&key).unwrap()) == [4; 32 << 20]);
 }
@@ -70,9 +71,11 @@ fn a_clone_whose_origin_was_rewritten_and_destroyed_needs_its_size_once() {
     disks.0.remove(&origin);
     fixture.lock().destroy_volume(&origin, &mut disks).unwrap();
     rewrite(&mut disks, &clone, 4);
-    // But for those blocks that both had let go of while the layer was shared.
-    assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB + 8 * BLOCK);
-    assert_eq!(fixture.lock().collect(&mut disks).unwrap(), 8 * BLOCK);
+    // Also those blocks are gone that both had let go of while the layer was shared.
+    assert_eq!(fixture.sr.stat().unwrap().used, 32 * MIB);
+    assert_eq!(fixture.lock().collect(&mut disks).unwrap(), 0);
+    let (said, real) = store::testing::counted(&fixture.sr);
+    assert_eq!(said, real);
     assert!(fixture.lock().check().unwrap().is_empty());
 }
 

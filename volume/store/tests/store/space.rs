@@ -11,7 +11,7 @@ use store::{
 use crate::{
     dying::{self, SIGKILL},
     numbers::Numbers,
-    operations::{Keys, SIZE},
+    operations::{Keys, SIZE, other_sr},
 };
 
 const BLOCK: u64 = 4096;
@@ -44,6 +44,30 @@ fn assert_full(fixture: &Fixture, error: &store::Error) {
     assert!(rest < 3 * BLOCK, "a block, a page of the map and one of the index did fit: {stat:?}");
     let (counted, real) = counted(&fixture.sr);
     assert_eq!(counted, real);
+}
+
+/// The error names both: what does not fit, and the SR that has no room, with what it has and what helps.
+/// Nothing of the copy stays.
+#[test]
+fn a_copy_into_a_full_sr_says_what_does_not_fit_where() {
+    let fixture = Fixture::new(128 * MIB);
+    let key = fixture.create(i64::try_from(80 * MIB).unwrap());
+    let mut disk = fixture.open(&key, false).unwrap();
+    disk.write(0, &vec![3; usize::try_from(80 * MIB).unwrap()]).unwrap();
+    drop(disk);
+    let there = other_sr(&fixture.host);
+    let size = there.stat().unwrap().total;
+    assert!(size < 80 * MIB, "{size} bytes are too few");
+    let error = fixture.sr.copy_volume(&key, &there, &mut Inactive, &mut Inactive).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    let text = error.chain();
+    for part in [&key, "80 MiB", there.uuid().as_str(), "left", "larger SR", "is full"] {
+        assert!(text.contains(part), "{part:?} is missing in {text:?}");
+    }
+    let stat = there.stat().unwrap();
+    assert_eq!((stat.used, stat.metadata), (0, 0));
+    assert_eq!(fixture.sr.volumes().unwrap().len(), 1);
+    assert_eq!(fixture.sr.stat().unwrap().used, 80 * MIB);
 }
 
 /// Each block needs a page of the map, and many one of the index: data is hardly half of it.

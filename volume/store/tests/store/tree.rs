@@ -365,6 +365,21 @@ impl World {
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
+    /// Each volume says to the block how much data it refers to; while it is served, it may be behind.
+    fn check_utilisation(&self) {
+        for volume in self.fixture.sr.volumes().unwrap() {
+            let model = &self.models[volume.key.as_str()];
+            let data = model.blocks.iter().filter(|it| model.has_data && it.fill != 0).count();
+            let data = (data * BLOCK) as u64;
+            let is_served = self.disks.0.get(volume.key.as_str()).is_some_and(|it| !it.read_only());
+            let behind_max = if is_served { (1 << 20) - 1 } else { 0 };
+            assert!(
+                volume.utilisation.abs_diff(data) <= behind_max,
+                "{volume:?} refers to {data} bytes, served: {is_served}"
+            );
+        }
+    }
+
     /// Once freeing has come to rest, memory is what can still be read, to the block.
     fn check_memory(&mut self) {
         self.fixture.lock().collect(&mut self.disks).unwrap();
@@ -433,6 +448,7 @@ fn run(ops: &[Op]) {
         world.apply(op);
         let (counted, real) = store::testing::counted(&world.fixture.sr);
         assert_eq!(counted, real, "what is counted and what is in use, after {op:?}");
+        world.check_utilisation();
         if at % 25 == 24 {
             world.check_contents();
         }
