@@ -16,15 +16,19 @@ use std::{
 };
 
 use plugin::Log;
-use rustix::io::Errno;
+use rustix::{io::Errno, process::Signal};
 use store::{Error, ErrorKind, Layout, Live, Name, Result, Serving, Sr, Switch};
-use tapctl::{Client, ControlDir, Minor};
+use tapctl::{Client, ControlDir, Identity, Minor};
 
 /// How long a tapdisk may take, from the first question to the last answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a process that has a volume's lock may take to say who it is.
 const NAME_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause between two looks for that name.
+/// The program that makes its socket again when it gets a SIGHUP.
+const TAPDISK: &str = "tapdisk-ram";
+/// How long that may take.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two looks for that name, or for the socket.
 const NAME_PAUSE: Duration = Duration::from_millis(2);
 /// How a tapdisk answers that it has the minor, but not the volume, at this moment: it is paused,
 /// or nothing is open. It does not refuse then, as it does not hold the volume.
@@ -112,7 +116,9 @@ impl<'a> Tapdisks<'a> {
             )
         };
         let minor = Minor::try_from(*minor).map_err(|_| stranger("cannot have that minor"))?;
-        let client = Client::new(&ControlDir::new(control_dir), *pid);
+        let control = ControlDir::new(control_dir);
+        restore_socket(&control, *pid);
+        let client = Client::new(&control, *pid);
         let asked = client.clone().timeout(self.timeout).serving(minor);
         let path = match asked {
             Ok(served) => served.path,
@@ -160,6 +166,25 @@ impl Live for Tapdisks<'_> {
     fn sole(&mut self, key: &Name, serving: &Serving) -> Result<()> {
         let outcome = self.tell(key, serving, "take over what only it needs", Client::sole);
         self.logged(key, outcome)
+    }
+}
+
+/// Has a tapdisk whose control directory was emptied make its socket again, and waits for that.
+fn restore_socket(control: &ControlDir, pid: u32) {
+    let is_there = || control.ctl(pid).exists();
+    if is_there() {
+        return;
+    }
+    // Another program may have the number by now, and be ended by the signal.
+    let Ok(Some(identity)) = Identity::of(pid) else { return };
+    let program = identity.executable_path();
+    let is_ours = program.is_some_and(|it| it.file_name() == Some(TAPDISK.as_ref()));
+    if !is_ours || identity.signal(Signal::HUP).is_err() {
+        return;
+    }
+    let begun = Instant::now();
+    while !is_there() && begun.elapsed() < RESTORE_TIMEOUT && identity.is_same() {
+        std::thread::sleep(NAME_PAUSE);
     }
 }
 

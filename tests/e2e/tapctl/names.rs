@@ -6,6 +6,7 @@ use std::{fs, time::Duration};
 use end_to_end::Disk;
 use nbd::client::Client as Nbd;
 use rustix::process::Signal;
+use serde_json::json;
 
 use super::{Host, eventually};
 use crate::maintenance::assert_sound;
@@ -47,6 +48,34 @@ fn a_tapdisk_whose_names_are_lost_is_found_by_the_next_call_and_unplugged_withou
     assert_eq!(host.names_of(tapdisk.pid), [""; 0]);
     let disk = Disk::attach_and_activate(&host.xapi, &sr, &key, "5", false).unwrap();
     assert_eq!(disk.connect().read(0, 6).unwrap(), b"before");
+    disk.unplug();
+    assert_sound(&host.xapi, &sr);
+}
+
+/// Also by a call of the volume plugin, which reaches the tapdisk in the midst of the operation.
+#[test]
+fn operations_on_a_volume_find_its_tapdisk_whose_names_are_lost() {
+    let host = Host::new();
+    let sr = host.xapi.create_sr("64MiB");
+    let key = host.xapi.create_vdi(&sr, 1 << 20);
+    let disk = host.xapi.plug(&sr, &key, "5");
+    let mut client = disk.connect();
+    client.write(0, b"before").unwrap();
+    let tapdisk = disk.tapdisk();
+    let names = host.names_of(tapdisk.pid);
+    for (method, more) in
+        [("Volume.snapshot", json!({})), ("Volume.resize", json!({ "new_size": 2 << 20 }))]
+    {
+        empty(&host);
+        let mut params = json!({ "sr": sr, "key": key });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        host.xapi.volume(method, params).unwrap_or_else(|failure| panic!("{method}: {failure}"));
+        assert_eq!(host.names_of(tapdisk.pid), names, "{method}");
+    }
+    assert_eq!(client.read(0, 6).unwrap(), b"before");
+    // The link to it is the datapath plugin's.
+    disk.step("Datapath.attach").unwrap();
+    assert_eq!(disk.connect().size(), 2 << 20);
     disk.unplug();
     assert_sound(&host.xapi, &sr);
 }
