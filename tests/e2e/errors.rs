@@ -1,9 +1,11 @@
 //! Errors, as an administrator gets to see them: code, what was wrong with which value, what to do.
 
-use end_to_end::{Failure, Side, Xapi};
+use std::{io::Write, process::Stdio};
+
+use end_to_end::{Failure, Side, Xapi, programs};
 use serde_json::{Value, json};
 
-use crate::maintenance::maintain;
+use crate::maintenance::{assert_sound, maintain};
 
 /// The message that `xe` shows, after checking the code and the shape of the params.
 fn message(got: Result<Value, Failure>, code: u32) -> String {
@@ -107,6 +109,56 @@ fn what_is_no_request_gets_an_answer_all_the_same() {
     // The caller fails when it writes to a pipe that is not read: this is more than a pipe holds.
     let long = format!("{{\"dbg\":\"{}\"}}", "x".repeat(1 << 20));
     assert!(xapi.raw(Side::Volume, "Plugin.query", long.as_bytes()).status.success());
+}
+
+/// Where descriptors run out, in the process or on the host, what cannot be looked at is not taken for missing:
+/// an SR that is not seen would be made anew, a disk that is not seen to be active be destroyed.
+#[test]
+fn a_call_that_runs_out_of_descriptors_says_so_and_loses_nothing() {
+    let xapi = Xapi::new();
+    let configuration = xapi.create_sr_only("64MiB");
+    let sr = xapi.volume("SR.attach", json!({ "configuration": configuration })).unwrap();
+    let sr = sr.as_str().unwrap();
+    let key = xapi.create_vdi(sr, 1 << 20);
+    let disk = xapi.plug(sr, &key, "1");
+    disk.connect().write(0, b"here").unwrap();
+    let calls = [
+        ("SR.attach", json!({ "dbg": "", "configuration": configuration })),
+        ("SR.ls", json!({ "dbg": "", "sr": sr })),
+        ("Volume.stat", json!({ "dbg": "", "sr": sr, "key": key })),
+        ("SR.detach", json!({ "dbg": "", "sr": sr })),
+        ("SR.destroy", json!({ "dbg": "", "sr": sr })),
+        ("Volume.destroy", json!({ "dbg": "", "sr": sr, "key": key })),
+    ];
+    for limit in 3..40 {
+        for (method, params) in &calls {
+            let program = programs::path("volume-plugin");
+            let mut shell = xapi.command("/bin/sh".as_ref());
+            let script = format!("ulimit -n {limit}; exec \"$0\" {method} --json");
+            shell.args(["-c", &script]).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = shell.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(params.to_string().as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            if output.stdout.is_empty() && limit < 6 {
+                // The loader could not open a library.
+                continue;
+            }
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let what = format!("{method} with {limit} descriptors: {answer}");
+            if output.status.success() {
+                assert!(["SR.attach", "SR.ls", "Volume.stat"].contains(method), "{what}");
+                continue;
+            }
+            let in_use = ["SR_BACKEND_FAILURE_16", "SR_BACKEND_FAILURE_24"];
+            let code = answer["code"].as_str().unwrap();
+            let says = answer["params"][1].as_str().unwrap();
+            let lacks = code == "SR_BACKEND_FAILURE_200" && says.contains("Too many open files");
+            assert!(in_use.contains(&code) || lacks, "{what}");
+        }
+    }
+    assert_eq!(disk.connect().read(0, 4).unwrap(), b"here");
+    disk.unplug();
+    assert_sound(&xapi, sr);
 }
 
 #[test]

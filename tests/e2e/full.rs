@@ -1,5 +1,7 @@
 //! No memory left, and clients that do not read.
 
+use std::{os::unix::net::UnixDatagram, time::Duration};
+
 use end_to_end::{Xapi, tools};
 use serde_json::json;
 
@@ -44,6 +46,47 @@ fn fill(xapi: &Xapi) {
     b.write(40 * MIB, &tools::noise(4, 8 << 20)).unwrap();
     assert_eq!(b.read(40 * MIB, 8 << 20).unwrap(), tools::noise(4, 8 << 20));
     two.unplug();
+}
+
+/// The log of the host says that a disk finds no room, why, and what helps: once, however often its guest
+/// tries; and that it finds room again.
+#[test]
+fn the_log_says_once_that_writes_find_no_room_and_once_that_they_do_again() {
+    let xapi = Xapi::new();
+    let log = UnixDatagram::bind(xapi.root().join("log")).unwrap();
+    log.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let sr = xapi.create_sr("4MiB");
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 16 * MIB), "1");
+    let mut client = disk.connect();
+    let mut at = 0;
+    while client.write(at, &[7; 4096]).is_ok() {
+        at += 4096;
+    }
+    let said = next_message(&log, &["ENOSPC", "room again"]);
+    for part in ["minor 0", &sr, "xe vdi-destroy", "is full"] {
+        assert!(said.contains(part), "{part:?} is missing in {said:?}");
+    }
+    for _ in 0..50 {
+        client.write(at, &[7; 4096]).unwrap_err();
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    client.trim(0, 1 << 20).unwrap();
+    client.write(at, &[7; 4096]).unwrap();
+    let said = next_message(&log, &["ENOSPC", "room again"]);
+    assert!(said.contains("find room again"), "{said}");
+    disk.unplug();
+}
+
+/// The next message of the log with one of these words.
+fn next_message(log: &UnixDatagram, words: &[&str]) -> String {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = log.recv(&mut buffer).expect("a message");
+        let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if words.iter().any(|word| said.contains(word)) {
+            return said;
+        }
+    }
 }
 
 /// A client asks for much and reads nothing, while another frees and overwrites what was asked for.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use end_to_end::{Disk, Xapi, signal_all, tools};
+use nbd::wire::command;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -70,6 +71,53 @@ fn snapshots_of_a_busy_disk_are_moments_of_it() {
         "no memory stays with snapshots that are gone"
     );
     assert_sound(&xapi, &sr);
+}
+
+/// A write of 32 MiB takes several passes of the tapdisk's loop. A snapshot between two of them has all of it,
+/// as has the disk that a client leaves in the middle of one.
+#[test]
+fn no_snapshot_has_half_of_a_large_write() {
+    const BYTES: usize = 32 << 20;
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("1GiB");
+    let key = xapi.create_vdi(&sr, BYTES as u64);
+    let disk = xapi.plug(&sr, &key, "5");
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let snapshots: Vec<String> = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = disk.connect();
+            for byte in (1..=u8::MAX).cycle() {
+                client.write(0, &vec![byte; BYTES]).unwrap();
+                written.fetch_add(1, Ordering::Release);
+                if stop.load(Ordering::Relaxed) {
+                    // The last one is not waited for.
+                    client.submit(0, command::WRITE, 0, 32 << 20, &vec![0xee; BYTES]).unwrap();
+                    return;
+                }
+            }
+        });
+        let made = (0..12).map(|_| {
+            let before = written.load(Ordering::Acquire);
+            while written.load(Ordering::Acquire) == before {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // At another moment of the write each time.
+            thread::sleep(Duration::from_micros(before * 1777 % 9000));
+            let made = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
+            made["key"].as_str().unwrap().to_owned()
+        });
+        let made = made.collect();
+        stop.store(true, Ordering::Relaxed);
+        made
+    });
+    disk.unplug();
+    for key in snapshots.iter().chain([&key]) {
+        let disk = Disk::plug(&xapi, &sr, key, "backup", true).unwrap();
+        let bytes = disk.connect().read(0, 32 << 20).unwrap();
+        let differs = bytes.iter().position(|&byte| byte != bytes[0]);
+        assert_eq!(differs, None, "{key} has {} before", bytes[0]);
+        disk.unplug();
+    }
 }
 
 /// Reads a volume through a tapdisk of its own; the largest number in it.

@@ -42,6 +42,13 @@ pub trait Frontend<D: Disk>: AsFd {
     /// Takes requests, carries them out and answers them, until there are none or the budget is spent.
     fn turn(&mut self, drive: &mut Drive<D>, budget: &mut Budget) -> Progress;
 
+    /// Completes the write that it has begun, if there is one. A large write may take several turns, between
+    /// which the disk must not be paused, closed, or changed in its structure: a snapshot never has half of a
+    /// write. Nor must the frontend be dropped.
+    fn complete_write(&mut self, drive: &mut Drive<D>) {
+        let _ = drive;
+    }
+
     /// Whether there is a request that no event of the descriptor tells of. It costs next to nothing: a loop
     /// that polls asks again and again.
     fn has_unannounced(&self) -> bool {

@@ -40,6 +40,30 @@ fn a_disk_from_attach_to_detach() {
     it.assert_nothing_left();
 }
 
+/// From a write activation on the bytes may change: what was copied of them before is told from what comes
+/// then. Neither a reader nor a second writer of a disk that is active changes the identity.
+#[test]
+fn each_write_activation_gives_the_contents_a_new_identity() {
+    let it = Fixture::new();
+    let id = || it.sr.volume(&it.key).unwrap().keys["content_id"].clone();
+    let mut before = id();
+    it.ok("attach", "5");
+    assert_eq!(id(), before);
+    for _ in 0..2 {
+        it.ok("activate", "5");
+        assert_ne!(id(), before, "a fresh one each time");
+        before = id();
+        it.ok("activate", "6");
+        it.ok("deactivate", "5");
+        it.ok("detach", "6");
+        assert_eq!(id(), before);
+    }
+    it.ok("activate_readonly", "5");
+    it.ok("detach", "5");
+    assert_eq!(id(), before, "nothing was written");
+    it.assert_nothing_left();
+}
+
 #[test]
 fn every_step_may_be_repeated() {
     let it = Fixture::new();

@@ -9,6 +9,7 @@ use crate::{
     control::{ATTACH_RETRY, CALLERS_PAUSE, Look},
     poll::{Poller, Source},
     tapdisk::Tapdisk,
+    vbd::Image,
 };
 
 /// After how long without requests clients give back memory that they hold only to be quick.
@@ -57,7 +58,9 @@ impl EventLoop {
     /// Serves until the last VBD is detached, a signal ends the process, or another one is to go on.
     pub(crate) fn serve(&mut self) -> io::Result<End> {
         loop {
-            let at_once = !self.tapdisk.runnable.is_empty() || self.tapdisk.has_busy_drives();
+            let at_once = !self.tapdisk.runnable.is_empty()
+                || self.tapdisk.has_busy_drives()
+                || !self.tapdisk.closed.is_empty();
             let timeout = if at_once { Some(Duration::ZERO) } else { self.timeout() };
             let mut ready = std::mem::take(&mut self.ready);
             let woken = self.poller.wait(timeout, &mut ready, &mut self.tapdisk)?;
@@ -70,6 +73,11 @@ impl EventLoop {
             if self.tapdisk.has_busy_drives() {
                 self.tapdisk.work_on_drives();
             }
+            if let Some(closed) = self.tapdisk.closed.last_mut()
+                && !closed.step()
+            {
+                self.tapdisk.closed.pop();
+            }
             self.expire(woken);
             self.ready = ready;
             if self.tapdisk.runnable.is_empty() {
@@ -80,6 +88,8 @@ impl EventLoop {
                 return Ok(End::Over);
             }
             if self.tapdisk.is_replaced {
+                let images = self.tapdisk.vbds.iter_mut().filter_map(|(_, vbd)| vbd.image_mut());
+                images.for_each(Image::complete_writes);
                 return Ok(End::Replaced);
             }
         }
@@ -154,6 +164,7 @@ impl EventLoop {
         }
         if self.metrics_due.take_if(is_due).is_some() {
             self.tapdisk.restore_names(now, Look::Due);
+            self.tapdisk.log_room(now);
             let images = self.tapdisk.vbds.iter_mut().filter_map(|(_, vbd)| vbd.image_mut());
             // What cannot be written now may be the next time.
             images.for_each(|image| _ = image.write_metrics());

@@ -169,6 +169,7 @@ fn tapdisk(
         updates: Slab::new(),
         receivers: Receivers::default(),
         runnable: Vec::new(),
+        closed: Vec::new(),
         receive_limit: ReceiveLimit::new(),
         listener: required(log, listener.context("waiting for callers")),
         conversations: Conversations::new(),

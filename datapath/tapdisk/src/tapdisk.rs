@@ -11,6 +11,7 @@ use std::{
 use blkif::Xen;
 use nbd::ReceiveLimit;
 use slab::Slab;
+use store::Closed;
 use syslog::{Severity, Syslog};
 use tapctl::{ControlDir, Conversation, Conversations, Key as ConversationKey, Listener, Minor};
 
@@ -56,6 +57,8 @@ pub(crate) struct Tapdisk {
     pub(crate) receivers: Receivers,
     /// Clients whose next turn need not wait for their sockets.
     pub(crate) runnable: Vec<(VbdKey, ClientKey)>,
+    /// Disks that are closed and whose memory is let go of in steps.
+    pub(crate) closed: Vec<Closed>,
     pub(crate) receive_limit: ReceiveLimit,
     pub(crate) listener: Watched<Listener>,
     pub(crate) conversations: Conversations<Watched<Conversation>>,
@@ -115,6 +118,16 @@ impl Tapdisk {
             // Disks may take one timeout to be closed, and their clients another to drain.
             self.end = Some(Instant::now() + 2 * DRAIN_TIMEOUT);
             self.set_accepting_callers(false);
+        }
+    }
+
+    /// Logs which disks have begun to find no room for writes, and which find some again.
+    pub(crate) fn log_room(&mut self, now: Instant) {
+        for (_, vbd) in &mut self.vbds {
+            let minor = vbd.minor();
+            if let Some((severity, text)) = vbd.image_mut().and_then(|it| it.look_at_room(now)) {
+                self.log.send(severity, format_args!("minor {minor}: {text}"));
+            }
         }
     }
 

@@ -45,6 +45,11 @@ impl Volume {
     pub(crate) fn is_loaded(&self) -> bool {
         self.0.is_loaded
     }
+
+    /// Closes the disk. What is left takes a while to let go of.
+    pub(crate) fn close(self) -> store::Closed {
+        self.0.disk.close()
+    }
 }
 
 /// The path in `ram:<path>`. As blktap: EINVAL without a colon, ENOENT for another type.
@@ -76,6 +81,11 @@ impl Structure {
     /// Whether it exists nowhere but in this process.
     pub(crate) fn is_loaded(&self) -> bool {
         self.is_loaded
+    }
+
+    /// Why writes find no room, where they do not: see [`store::Disk::no_room`].
+    pub(crate) fn no_room(&self) -> Option<&str> {
+        self.disk.no_room()
     }
 
     /// Writes to another top from now on: see [`store::Disk::switch`].

@@ -149,6 +149,28 @@ fn discarding_a_large_range_goes_on_beside_other_requests() {
     assert_was_not_stopped(&tapdisk);
 }
 
+/// The largest write that there is, over and over: the loop looks for the requests of others in between.
+#[test]
+fn large_writes_go_on_beside_other_requests() {
+    const BYTES: u32 = 32 << 20;
+    let host = Host::new();
+    let tapdisk = host.serve("image", 2 * u64::from(BYTES));
+    let (mut first, mut other) = (host.connect(&tapdisk), host.connect(&tapdisk));
+    let data = vec![9; BYTES as usize];
+    for _ in 0..3 {
+        let cookie = first.submit(0, command::WRITE, BYTES.into(), BYTES, &data).unwrap();
+        let reads = thread::scope(|scope| {
+            let answered = scope.spawn(|| first.finish(cookie).unwrap());
+            let reads = read_while(&mut other, || answered.is_finished());
+            answered.join().unwrap();
+            reads
+        });
+        assert!(reads > 0, "{reads} reads while it is written");
+        assert_eq!(other.read(u64::from(2 * BYTES) - 5, 5).unwrap(), [9; 5]);
+    }
+    assert_was_not_stopped(&tapdisk);
+}
+
 /// A process that passes on a connection may keep a copy of it, for which epoll(7) goes on reporting
 /// events when the tapdisk has closed its own.
 #[test]

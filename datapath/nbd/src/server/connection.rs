@@ -117,7 +117,22 @@ impl Connection {
 
     /// Receives what has arrived, handles every request that is complete, and sends the replies.
     pub fn turn<D: Disk>(&mut self, drive: &mut Drive<D>, budget: &mut Budget) -> Turned {
-        let mut turn = Turn {
+        let mut end = self.end.take();
+        let turned = self.begin_turn(drive, budget).run(&mut end);
+        self.end = end;
+        if matches!(turned, Turned::Closed(_)) {
+            self.complete_write(drive);
+        }
+        self.input.rest();
+        turned
+    }
+
+    fn begin_turn<'a, D: Disk>(
+        &'a mut self,
+        drive: &'a mut Drive<D>,
+        budget: &'a mut Budget,
+    ) -> Turn<'a, D> {
+        Turn {
             socket: &self.socket,
             export: &self.export,
             session: &mut self.session,
@@ -128,10 +143,17 @@ impl Connection {
             stats: &mut self.stats,
             clock: Clock::start(),
             budget,
-        };
-        let turned = turn.run(&mut self.end);
-        self.input.rest();
-        turned
+        }
+    }
+
+    /// Completes a write that a turn has begun, so that the disk never has half of it: before its
+    /// structure changes, before it is paused or closed, and before the connection is dropped.
+    pub fn complete_write<D: Disk>(&mut self, drive: &mut Drive<D>) {
+        if self.session.written > 0 {
+            let mut budget = Budget::bytes(usize::MAX);
+            // It is all here, and was checked: this cannot end the session.
+            let _done = self.begin_turn(drive, &mut budget).request();
+        }
     }
 
     /// Sends replies that wait, and takes no request: while the disk is paused, or closed.
@@ -193,6 +215,10 @@ impl<D: Disk> Frontend<D> for Connection {
         Self::turn(self, drive, budget).into()
     }
 
+    fn complete_write(&mut self, drive: &mut Drive<D>) {
+        Self::complete_write(self, drive);
+    }
+
     fn drain(&mut self) -> Progress {
         Self::drain(self).into()
     }
@@ -207,7 +233,7 @@ impl<D: Disk> Frontend<D> for Connection {
 
     /// It takes everything that comes, unless it waits for room to answer.
     fn is_caught_up(&self) -> bool {
-        Self::interest(self).readable
+        Self::interest(self).readable && self.session.written == 0
     }
 
     fn is_established(&self) -> bool {
@@ -215,7 +241,8 @@ impl<D: Disk> Frontend<D> for Connection {
     }
 
     fn outstanding(&self) -> usize {
-        self.output.borrow().replies() + self.session.pending.len()
+        let begun = usize::from(self.session.written > 0);
+        self.output.borrow().replies() + self.session.pending.len() + begun
     }
 
     fn stats(&self) -> &Stats {
@@ -323,7 +350,8 @@ impl<D: Disk> Turn<'_, D> {
                 Phase::ClientFlags => self.client_flags()?,
             };
             if !handled {
-                return Ok(Pause::Starved);
+                let is_begun = self.session.written > 0;
+                return Ok(if is_begun { Pause::Spent } else { Pause::Starved });
             }
             self.budget.spend(REQUEST_COST_BYTES);
             if self.budget.is_spent() {

@@ -69,6 +69,9 @@ pub(super) struct Session {
     pub(super) pending: Vec<Pending>,
     /// Requests are answered with an error.
     pub(super) stopping: bool,
+    /// How much of the payload of the next message is written already: a large write that goes on in the
+    /// next turn. 0: none is under way.
+    pub(super) written: usize,
 }
 
 impl Session {
@@ -82,6 +85,7 @@ impl Session {
             refused: None,
             pending: Vec::new(),
             stopping: false,
+            written: 0,
         }
     }
 }

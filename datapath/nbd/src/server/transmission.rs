@@ -24,6 +24,8 @@ const DROPPED_BYTES_MAX: u32 = 2 * PAYLOAD_BYTES_MAX;
 const DESCRIPTORS_MAX: usize = 4096;
 /// The longest descriptor: the largest multiple of 4 KiB that the field holds.
 const DESCRIPTOR_BYTES_MAX: u64 = 0xffff_f000;
+/// A payload that is longer than this may take several turns. It is more than one turn receives.
+const WHOLE_BYTES_MAX: usize = 4 << 20;
 /// Payloads are written in parts of so many bytes.
 const PART_BYTES: usize = 128 << 10;
 /// Head of a request.
@@ -38,7 +40,8 @@ enum Charged {
 }
 
 impl<D: Disk> Turn<'_, D> {
-    /// Handles the next request, if all of it is here. `false`: it is not.
+    /// Handles the next request, if all of it is here. `false`: it is not, or it is a large write of which
+    /// the rest is left to the next turn.
     #[inline]
     pub(super) fn request(&mut self) -> Result<bool, End> {
         let Some(head) = self.input.array::<HEAD>() else { return Ok(false) };
@@ -48,7 +51,12 @@ impl<D: Disk> Turn<'_, D> {
         }
         let charged = match self.execute(&raw)? {
             Some(charged) => charged,
-            None => return Ok(false),
+            None => {
+                if self.session.written > 0 {
+                    self.stats.write.time += self.clock.lap();
+                }
+                return Ok(false);
+            }
         };
         let lap = self.clock.lap();
         match charged {
@@ -59,9 +67,15 @@ impl<D: Disk> Turn<'_, D> {
         Ok(true)
     }
 
-    /// Handles one request; `None` where its payload is not complete.
+    /// Handles one request; `None` where its payload is not complete, or not all of it is written yet.
     #[inline]
     fn execute(&mut self, raw: &wire::Request) -> Result<Option<Charged>, End> {
+        if self.session.written > 0 {
+            // It was checked when it was begun.
+            let durable = raw.flags & wire::command_flag::FUA != 0;
+            let written = self.write(raw.cookie, raw.offset, raw.length, durable);
+            return Ok(written.then_some(Charged::Write));
+        }
         let limits = Limits {
             size: self.drive.size(),
             read_only: self.drive.read_only(),
@@ -161,15 +175,23 @@ impl<D: Disk> Turn<'_, D> {
         }
     }
 
-    /// Applies a write, if all of its payload is here. `false`: it is not.
+    /// Applies a write, if all of its payload is here. `false`: it is not, or the rest is left to the next
+    /// turn.
     #[inline]
     fn write(&mut self, cookie: u64, offset: u64, length: u32, durable: bool) -> bool {
         let total = HEAD + length as usize;
         if !self.input.has(total) {
             return false;
         }
-        self.send_pinned(offset, length);
-        let written = self.write_parts(offset, total).and_then(|()| self.flush(durable));
+        if self.session.written == 0 {
+            self.send_pinned(offset, length);
+        }
+        let written = match self.write_parts(offset, total) {
+            Ok(true) => self.flush(durable),
+            Ok(false) => return false,
+            Err(error) => Err(error),
+        };
+        self.session.written = 0;
         self.input.consume(total);
         self.stats.write.count(offset, length, written.is_ok());
         match written {
@@ -180,10 +202,11 @@ impl<D: Disk> Turn<'_, D> {
     }
 
     /// Writes the payload of a message of `total` bytes. A large one is written in parts, between which
-    /// the socket is emptied, so that the client can go on sending.
+    /// the socket is emptied, so that the client can go on sending; the largest ones as far as the budget
+    /// goes. `false`: the rest is left to the next turn.
     #[inline]
-    fn write_parts(&mut self, offset: u64, total: usize) -> io::Result<()> {
-        let mut from = HEAD;
+    fn write_parts(&mut self, offset: u64, total: usize) -> io::Result<bool> {
+        let mut from = HEAD + self.session.written;
         while from < total {
             let at = offset + (from - HEAD) as u64;
             let to = total.min(from + PART_BYTES - (at % PART_BYTES as u64) as usize);
@@ -193,9 +216,16 @@ impl<D: Disk> Turn<'_, D> {
                 // Counts like everything else that is received.
                 let received = self.input.receive_ahead(self.socket, total);
                 self.budget.spend(received);
+                if total > WHOLE_BYTES_MAX {
+                    self.budget.spend(PART_BYTES);
+                    if self.budget.is_spent() {
+                        self.session.written = from - HEAD;
+                        return Ok(false);
+                    }
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     #[inline]

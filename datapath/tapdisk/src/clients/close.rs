@@ -87,7 +87,8 @@ impl Tapdisk {
         let params = image.params.clone();
         let clients = image.take_clients();
         // Drops the drive: changes that are under way are answered with ESHUTDOWN.
-        vbd.close();
+        let closed = vbd.close();
+        self.closed.extend(closed);
         self.has_lost_clients = true;
         for mut client in clients {
             let over = matches!(client.frontend.drain(), block::Progress::Closed { .. });

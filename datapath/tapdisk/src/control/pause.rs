@@ -21,7 +21,8 @@ impl Tapdisk {
         let Some(image) = self.vbds[key].image_mut() else { return Ok(Some(Reply::Done)) };
         match &image.disk {
             DiskState::Running(_) => {
-                image.pause();
+                let closed = image.pause();
+                self.closed.extend(closed);
                 self.rearm_clients(key);
                 self.info(format_args!("minor {minor}: paused"));
             }

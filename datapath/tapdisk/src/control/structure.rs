@@ -7,6 +7,7 @@ use tapctl::{Failure, Minor, Reply, Switch};
 use super::handle::Handled;
 use crate::{
     tapdisk::Tapdisk,
+    vbd::Image,
     volume::{Structure, failure},
 };
 
@@ -39,10 +40,11 @@ impl Tapdisk {
         change: impl FnOnce(&mut Structure) -> store::Result<()>,
     ) -> Handled {
         let key = self.find(minor).ok_or(Errno::NODEV)?;
-        let Some(drive) = self.vbds[key].drive() else {
+        let structure = self.vbds[key].image_mut().and_then(Image::structure);
+        let Some(structure) = structure else {
             return Err(Self::no_drive(&self.vbds[key]));
         };
-        change(drive.structure()).map_err(|error| failure(&error))?;
+        change(structure).map_err(|error| failure(&error))?;
         Ok(Some(Reply::Done))
     }
 }

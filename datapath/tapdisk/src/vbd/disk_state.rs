@@ -3,6 +3,7 @@
 use std::{os::unix::net::UnixStream, time::Instant};
 
 use block::{Attachments, Drive};
+use store::Closed;
 use tapctl::{Key as ConversationKey, reply::state};
 
 use crate::{task::Opening, volume::Volume};
@@ -111,6 +112,22 @@ impl DiskState {
         !self.is_paused() && self.attachments().has_work()
     }
 
+    /// Why writes find no room, where they do not.
+    pub(super) fn no_room(&mut self) -> Option<&str> {
+        self.drive()?.structure().no_room()
+    }
+
+    /// Closes the disk, and hands out what is left of it. Changes that are under way are answered with
+    /// `ESHUTDOWN`.
+    pub(super) fn close(self) -> Option<Closed> {
+        match self {
+            Self::Running(drive) | Self::Closing(Closing { drive, .. }) => {
+                Some(drive.detach().0.close())
+            }
+            Self::Paused(paused) => paused.kept.map(Volume::close),
+        }
+    }
+
     pub(crate) fn is_paused(&self) -> bool {
         matches!(self, Self::Paused(_))
     }
@@ -140,17 +157,13 @@ impl Paused {
         matches!(self.resume, Resume::Failed)
     }
 
-    /// Closes the disk, unless it exists nowhere but in this process.
-    pub(crate) fn of(drive: Drive<Volume>) -> Self {
+    /// Closes the disk, unless it exists nowhere but in this process, and hands out what is left of it.
+    pub(crate) fn of(drive: Drive<Volume>) -> (Self, Option<Closed>) {
         let (size_bytes, read_only) = (drive.size(), drive.read_only());
         let (disk, attachments) = drive.detach();
-        Self {
-            size_bytes,
-            read_only,
-            kept: disk.is_loaded().then_some(disk),
-            attachments,
-            waiting: Vec::new(),
-            resume: Resume::NotAsked,
-        }
+        let (kept, closed) =
+            if disk.is_loaded() { (Some(disk), None) } else { (None, Some(disk.close())) };
+        let (waiting, resume) = (Vec::new(), Resume::NotAsked);
+        (Self { size_bytes, read_only, kept, attachments, waiting, resume }, closed)
     }
 }

@@ -2,21 +2,24 @@
 
 use std::{io, mem, os::unix::net::UnixStream, rc::Rc, time::Instant};
 
-use block::Stats;
+use block::{Drive, Stats};
 use nbd::{Connection, Export, ReceiveLimit};
 use slab::Slab;
+use store::Closed;
+use syslog::Severity;
 use tapctl::Failure;
 
 use super::{
     disk_state::{DiskState, Paused},
     listeners::Listeners,
+    room::{Message, Room},
 };
 use crate::{
     frontend::{Client, Origin, RingInfo},
     kept::Group,
     metrics::{Files, Served},
     poll::{ClientKey, Endpoint},
-    volume::path_of,
+    volume::{Structure, path_of},
 };
 
 /// How many connections may wait for a paused disk's size, to be told it in an old-style greeting.
@@ -38,6 +41,7 @@ pub(crate) struct Image {
     /// Counters of the clients that have left.
     served_before: Served,
     pub(crate) files: Option<Files>,
+    pub(super) room: Room,
     export: Rc<Export>,
 }
 
@@ -59,6 +63,7 @@ impl Image {
             client_left_at: Instant::now(),
             served_before: Served::default(),
             files: None,
+            room: Room::default(),
             export: Rc::new(Export::new(&name, "RAM disk", limit)),
         })
     }
@@ -90,7 +95,10 @@ impl Image {
 
     /// Removes a client that has left, and keeps its counters.
     pub(crate) fn remove_client(&mut self, key: ClientKey) -> Option<Client> {
-        let client = self.clients.try_remove(key)?;
+        let mut client = self.clients.try_remove(key)?;
+        if let Some(drive) = self.disk.drive() {
+            client.frontend.complete_write(drive);
+        }
         self.client_left_at = Instant::now();
         add(&mut self.served_before, &client);
         Some(client)
@@ -110,8 +118,22 @@ impl Image {
         self.client_left_at
     }
 
+    /// Completes the writes that clients have begun.
+    pub(crate) fn complete_writes(&mut self) {
+        if let Some(drive) = self.disk.drive() {
+            self.clients.iter_mut().for_each(|(_, client)| client.frontend.complete_write(drive));
+        }
+    }
+
+    /// The structure of the disk, unless it is paused. No write is half done.
+    pub(crate) fn structure(&mut self) -> Option<&mut Structure> {
+        self.complete_writes();
+        self.disk.drive().map(Drive::structure)
+    }
+
     /// Takes all clients out, and keeps their counters.
     pub(crate) fn take_clients(&mut self) -> Vec<Client> {
+        self.complete_writes();
         self.served_before = self.served();
         self.clients.drain().collect()
     }
@@ -139,13 +161,26 @@ impl Image {
         self.clients.iter().map(|(_, client)| client.frontend.outstanding()).sum()
     }
 
-    /// Closes the disk so that other processes may change it. A loaded file stays: it exists nowhere else.
-    pub(crate) fn pause(&mut self) {
+    /// Closes the disk so that other processes may change it, and hands out what is left of it. A loaded
+    /// file stays: it exists nowhere else.
+    pub(crate) fn pause(&mut self) -> Option<Closed> {
+        self.complete_writes();
+        let mut closed = None;
         self.change_disk(|disk| match disk {
-            DiskState::Running(drive) => DiskState::Paused(Paused::of(drive)),
+            DiskState::Running(drive) => {
+                let paused;
+                (paused, closed) = Paused::of(drive);
+                DiskState::Paused(paused)
+            }
             other => other,
         });
         self.lock = None;
+        closed
+    }
+
+    /// Closes the image and its disk, and hands out what is left of that.
+    pub(super) fn close(self) -> Option<Closed> {
+        self.disk.close()
     }
 
     /// Replaces the state of the disk by one that is made of it.
@@ -163,6 +198,17 @@ impl Image {
             files.write(&served)?;
         }
         self.clients.iter_mut().try_for_each(|(_, client)| client.write_metrics())
+    }
+
+    /// What is to be logged, where writes have begun to find no room, or find some again.
+    pub(crate) fn look_at_room(&mut self, now: Instant) -> Option<(Severity, String)> {
+        let params = &self.params;
+        Some(match self.room.look(self.disk.no_room(), now)? {
+            Message::Full(why) => {
+                (Severity::Warning, format!("writes to {params} fail with ENOSPC: {why}"))
+            }
+            Message::Free => (Severity::Info, format!("writes to {params} find room again")),
+        })
     }
 
     /// The rings of guests, each with the key of its client.

@@ -3,6 +3,7 @@
 mod disk_state;
 mod image;
 mod listeners;
+mod room;
 mod state;
 
 pub(crate) use disk_state::{Closing, DiskState, Paused, Resume};
@@ -11,12 +12,14 @@ pub(crate) use listeners::{Listeners, Place};
 pub(crate) use state::{Idle, Start, State};
 
 use std::{
+    mem,
     os::fd::{AsFd, BorrowedFd},
     time::Instant,
 };
 
 use blkif::Ring;
 use block::Drive;
+use store::Closed;
 use tapctl::{ControlDir, Minor, MinorLock};
 
 use crate::{frontend::RingInfo, kept::Group, volume::Volume};
@@ -111,10 +114,13 @@ impl Vbd {
         served.chain(self.waiting_rings.iter_mut().map(|(_, ring)| ring))
     }
 
-    /// Closes the image and its disk.
-    pub(crate) fn close(&mut self) {
+    /// Closes the image and its disk, and hands out what is left of that.
+    pub(crate) fn close(&mut self) -> Option<Closed> {
         self.sectors_before = self.sectors();
         self.closed_at = Instant::now();
-        self.state = State::Idle(Idle::Closed);
+        match mem::replace(&mut self.state, State::Idle(Idle::Closed)) {
+            State::Open(image) => image.close(),
+            State::Idle(_) | State::Opening(_) => None,
+        }
     }
 }

@@ -67,7 +67,7 @@ impl Disk {
         let found = Layout::of_volume(path);
         let (layout, key) = found.ok_or_else(|| no_volume(path))?;
         let dirs = Dirs::open(&layout)?.ok_or_else(|| missing(&key))?;
-        if !dirs.exists(Entry::Volume(&key)) {
+        if !dirs.exists(Entry::Volume(&key))? {
             return Err(missing(&key));
         }
         let lock = Lock::inherited_volume(&dirs, &key, lock)?;
