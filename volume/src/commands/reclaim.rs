@@ -6,7 +6,7 @@ use schemas::{Error, Failure};
 
 use store::Name;
 
-use crate::{Context, methods, unused::end_and_retry};
+use crate::{Context, graphs, methods, unused::end_and_retry};
 
 pub(crate) const ARGS: &[Arg] = &[
     super::SR,
@@ -43,5 +43,6 @@ pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
         true => host.destroy_of_any_format(&uuid),
         false => host.destroy(&uuid),
     })?;
+    graphs::removed(ctx, handle);
     Ok(format!("SR {handle} is destroyed\n"))
 }

@@ -53,7 +53,10 @@ fn reclaim_destroys_what_was_forgotten_and_spares_what_is_attached() {
     assert!(status == 1 && text.contains("--force"), "{text}");
     let destroyed = |sr| (0, format!("SR {sr} is destroyed\n"));
     assert_eq!(run(&plugin, &["reclaim", "--sr", "sr-two"]), destroyed("sr-two"));
+    let graphs = plugin.config().control.metrics().path().join("metrics");
+    assert_eq!(std::fs::read_dir(&graphs).unwrap().count(), 1, "that of the attached one");
     assert_eq!(run(&plugin, &["reclaim", "--sr", SR, "--force"]), destroyed(SR));
+    assert_eq!(std::fs::read_dir(&graphs).unwrap().count(), 0);
     assert_eq!(plugin.ok("SR.probe", json!({"configuration": {}})), json!([]));
     let (status, text) = run(&plugin, &["reclaim", "--sr", SR]);
     assert!(status == 1 && text.contains("SR_does_not_exist"), "{text}");
