@@ -71,7 +71,7 @@ test-versions:
 	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \
 		$(CARGO) test --locked --package end-to-end --test e2e versions:: -- --nocapture
 
-# XEN="disk.sh two.sh kill.sh pvh.sh": which scripts of tests/xen
+# XEN="disk.sh two.sh kill.sh pvh.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)

@@ -23,11 +23,15 @@ rm -rf "$share"
 mkdir -p "$share/bin"
 cp "$files"/*.sh "$share/"
 cp "$programs"/xen-toolstack "$programs"/xen-load "$programs"/tap-ctl-ram "$share/bin/"
+# How many servers kill.sh has to kill.
+echo "KILLS=${XEN_KILLS:-50}" > "$share/settings"
 "$files/../install.sh" install "$programs" "$share/installed" >/dev/null
 status=0
 for script; do
     echo "== $script"
     begin=$SECONDS
+    # Each kill takes an emulated machine a second, and a busy one four.
+    [ "$script" != kill.sh ] || export XEN_SECONDS="${XEN_SECONDS:-900}"
     "$files/boot.sh" "$work/build" "$share" "$work/out-${script%.sh}" "$script" || status=$?
     echo "== $script: status $status after $((SECONDS - begin)) s"
     [ "$status" = 0 ] || exit "$status"
