@@ -299,10 +299,10 @@ fn calls_at_the_same_time_are_served_by_one_tapdisk() {
 fn a_call_reads_the_record_of_the_sr_once() {
     let fixture = Fixture::new();
     for (method, volumes) in [("attach", 1), ("activate", 3), ("deactivate", 0), ("detach", 0)] {
-        store::testing::parsed();
+        store::testing::work();
         fixture.ok(method, "0");
-        let parsed = store::testing::parsed();
-        assert!(parsed.srs <= 1 && parsed.volumes <= volumes, "{method}: {parsed:?}");
+        let work = store::testing::work();
+        assert!(work.srs <= 1 && work.volumes <= volumes, "{method}: {work:?}");
     }
     fixture.assert_nothing_left();
 }

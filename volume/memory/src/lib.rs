@@ -24,7 +24,7 @@ mod words;
 
 pub use heap::{return_freed, return_large_blocks};
 pub use inherit::close_inherited_on_exec;
-pub use map::{ReadMap, WriteMap};
+pub use map::{ReadMap, SharedWords, WriteMap};
 pub use send::{PARTS_MAX, Part, send};
 pub use slice::{Slice, WriteSlice};
 pub use words::Words;

@@ -149,6 +149,32 @@ impl WriteMap {
     }
 }
 
+/// A mapped window of a file of which only 32-bit words are reached, atomically, so that the threads of a
+/// process may share it as processes do.
+#[derive(Debug)]
+pub struct SharedWords(Window);
+
+// SAFETY: the only access is by atomics, and munmap(2) may be called by any thread.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// Maps `length` bytes of `file` from its beginning.
+    ///
+    /// # Errors
+    /// As [`WriteMap::new`].
+    pub fn new(file: &File, length: usize) -> io::Result<Self> {
+        Window::new(file, 0, length, ProtFlags::READ | ProtFlags::WRITE).map(Self)
+    }
+
+    /// The words.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU32] {
+        self.0.words()
+    }
+}
+
 /// Gives up storing; the mapping stays.
 impl From<WriteMap> for ReadMap {
     fn from(map: WriteMap) -> Self {

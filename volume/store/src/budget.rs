@@ -81,7 +81,7 @@ impl Words {
 impl Budget {
     /// The budget of an SR of `size` bytes.
     pub(crate) fn of(dirs: &Dirs, size: u64) -> Result<Self> {
-        let words = Words::Shared(Counter::open(dirs)?);
+        let words = Words::Shared(dirs.counter()?.clone());
         Ok(Self { words, size: size / PAGE_BYTES, sr: Some(dirs.layout().uuid().to_string()) })
     }
 
@@ -277,40 +277,37 @@ pub(crate) fn free(dirs: &Dirs, size: u64) -> Result<u64> {
 #[cfg(feature = "testing")]
 pub(crate) fn counted(dirs: &Dirs) -> Result<(u64, u64)> {
     let usage = Usage::of(dirs)?;
-    Ok((u64::from(Counter::open(dirs)?.used()) * PAGE_BYTES, usage.data + usage.metadata))
+    Ok((u64::from(dirs.counter()?.used()) * PAGE_BYTES, usage.data + usage.metadata))
 }
 
 /// Corrects the count, if processes were killed between counting and allocating, or between freeing and
 /// counting. Processes may be at work meanwhile: their share of the difference comes and goes, so the
-/// smallest difference that is seen for a while is the error.
-pub(crate) fn recount(dirs: &Dirs) -> Result<()> {
-    let counter = Counter::open(dirs)?;
-    let difference = || -> Result<Option<(u32, i64)>> {
-        let before = counter.used();
-        let real = i64::try_from(Usage::of(dirs)?.pages()).unwrap_or(i64::MAX);
-        Ok((counter.used() == before).then(|| (before, i64::from(before) - real)))
-    };
+/// smallest difference that is seen for a while is the error. What the SR takes, as it was measured last.
+pub(crate) fn recount(dirs: &Dirs) -> Result<Usage> {
+    let counter = dirs.counter()?;
     let begun = Instant::now();
     let mut error: Option<i64> = None;
     loop {
-        match difference()? {
-            Some((_, 0)) => return Ok(()),
-            Some((used, now)) => {
-                let smallest = error.is_none_or(|known| now.abs() <= known.abs());
-                if smallest && begun.elapsed() >= RECOUNT {
-                    let right = i64::from(used) - now;
-                    if counter.correct(used, u32::try_from(right).unwrap_or(u32::MAX)) {
-                        return Ok(());
-                    }
-                } else if smallest {
-                    error = Some(now);
-                }
+        let used = counter.used();
+        let usage = Usage::of(dirs)?;
+        if counter.used() == used {
+            let now = i64::from(used) - i64::try_from(usage.pages()).unwrap_or(i64::MAX);
+            if now == 0 {
+                return Ok(usage);
             }
-            None => {}
+            let smallest = error.is_none_or(|known| now.abs() <= known.abs());
+            if smallest && begun.elapsed() >= RECOUNT {
+                let right = i64::from(used) - now;
+                if counter.correct(used, u32::try_from(right).unwrap_or(u32::MAX)) {
+                    return Ok(usage);
+                }
+            } else if smallest {
+                error = Some(now);
+            }
         }
         // Where they never rest, the next call tries again.
         if begun.elapsed() >= RECOUNT * 4 {
-            return Ok(());
+            return Ok(usage);
         }
         thread::sleep(RECOUNT_PAUSE);
     }

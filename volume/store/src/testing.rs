@@ -9,7 +9,7 @@ use std::{
 use scratch::Scratch;
 
 pub use crate::files::{
-    hooks::{Parsed, at_unlock, parsed},
+    hooks::{Work, at_unlock, work},
     steps::failpoints,
 };
 use crate::{

@@ -126,10 +126,16 @@ fn replace_once(dirs: &Dirs, entry: Entry<'_>, bytes: &[u8]) -> io::Result<()> {
     let temporary = Entry::Named(Directory::Temporary, &name);
     let written = dirs
         .create(temporary)
-        .and_then(|file| dirs.counted(&file, || steps::write_at(&file, bytes, 0)))
+        .and_then(|file| {
+            let write = || steps::write_at(&file, bytes, 0);
+            if entry.is_counted() { dirs.counted_new(&file, write) } else { write() }
+        })
         .and_then(|()| dirs.rename(temporary, entry));
     if written.is_err() {
-        let _absent = dirs.unlink(temporary);
+        let _absent = match entry.is_counted() {
+            true => dirs.unlink(temporary),
+            false => dirs.unlink_uncounted(temporary),
+        };
     }
     written
 }

@@ -8,10 +8,13 @@
 use std::{
     fs::File,
     io,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use memory::WriteMap;
+use memory::SharedWords;
 use rustix::fs::fstat;
 
 use super::{Dirs, Entry, allocated, steps};
@@ -31,17 +34,16 @@ pub(crate) enum Word {
     Looked = 2,
 }
 
-/// A mapping of the page.
-#[derive(Debug)]
-pub(crate) struct Counter(WriteMap);
+/// A mapping of the page. Copies share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Counter(Arc<SharedWords>);
 
 impl Counter {
     /// Maps the count of an SR, and begins one where there is none yet.
-    pub(crate) fn open(dirs: &Dirs) -> Result<Self> {
+    fn open(dirs: &Dirs) -> Result<Self> {
         const DOING: &str = "mapping the count of memory";
         let path = || dirs.path(Entry::Used);
-        let file = dirs.edit_or_create(Entry::Used)?;
-        let found = fstat(&file).doing(DOING, path)?;
+        let (file, found) = dirs.edit_or_create_with_stat(Entry::Used)?;
         if u64::try_from(found.st_size).is_ok_and(|size| size < PAGE_BYTES) || found.st_blocks == 0
         {
             // Its page is allocated by writing to it: a store to a hole of a full tmpfs is a SIGBUS.
@@ -49,8 +51,11 @@ impl Counter {
                 .and_then(|()| steps::set_len(&file, PAGE_BYTES))
                 .doing(DOING, path)?;
         }
+        #[cfg(feature = "testing")]
+        super::hooks::count_mapping();
         let length = usize::try_from(PAGE_BYTES).expect("64-bit host");
-        Ok(Self(WriteMap::new(&file, 0, length).doing(DOING, path)?))
+        let words = SharedWords::new(&file, length).doing(DOING, path)?;
+        Ok(Self(Arc::new(words)))
     }
 
     pub(crate) fn word(&self, word: Word) -> &AtomicU32 {
@@ -89,32 +94,58 @@ fn narrow(pages: u64) -> u32 {
 }
 
 impl Dirs {
+    /// The count, which begins here where the SR has none yet. It is mapped once.
+    pub(crate) fn counter(&self) -> Result<&Counter> {
+        let slot = self.counter_slot();
+        if let Some(counter) = slot.get() {
+            return Ok(counter);
+        }
+        let counter = Counter::open(self)?;
+        Ok(slot.get_or_init(|| counter))
+    }
+
     /// Runs `act`, which changes what a file has allocated, and counts the difference.
     pub(crate) fn counted<T>(
         &self,
         file: &File,
         act: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        let size = || Ok::<_, io::Error>(pages(allocated(&fstat(file)?)));
-        let before = size()?;
+        let before = pages(allocated(&fstat(file)?));
+        self.counted_from(before, file, act)
+    }
+
+    /// As [`Self::counted`], of a file that was just made and has nothing allocated.
+    pub(crate) fn counted_new<T>(
+        &self,
+        file: &File,
+        act: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.counted_from(0, file, act)
+    }
+
+    fn counted_from<T>(
+        &self,
+        before: u64,
+        file: &File,
+        act: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         let done = act();
-        self.count(before, size()?);
+        self.count(before, pages(allocated(&fstat(file)?)));
         done
     }
 
     /// Counts that something that took `before` pages takes `after` from now on.
     pub(crate) fn count(&self, before: u64, after: u64) {
+        if before == after {
+            return;
+        }
         // An SR that is being made or removed may have no count.
-        let Some(counter) = (before != after).then(|| self.counter()).flatten() else { return };
+        let known = self.counter_slot().get().is_some() || self.stat(Entry::Used).is_ok();
+        let Some(counter) = known.then(|| self.counter().ok()).flatten() else { return };
         if after > before {
             counter.add(after - before);
         } else {
             counter.subtract(before - after);
         }
-    }
-
-    /// The count, where the SR has one.
-    fn counter(&self) -> Option<Counter> {
-        self.stat(Entry::Used).is_ok().then(|| Counter::open(self).ok()).flatten()
     }
 }

@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Directory, Entry, Layout, parse_number, steps};
+use super::{Directory, Entry, Layout, counter::Counter, parse_number, steps};
 use crate::{
     block::pages,
     error::{Context, Error, ErrorKind, Misplaced, Result},
@@ -36,11 +36,15 @@ pub(crate) struct Dirs(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     layout: Layout,
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     /// Device and inode of `root`.
     identity: (u64, u64),
     /// Opened when they are needed first, each from the one above it.
     open: [OnceLock<OwnedFd>; Directory::ALL.len()],
+    /// Whether each of them is on a file system of its own, which an open directory stays on.
+    mounted: [OnceLock<bool>; Directory::ALL.len()],
+    /// Mapped when it is needed first.
+    counter: OnceLock<Counter>,
 }
 
 impl Dirs {
@@ -56,12 +60,29 @@ impl Dirs {
         };
         let found = fstat(&root).doing("opening", || layout.root())?;
         let identity = identity(&found);
-        Ok(Some(Self(Arc::new(Inner {
-            layout: layout.clone(),
+        Ok(Some(Self::new(layout.clone(), Arc::new(root), identity)))
+    }
+
+    /// The same SR, of which nothing below its own directory is open yet.
+    pub(crate) fn reopened(&self) -> Self {
+        let Inner { layout, root, identity, .. } = &*self.0;
+        Self::new(layout.clone(), Arc::clone(root), *identity)
+    }
+
+    fn new(layout: Layout, root: Arc<OwnedFd>, identity: (u64, u64)) -> Self {
+        Self(Arc::new(Inner {
+            layout,
             root,
             identity,
             open: Default::default(),
-        }))))
+            mounted: Default::default(),
+            counter: OnceLock::new(),
+        }))
+    }
+
+    /// Where the mapped count of memory is kept: see [`Dirs::counter`].
+    pub(super) fn counter_slot(&self) -> &OnceLock<Counter> {
+        &self.0.counter
     }
 
     /// Whether its path still leads to it.
@@ -98,7 +119,8 @@ impl Dirs {
     /// Whether a directory is on a file system of its own.
     pub(crate) fn is_mounted(&self, directory: Directory) -> bool {
         let device = || Some(fstat(self.directory(directory).ok()?).ok()?.st_dev);
-        device().is_some_and(|device| device != self.0.identity.0)
+        let look = || device().is_some_and(|device| device != self.0.identity.0);
+        *self.0.mounted[directory as usize].get_or_init(look)
     }
 
     /// Opens the file that keeps operations and disks apart while maps are read: see
@@ -120,8 +142,14 @@ impl Dirs {
 
     /// Opens a file for reading and writing; makes it where there is none.
     pub(crate) fn edit_or_create(&self, entry: Entry<'_>) -> Result<File> {
+        self.edit_or_create_with_stat(entry).map(|(file, _)| file)
+    }
+
+    /// The same, with the file system's metadata of it.
+    pub(super) fn edit_or_create_with_stat(&self, entry: Entry<'_>) -> Result<(File, Stat)> {
         steps::step();
-        self.file(entry, OFlags::RDWR | OFlags::CREATE).doing("opening", || self.path(entry))
+        let opened = self.file_and_stat(entry, OFlags::RDWR | OFlags::CREATE);
+        opened.doing("opening", || self.path(entry))
     }
 
     /// Creates a file, or empties the one that is there.
@@ -129,16 +157,19 @@ impl Dirs {
         steps::step();
         let how = OFlags::WRONLY | OFlags::CREATE;
         match open(self.directory(entry.directory())?, entry, how | OFlags::EXCL) {
-            Err(Errno::EXIST) => self.file(entry, how | OFlags::TRUNC),
+            Err(Errno::EXIST) => {
+                let gone = if entry.is_counted() { self.allocated(entry) } else { 0 };
+                let file = self.file(entry, how | OFlags::TRUNC)?;
+                self.count(pages(gone), 0);
+                Ok(file)
+            }
             created => Ok(created?),
         }
     }
 
-    /// Puts a file into another one's place.
+    /// Puts a file into another one's place, where it counts as the other one did.
     pub(crate) fn rename(&self, from: Entry<'_>, to: Entry<'_>) -> io::Result<()> {
-        // What leaves the count: the memory of the file that is replaced, or that of the new one where it
-        // becomes one of the SR's own.
-        let gone = self.allocated(if to.is_counted() { to } else { from });
+        let gone = if to.is_counted() { self.allocated(to) } else { 0 };
         steps::step();
         let (old, new) = (self.directory(from.directory())?, self.directory(to.directory())?);
         from.with_name(|from| to.with_name(|to| renameat(old, from, new, to)))?;
@@ -159,6 +190,16 @@ impl Dirs {
     /// Removes a file that is there.
     pub(crate) fn unlink(&self, entry: Entry<'_>) -> io::Result<()> {
         let gone = if entry.is_counted() { self.allocated(entry) } else { 0 };
+        self.unlink_allocated(entry, gone)
+    }
+
+    /// Removes a file that is there and does not count: it has nothing allocated, as the caller has seen,
+    /// or was to become one of the SR's own.
+    pub(crate) fn unlink_uncounted(&self, entry: Entry<'_>) -> io::Result<()> {
+        self.unlink_allocated(entry, 0)
+    }
+
+    fn unlink_allocated(&self, entry: Entry<'_>, gone: u64) -> io::Result<()> {
         steps::step();
         let directory = self.directory(entry.directory())?;
         entry.with_name(|name| unlinkat(directory, name, AtFlags::empty()))?;
@@ -193,8 +234,7 @@ impl Dirs {
 
     /// The names of all entries of a directory; none where the directory does not exist.
     pub(crate) fn list(&self, directory: Directory) -> Result<Vec<String>> {
-        let list = || -> io::Result<Vec<String>> { names_in(self.directory(directory)?) };
-        match list() {
+        match self.names_below(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             listed => listed.doing("reading", || self.0.layout.directory(directory)),
         }
@@ -202,7 +242,9 @@ impl Dirs {
 
     /// The names of all entries of the SR's own directory.
     pub(crate) fn list_root(&self) -> Result<Vec<String>> {
-        names_in(self.0.root.as_fd()).doing("reading", || self.0.layout.root())
+        open_directory(&self.0.root, Path::new("."))
+            .and_then(names_in)
+            .doing("reading", || self.0.layout.root())
     }
 
     /// The entries of a directory whose names may be keys.
@@ -213,21 +255,37 @@ impl Dirs {
     /// The numbers of the layers, maps or indexes in a directory.
     pub(crate) fn numbers(&self, directory: Directory) -> Result<Vec<u32>> {
         // Unlike a directory of names, these are never missing.
-        let found = self.directory(directory).and_then(names_in);
+        let found = self.names_below(directory);
         let found = found.doing("reading", || self.0.layout.directory(directory))?;
         Ok(found.iter().filter_map(|name| parse_number(name)).collect())
     }
 
+    /// The names in a directory, which is opened for that: a descriptor is at one place of its directory.
+    fn names_below(&self, directory: Directory) -> io::Result<Vec<String>> {
+        let open = match (self.0.open[directory as usize].get(), directory.place()) {
+            (Some(open), _) => open_directory(open, Path::new(".")),
+            (None, (Some(above), name)) => open_directory(self.directory(above)?, Path::new(name)),
+            (None, (None, name)) => open_directory(&self.0.root, Path::new(name)),
+        };
+        names_in(open?)
+    }
+
     /// Opens a plain file, and refuses everything else.
     fn file(&self, entry: Entry<'_>, how: OFlags) -> io::Result<File> {
+        self.file_and_stat(entry, how).map(|(file, _)| file)
+    }
+
+    /// The same, with the file system's metadata of it.
+    fn file_and_stat(&self, entry: Entry<'_>, how: OFlags) -> io::Result<(File, Stat)> {
         let file = match open(self.directory(entry.directory())?, entry, how) {
             Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
                 return Err(Misplaced("plain file").into());
             }
             opened => opened?,
         };
-        match FileType::from_raw_mode(fstat(&file)?.st_mode) {
-            FileType::RegularFile => Ok(file),
+        let found = fstat(&file)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => Ok((file, found)),
             _ => Err(Misplaced("plain file").into()),
         }
     }
@@ -252,9 +310,9 @@ pub(crate) fn open_directory(above: impl AsFd, name: &Path) -> io::Result<OwnedF
 
 /// The names of the entries of a directory. Names that are not UTF-8 are left out: the store makes
 /// none.
-pub(crate) fn names_in(directory: BorrowedFd<'_>) -> io::Result<Vec<String>> {
+pub(crate) fn names_in(directory: OwnedFd) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
+    for entry in Dir::new(directory)? {
         let entry = entry?;
         match entry.file_name().to_str() {
             Ok("." | "..") | Err(_) => {}

@@ -5,13 +5,15 @@ use std::{
     sync::mpsc::{Receiver, channel},
 };
 
-/// How many records were parsed.
+/// What is done once for each lock, or less often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Parsed {
-    /// Records of SRs.
+pub struct Work {
+    /// Records of SRs that were parsed.
     pub srs: usize,
-    /// Records of volumes.
+    /// Records of volumes that were parsed.
     pub volumes: usize,
+    /// Mappings of the count of an SR's memory that were made.
+    pub counts: usize,
 }
 
 /// A closure that runs when a lock is released.
@@ -37,15 +39,23 @@ pub(crate) fn unlocked() {
 }
 
 thread_local! {
-    static PARSED: Cell<Parsed> = const { Cell::new(Parsed { srs: 0, volumes: 0 }) };
+    static WORK: Cell<Work> = const { Cell::new(Work { srs: 0, volumes: 0, counts: 0 }) };
 }
 
-/// How many records this thread has parsed since it was asked last.
-pub fn parsed() -> Parsed {
-    PARSED.take()
+/// What this thread has done since it was asked last.
+pub fn work() -> Work {
+    WORK.take()
 }
 
 pub(crate) fn count_parse(is_sr: bool, is_volume: bool) {
-    let Parsed { srs, volumes } = PARSED.get();
-    PARSED.set(Parsed { srs: srs + usize::from(is_sr), volumes: volumes + usize::from(is_volume) });
+    let mut work = WORK.get();
+    work.srs += usize::from(is_sr);
+    work.volumes += usize::from(is_volume);
+    WORK.set(work);
+}
+
+pub(crate) fn count_mapping() {
+    let mut work = WORK.get();
+    work.counts += 1;
+    WORK.set(work);
 }

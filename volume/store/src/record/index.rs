@@ -106,7 +106,7 @@ impl Index {
         let all = self.to_vec(chunks(size));
         files::with_ballast(dirs, || {
             let file = dirs.create(entry)?;
-            dirs.counted(&file, || write_index(&file, &all, self.blocks))
+            dirs.counted_new(&file, || write_index(&file, &all, self.blocks))
         })
         .doing("writing", || dirs.path(entry))
     }

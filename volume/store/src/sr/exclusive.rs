@@ -1,13 +1,13 @@
 //! The right to change an SR.
 
-use std::{cell::RefCell, collections::HashMap, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use super::{Sr, idle::check_idle};
 use crate::{
     block::pages,
     budget::Budget,
     error::Result,
-    files::{self, Dirs, Entry, Mark, lock::Lock, missing},
+    files::{self, Dirs, Entry, Mark, lock::Lock},
     host::Name,
     live::Inactive,
     record::{self, Records, sr::Record},
@@ -26,7 +26,7 @@ pub struct Exclusive<'a> {
     pub(crate) dirs: Dirs,
     record: Arc<Record>,
     /// The volumes' records that were read or written since the lock was taken.
-    volumes: RefCell<HashMap<Name, record::Record>>,
+    volumes: RefCell<BTreeMap<Name, record::Record>>,
     /// Pages of maps stay while they may be read.
     _maps: Lock,
     lock: Lock,
@@ -46,9 +46,9 @@ impl<'a> Exclusive<'a> {
 
     /// With a lock that is held already.
     pub(super) fn with_lock(sr: &'a Sr, lock: Lock) -> Result<Self> {
-        let (_, record) = sr.attached()?;
-        // Opened anew: with the lock held these are the directories that are there now, all of them.
-        let dirs = Dirs::open(&sr.layout)?.ok_or_else(|| missing(&sr.layout))?;
+        let (dirs, record) = sr.attached()?;
+        // With the lock held these are the directories that are there now, all of them.
+        let dirs = dirs.reopened();
         files::restore_ballast(&dirs);
         let maps = Lock::maps(&dirs)?;
         Ok(Self { sr, dirs, record, volumes: RefCell::default(), _maps: maps, lock })

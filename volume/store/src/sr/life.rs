@@ -6,7 +6,7 @@ use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
     budget::{OVERHEAD_BYTES, statfs},
     error::{Context, Error, ErrorKind, Result},
-    files::{self, Directory, Dirs, Entry, Layout, counter::Counter, lock::Lock, missing},
+    files::{self, Directory, Dirs, Entry, Layout, lock::Lock, missing},
     host::{Host, Name},
     live::Inactive,
     memory::{Memory, human},
@@ -73,7 +73,7 @@ impl Host {
             bytes += match sr.found() {
                 Ok(Some((dirs, record))) => {
                     // One that is being destroyed is not promised anything any more.
-                    sr.stat_of(&dirs, &record).map_or(0, |stat| stat.promised())
+                    sr.stat_of(&dirs, &record, None).map_or(0, |stat| stat.promised())
                 }
                 Ok(None) => 0,
                 Err(_) => promised_to_unknown(&sr.layout),
@@ -146,7 +146,7 @@ impl Host {
             .and_then(|dirs| dirs.ok_or_else(|| missing(&sr.layout)))
             .and_then(|dirs| {
                 // The first file: it counts what the others take.
-                Counter::open(&dirs)?;
+                dirs.counter()?;
                 start_numbers(&dirs)?;
                 files::restore_ballast(&dirs);
                 record.write(&dirs)
@@ -229,7 +229,7 @@ impl Host {
             let sr = Sr::named(self, &name);
             // Other SRs' mounts lie here too; and one that is being destroyed is none any more.
             if let Ok(Some((dirs, record))) = sr.found()
-                && let Ok(stat) = sr.stat_of(&dirs, &record)
+                && let Ok(stat) = sr.stat_of(&dirs, &record, None)
             {
                 found.push(self.summary(stat, &record));
             }

@@ -107,8 +107,8 @@ impl Sr {
         let (dirs, record) = self.attached()?;
         // Killed processes may have left files, and the count wrong.
         remove_temporary_of_dead(&dirs)?;
-        recount(&dirs)?;
-        self.stat_of(&dirs, &record)
+        let usage = recount(&dirs)?;
+        self.stat_of(&dirs, &record, Some(usage))
     }
 
     /// Bytes that data and metadata take, and bytes that can still be written: by what is counted, which
@@ -130,8 +130,9 @@ impl Sr {
         Ok(self.attached()?.0.numbers(Directory::Data)?.len())
     }
 
-    fn stat_of(&self, dirs: &Dirs, record: &Record) -> Result<SrStat> {
-        let Usage { data, metadata } = Usage::of(dirs)?;
+    /// `usage`: where it was just measured.
+    fn stat_of(&self, dirs: &Dirs, record: &Record, usage: Option<Usage>) -> Result<SrStat> {
+        let Usage { data, metadata } = usage.map_or_else(|| Usage::of(dirs), Ok)?;
         Ok(SrStat {
             uuid: self.uuid.clone(),
             name: record.name.clone(),

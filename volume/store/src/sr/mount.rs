@@ -91,7 +91,7 @@ fn remove_tree(above: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
         Ok(_) => {}
     }
     let directory = open_directory(above, name)?;
-    for entry in names_in(directory.as_fd())? {
+    for entry in names_in(open_directory(&directory, Path::new("."))?)? {
         remove_tree(directory.as_fd(), Path::new(&entry))?;
     }
     remove(AtFlags::REMOVEDIR)

@@ -244,6 +244,9 @@ impl Exclusive<'_> {
     /// another one be made with its UUID, there is nothing left to free, and nothing of the other
     /// one is touched. The bytes of data freed.
     pub(crate) fn unlock_and_free(self, garbage: Garbage, tops: &[Layer]) -> Result<u64> {
+        if garbage.is_empty() {
+            return Ok(0);
+        }
         let dirs = self.dirs.clone();
         // Kept until everything is freed.
         let _mark = self.unlock();

@@ -72,6 +72,12 @@ pub(crate) struct Garbage {
 }
 
 impl Garbage {
+    /// Whether there is nothing to free.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { layers, maps, blocks, pages } = self;
+        layers.is_empty() && maps.is_empty() && blocks.is_empty() && pages.is_empty()
+    }
+
     /// Adds the blocks and pages that the `destroyed` views named and none of the surviving volumes does.
     pub(crate) fn add_views(
         &mut self,

@@ -275,7 +275,10 @@ impl Exclusive<'_> {
         let files = [Entry::Layer(layer), Entry::Map(layer)];
         let is_empty = |entry| self.dirs.stat(entry).is_ok_and(|found| allocated(&found) == 0);
         if files.into_iter().all(is_empty) {
-            files.into_iter().try_for_each(|entry| self.dirs.remove(entry))?;
+            let remove = |entry| {
+                self.dirs.unlink_uncounted(entry).doing("removing", || self.dirs.path(entry))
+            };
+            files.into_iter().try_for_each(remove)?;
         }
         Ok(())
     }
