@@ -78,7 +78,7 @@ install -m 755 "$files/guest-init" guest/init
 root dom0 xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs virtio_pci virtio_console 9p 9pnet_virtio
 install -m 755 "$files/dom0-init" dom0/init
 mkdir -p dom0/usr/lib/xen-4.17/bin dom0/etc/xen dom0/usr/lib/x86_64-linux-gnu
-for program in xl oxenstored xenconsoled xen-init-dom0; do
+for program in xl oxenstored xenconsoled xen-init-dom0 libxl-save-helper; do
     cp "unpacked/usr/lib/xen-4.17/bin/$program" dom0/usr/lib/xen-4.17/bin/
 done
 cp -a unpacked/etc/xen/. dom0/etc/xen/

@@ -132,6 +132,9 @@ impl Device {
             }
             self.write_backend("state", state::CLOSED)?;
             self.wait(None, |it| it.is_unplugged() || it.frontend_state() == state::INITIALISING)?;
+            if self.is_unplugged() {
+                break;
+            }
             self.write_backend("state", state::INIT_WAIT)?;
         }
         // Without its nodes no toolstack waits for it.
