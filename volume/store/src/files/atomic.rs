@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Directory, Dirs, Entry, steps};
+use super::{Directory, Dirs, Entry, dirs::require_plain, steps};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Size of the ballast, in bytes: enough for the records of any one operation.
@@ -45,8 +45,9 @@ pub(crate) fn replace_json(dirs: &Dirs, entry: Entry<'_>, value: &impl Serialize
     replace(dirs, entry, &bytes)
 }
 
-/// Reads a file whole. One that does not fill `small`, as nearly all do, takes a single read; an SR may
-/// have thousands of them.
+/// Reads a file whole. One that does not fill `small`, as nearly all do, takes a single read and no other
+/// call; an SR may have thousands of them. A directory cannot be read, and a FIFO says nothing: they are
+/// refused by name.
 fn read<'a>(
     mut file: &File,
     small: &'a mut [u8; SMALL_BYTES],
@@ -55,11 +56,19 @@ fn read<'a>(
     let count = loop {
         match file.read(small) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            count => break count?,
+            Err(error) => {
+                require_plain(file)?;
+                return Err(error);
+            }
+            Ok(count) => break count,
         }
     };
-    if count < small.len() {
+    if (1..small.len()).contains(&count) {
         return Ok(&small[..count]);
+    }
+    require_plain(file)?;
+    if count == 0 {
+        return Ok(&[]);
     }
     large.extend_from_slice(small);
     file.read_to_end(large)?;
@@ -68,7 +77,7 @@ fn read<'a>(
 
 /// Reads JSON; `None` where there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(dirs: &Dirs, entry: Entry<'_>) -> Result<Option<T>> {
-    match dirs.read(entry) {
+    match dirs.read_any(entry) {
         Err(error) if error.is_missing_file() => Ok(None),
         file => parse_json(dirs, entry, &file?).map(Some),
     }

@@ -135,6 +135,12 @@ impl Dirs {
         self.file(entry, OFlags::RDONLY).doing("opening", || self.path(entry))
     }
 
+    /// Opens for reading what may also be a directory or a FIFO, which the reader [has to
+    /// refuse](require_plain).
+    pub(super) fn read_any(&self, entry: Entry<'_>) -> Result<File> {
+        self.any_file(entry, OFlags::RDONLY).doing("opening", || self.path(entry))
+    }
+
     /// Opens a file for reading and writing.
     pub(crate) fn edit(&self, entry: Entry<'_>) -> Result<File> {
         self.file(entry, OFlags::RDWR).doing("opening", || self.path(entry))
@@ -277,17 +283,26 @@ impl Dirs {
 
     /// The same, with the file system's metadata of it.
     fn file_and_stat(&self, entry: Entry<'_>, how: OFlags) -> io::Result<(File, Stat)> {
-        let file = match open(self.directory(entry.directory())?, entry, how) {
-            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {
-                return Err(Misplaced("plain file").into());
-            }
-            opened => opened?,
-        };
-        let found = fstat(&file)?;
-        match FileType::from_raw_mode(found.st_mode) {
-            FileType::RegularFile => Ok((file, found)),
-            _ => Err(Misplaced("plain file").into()),
+        let file = self.any_file(entry, how)?;
+        let found = require_plain(&file)?;
+        Ok((file, found))
+    }
+
+    /// Opens what may also be a directory or a FIFO.
+    fn any_file(&self, entry: Entry<'_>, how: OFlags) -> io::Result<File> {
+        match open(self.directory(entry.directory())?, entry, how) {
+            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => Err(Misplaced("plain file").into()),
+            opened => Ok(opened?),
         }
+    }
+}
+
+/// Refuses what is not a plain file.
+pub(super) fn require_plain(file: &File) -> io::Result<Stat> {
+    let found = fstat(file)?;
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::RegularFile => Ok(found),
+        _ => Err(Misplaced("plain file").into()),
     }
 }
 

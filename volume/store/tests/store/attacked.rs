@@ -147,7 +147,9 @@ fn links_and_fifos_among_the_files_of_an_sr_lead_nowhere_and_make_nothing_wait()
         assert!(!sr.lock().unwrap().check().unwrap().is_empty());
         host.attach(&attachment(&host, 64 * MIB)).unwrap();
         for damaged in ["link", "zero", "fifo"] {
-            assert_eq!(sr.volume(damaged).unwrap_err().kind(), ErrorKind::Corrupt, "{damaged}");
+            let error = sr.volume(damaged).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{damaged}");
+            assert!(error.chain().contains("plain file"), "{}", error.chain());
             sr.lock().unwrap().destroy_volume(damaged, &mut Inactive).unwrap();
         }
         sr.lock().unwrap().collect(&mut Inactive).unwrap();
