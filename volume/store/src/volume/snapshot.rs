@@ -229,7 +229,7 @@ impl Exclusive<'_> {
         // Once they are not in a sole set any more, nothing finds those that are empty.
         self.tidy(&mut origin.sole, Entry::Layer)?;
         self.tidy(&mut origin.sole_maps, Entry::Map)?;
-        self.remove_unnamed_maps(origin)?;
+        let maps = origin.sole_maps.clone();
         self.make_layer(new_top, origin.size)?;
         if matches!(held, Held::Idle { .. }) {
             origin.previous_tops.clear();
@@ -252,21 +252,23 @@ impl Exclusive<'_> {
         // On an error the record keeps both tops, since the volume may be written to in either; the
         // next operation on it decides.
         done?;
+        self.remove_unnamed_maps(&maps, index)?;
         for layer in &origin.previous_tops {
             self.remove_empty_layer(*layer)?;
         }
         Ok(origin.size)
     }
 
-    /// Removes the map files of which only this volume's index named pages, and names none any more. A disk
-    /// that was closed while maps were locked has left such pages.
-    fn remove_unnamed_maps(&self, origin: &Record) -> Result<()> {
-        if origin.sole_maps.is_empty() {
+    /// Removes those of the map `files` of which an index names no page: only this volume's index named
+    /// pages of them, and `index` is a copy of it. A disk leaves such pages where it writes them anew while maps
+    /// are locked, and is closed then.
+    fn remove_unnamed_maps(&self, files: &[Layer], index: u32) -> Result<()> {
+        if files.is_empty() {
             return Ok(());
         }
-        let index = Index::read(&self.dirs, origin.index)?;
+        let index = Index::read(&self.dirs, index)?;
         let named: HashSet<Layer> = index.pages().map(|(_, layer)| layer).collect();
-        let mut unnamed = origin.sole_maps.iter().filter(|layer| !named.contains(layer));
+        let mut unnamed = files.iter().filter(|layer| !named.contains(layer));
         unnamed.try_for_each(|&layer| self.dirs.remove(Entry::Map(layer)))
     }
 

@@ -37,6 +37,9 @@ const ROUNDS: u64 = 4;
 const OPERATIONS: u64 = 30;
 /// The name of the volume that stays.
 const UNTOUCHED: &str = "untouched";
+/// What may wait for the next collection, in bytes: pages of maps that a disk was about to free when it was
+/// closed. Mostly there are none.
+const LEFT_BYTES_MAX: u64 = 16 << 10;
 const SR_BYTES: u64 = 64 << 20;
 /// More than two chunks.
 const SIZE: i64 = (8 << 20) + 5 * 4096;
@@ -295,7 +298,8 @@ fn assert_nothing_stays(sr: &Sr, when: &str) {
     }
     let record = 4096;
     let stat = sr.stat().unwrap();
-    assert_eq!((stat.used, stat.metadata), (0, record), "{when}: what stays in {:?}", files(sr));
+    let left = stat.used + stat.metadata - record;
+    assert!(left <= LEFT_BYTES_MAX, "{when}: {left} bytes stay in {:?}", files(sr));
     sr.lock().unwrap().collect(&mut Inactive).unwrap();
     let stat = sr.stat().unwrap();
     assert_eq!((stat.used, stat.metadata), (0, record), "{when}: what stays in {:?}", files(sr));
