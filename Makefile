@@ -26,7 +26,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build deb rpm run stop test test-long test-random test-versions test-xen test-xo lint bench bench-quick install uninstall clean
+.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-xen test-xo lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -53,7 +53,7 @@ test:
 	fi
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
-test-long: test-random test-versions
+test-long: test-random test-migrations test-versions
 
 test-random:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
@@ -64,6 +64,12 @@ test-random:
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p tapdisk-ram --test rings attack -- --nocapture
 	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
 	KEEPER_KILLS=$${KEEPER_KILLS:-1000} $(CARGO) test --locked -p tapdisk-ram --test rings kill -- --nocapture
+
+# A seed that failed: MIGRATION_SEED=...
+test-migrations:
+	$(CARGO) build --locked --bins
+	MIGRATION_KILLS=$${MIGRATION_KILLS:-300} MIGRATION_SEED=$${MIGRATION_SEED:-$$(date +%s)} \
+		$(CARGO) test --locked --package end-to-end --test e2e migration::kills -- --nocapture
 
 # The programs beside those of an earlier commit, on one SR.
 test-versions:

@@ -25,6 +25,9 @@ impl Vdi<'_> {
     pub(crate) fn activate(&mut self, domain: String, mode: Mode) -> Result<(), Error> {
         self.link.uri()?;
         self.require_volume()?;
+        if mode == Mode::ReadWrite {
+            self.give_way_to_writers()?;
+        }
         self.end_unused(Claim::Activation(&domain, mode))?;
         let provider = self.provider()?;
         self.require_no_conflict(&domain, mode, provider)?;
@@ -84,7 +87,7 @@ impl Vdi<'_> {
         message.map_or(Ok(()), |message| Err(Error::new(Failure::VdiInUse, message)))
     }
 
-    fn activate_ram(&mut self, mode: Mode) -> Result<(), Error> {
+    pub(crate) fn activate_ram(&mut self, mode: Mode) -> Result<(), Error> {
         let path = self.path_to_serve(mode)?;
         self.start_with(Provider::Ram)?;
         self.serve(&path, mode)

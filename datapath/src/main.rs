@@ -4,7 +4,8 @@
 //! This file is wiring. A method is one file below `methods/`. The methods share [`vdi`] (one volume,
 //! locked for one call), [`state`] (the record of it), [`session`] (the clone of a non-persistent
 //! disk), [`activation`] (which program serves it), [`unused`] (activations that end because they are in
-//! the way), [`import`] (connections of incoming migrations), [`link`] (the path by which clients reach
+//! the way), [`import`] (connections of incoming migrations),
+//! [`mirroring`] (outgoing ones, and [`mirror_record`] of them), [`link`] (the path by which clients reach
 //! that process).
 //! The process is handled by [`tapdisk`], [`starting`], [`serving`] and [`ending`]. Where the SR wants the
 //! host's own tapdisk, [`blktap`] has a volume laid out ([`image`]) and taken back ([`write_back`]).
@@ -22,6 +23,8 @@ mod image;
 mod import;
 mod link;
 mod methods;
+mod mirror_record;
+mod mirroring;
 mod serving;
 mod session;
 mod starting;
@@ -37,9 +40,9 @@ use std::process::ExitCode;
 
 use host::{Config, Environment, Misconfigured};
 use plugin::{Edges, Registry};
-use schemas::{datapath as d, plugin as p};
+use schemas::{data, datapath as d, plugin as p};
 
-use crate::methods::{datapath, plugin as query};
+use crate::methods::{data as operation, datapath, plugin as query};
 
 /// The name by which the plugin introduces itself.
 const NAME: &str = "datapath-plugin";
@@ -69,6 +72,11 @@ fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
     .method::<d::ImportActivate>(datapath::import_activate::run)
     .method::<d::Deactivate>(datapath::deactivate::run)
     .method::<d::Detach>(datapath::detach::run)
-    .method::<d::Close>(datapath::close::run);
+    .method::<d::Close>(datapath::close::run)
+    .method::<data::Mirror>(operation::mirror::run)
+    .method::<data::Stat>(operation::stat::run)
+    .method::<data::Cancel>(operation::cancel::run)
+    .method::<data::Destroy>(operation::destroy::run)
+    .method::<data::Ls>(operation::ls::run);
     commands::register(registry)
 }

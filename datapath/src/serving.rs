@@ -9,8 +9,9 @@ use tapctl::process;
 
 use crate::{
     ending::EXIT_TIMEOUT,
+    mirroring::CUT_OVER_TIMEOUT,
     state::Mode,
-    tapdisk::{Running, hangs},
+    tapdisk::{ANSWER_TIMEOUT, Running, hangs},
     vdi::Vdi,
 };
 
@@ -46,6 +47,8 @@ impl Vdi<'_> {
     pub(crate) fn close_in_tapdisk(&mut self) -> Result<(), Error> {
         let Some(running) = self.running() else { return Ok(()) };
         let Running { client, minor, .. } = &running;
+        let patience = if self.is_mirrored() { CUT_OVER_TIMEOUT } else { ANSWER_TIMEOUT };
+        let client = &client.clone().timeout(patience);
         let closed = client.close(*minor).or_else(|refused| match refused.kind() {
             tapctl::ErrorKind::Remote(_) => match client.serving(*minor) {
                 Ok(serving) if serving.path.is_some() => Err(refused),

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use store::{Host, PluginState, VolumeUri};
 use tapctl::{Identity, Minor};
 
+use crate::mirror_record::Mirrors;
+
 /// How long a call waits for its turn: starting and stopping a tapdisk that hangs takes half of it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -119,6 +121,9 @@ pub(crate) struct State {
     /// set comes after one that was killed, and looks for that process.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) starting: bool,
+    /// The mirrors that were begun, by their operations.
+    #[serde(default, skip_serializing_if = "Mirrors::is_empty")]
+    pub(crate) mirrors: Mirrors,
     #[serde(flatten)]
     pub(crate) unknown: Unknown,
 }
@@ -142,16 +147,20 @@ impl Default for State {
             domains: BTreeMap::new(),
             tapdisk: None,
             starting: false,
+            mirrors: Mirrors::new(),
             unknown: Unknown::new(),
         }
     }
 }
 
 impl State {
-    /// How the volume has to be served for the domains that have activated it.
+    /// How the volume has to be served for the domains that have activated it, and for a mirror of a volume
+    /// that none has.
     pub(crate) fn mode(&self) -> Option<Mode> {
-        // Never both: an activation beside one of the other sort is refused.
-        self.domains.values().find_map(|hold| hold.mode())
+        // Never both: an activation beside one of the other sort is refused, and a mirror gives way to it.
+        let held = self.mirrors.values().any(|mirror| mirror.is_live() && mirror.holds);
+        let by_mirror = held.then_some(Mode::ReadOnly);
+        self.domains.values().find_map(|hold| hold.mode()).or(by_mirror)
     }
 
     /// Another domain that has activated the volume in another mode than this one.

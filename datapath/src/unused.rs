@@ -72,6 +72,7 @@ fn is_temporary(domain: &str) -> bool {
 impl Vdi<'_> {
     /// Ends the activations that no client uses and that make way for `claim`.
     pub(crate) fn end_unused(&mut self, claim: Claim<'_>) -> Result<(), Error> {
+        self.end_unused_mirrors()?;
         let making_way: Vec<(String, Notice)> = self
             .active()
             .filter_map(|(domain, mode)| Some((domain.to_owned(), claim.notice(domain, mode)?)))

@@ -45,7 +45,9 @@ fn features_are_those_that_work() {
             assert!(!features.contains(&json!(never)), "{never} is declared: {features:?}");
         }
         // xapi looks for it in the volume plugin's answer, and xapi-storage-script in the other one.
-        assert!(features.contains(&json!("VDI_MIRROR_IN")), "{side:?}");
+        for migration in ["VDI_MIRROR", "VDI_MIRROR_IN"] {
+            assert!(features.contains(&json!(migration)), "{migration} {side:?}");
+        }
     }
 }
 
@@ -92,15 +94,20 @@ fn every_installed_method_does_what_it_is_for() {
     let old = call(volume, "Volume.snapshot", at(json!({})))["key"].clone();
     call(datapath, "Datapath.open", json!({ "uri": uri, "persistent": true }));
     let place = json!({ "uri": uri, "domain": "5" });
-    for step in [
-        "attach",
-        "activate",
-        "import_activate",
-        "deactivate",
-        "activate_readonly",
-        "deactivate",
-        "detach",
-    ] {
+    for step in ["attach", "activate", "import_activate"] {
+        call(datapath, &format!("Datapath.{step}"), place.clone());
+    }
+    let remote = "nbd+unix:///x?socket=/no/such/socket";
+    let mirror = json!({ "uri": uri, "domain": "5", "remote": remote });
+    let operation = json!({ "operation": call(datapath, "Data.mirror", mirror) });
+    assert_eq!(call(datapath, "Data.ls", json!({})), json!([operation["operation"]]));
+    for (method, failed) in [("stat", json!(false)), ("cancel", json!(null)), ("stat", json!(true))]
+    {
+        let answer = call(datapath, &format!("Data.{method}"), operation.clone());
+        assert_eq!(answer["failed"], failed);
+    }
+    call(datapath, "Data.destroy", operation);
+    for step in ["deactivate", "activate_readonly", "deactivate", "detach"] {
         call(datapath, &format!("Datapath.{step}"), place.clone());
     }
     call(datapath, "Datapath.close", json!({ "uri": uri }));

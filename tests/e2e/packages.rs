@@ -273,6 +273,7 @@ fn every_installed_method_answers_the_same_when_python_runs_it() {
         ("key2", json!(key)),
         ("offset", json!(0)),
         ("length", json!(MIB)),
+        ("operation", json!(["MirrorV1", format!("{sr}/{key}/0123456789abcdef")])),
     ];
     let mut methods = 0;
     for side in [Side::Volume, Side::Datapath] {

@@ -126,6 +126,12 @@ impl<D: Disk> Drive<D> {
         &self.attachments
     }
 
+    /// The same, to be changed.
+    #[must_use]
+    pub fn attachments_mut(&mut self) -> &mut Attachments {
+        &mut self.attachments
+    }
+
     /// The structure of the disk: everything that can be changed beside its bytes.
     pub fn structure(&mut self) -> &mut D::Structure {
         self.disk.structure()

@@ -11,7 +11,7 @@ fn the_query_names_what_works() {
     let answer = Fixture::new().call("Plugin.Query", json!({})).unwrap();
     assert_eq!(answer["plugin"], "ram");
     assert_eq!(answer["required_api_version"], "5.0");
-    assert_eq!(answer["features"], json!(["NONPERSISTENT", "VDI_MIRROR_IN"]));
+    assert_eq!(answer["features"], json!(["NONPERSISTENT", "VDI_MIRROR", "VDI_MIRROR_IN"]));
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::{
     error::{Error, ErrorKind, Result},
     message::{Raw, kind},
     minor::{MINORS_MAX, Minor},
-    reply::{self, Clients, Entry, Identification, Image, Serving},
-    request::{ALL, Call, Flags, Open, Request, Resume, Switch},
+    reply::{self, Clients, Entry, Identification, Image, MirrorStatus, Serving},
+    request::{ALL, Call, Flags, Mirror, Open, Request, Resume, Switch},
     ring::Ring,
 };
 
@@ -259,6 +259,48 @@ impl Client {
     /// See [`Self::pid`].
     pub fn clients(&self, minor: Minor) -> Result<Clients> {
         Ok(Clients::parse(&self.exchange(minor, Call::Clients)?.1))
+    }
+
+    /// Ours: mirrors the disk of a minor from now on. A tapdisk that knows no mirrors answers EINVAL.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn mirror(&self, minor: Minor, mirror: Mirror) -> Result<()> {
+        self.done(minor, Call::Mirror(mirror))
+    }
+
+    /// Ours: how far a mirror is, once it is in sync or over, or after `wait`. ENOENT where it is not known.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn mirror_status(
+        &self,
+        minor: Minor,
+        operation: u64,
+        wait: Duration,
+    ) -> Result<MirrorStatus> {
+        self.mirror_answer(minor, Call::MirrorStatus { operation, wait })
+    }
+
+    /// Ours: how a mirror has ended, after everything that was left of it was sent.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn mirror_finish(&self, minor: Minor, operation: u64) -> Result<MirrorStatus> {
+        self.mirror_answer(minor, Call::MirrorFinish { operation })
+    }
+
+    /// Ours: gives a mirror up.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn mirror_cancel(&self, minor: Minor, operation: u64) -> Result<()> {
+        self.done(minor, Call::MirrorCancel { operation })
+    }
+
+    fn mirror_answer(&self, minor: Minor, call: Call) -> Result<MirrorStatus> {
+        let (_, raw) = self.exchange(minor, call.clone())?;
+        MirrorStatus::parse(&raw).ok_or_else(|| self.invalid(&call))
     }
 
     /// A request whose answer carries no data.

@@ -47,8 +47,10 @@ pub use metrics::MetricsDir;
 pub use minor::Minor;
 pub use minors::MinorLock;
 pub use process::Identity;
-pub use reply::{Clients, Entry, Failure, Identification, Image, Reply, Serving};
-pub use request::{Call, Flags, Open, Request, Resume, Switch};
+pub use reply::{
+    Clients, Entry, Failure, Identification, Image, MirrorStage, MirrorStatus, Reply, Serving,
+};
+pub use request::{Call, Flags, Mirror, Open, Request, Resume, Switch};
 pub use ring::Ring;
 pub use server::{Conversations, Key, Listener};
 pub use spawn::{Spawn, Spawned};

@@ -119,6 +119,24 @@ pub mod kind {
     pub const UPGRADE: u16 = OWN + 0x21;
     /// Ours: the process ends, and another one goes on.
     pub const UPGRADE_RSP: u16 = OWN + 0x22;
+    /// Ours: mirror the disk of this minor to the NBD server that `path` names, as operation `first`.
+    pub const MIRROR: u16 = OWN + 15;
+    /// Ours: begun.
+    pub const MIRROR_RSP: u16 = OWN + 16;
+    /// Ours: how far is operation `first`? Answered when it ends or is in sync, after `second`
+    /// milliseconds at the latest.
+    pub const MIRROR_STATUS: u16 = OWN + 17;
+    /// Ours: the stage in `first`, the progress in millionths in `second`. Where it has failed: why as text,
+    /// and in `second` for how many seconds that has been known.
+    pub const MIRROR_STATUS_RSP: u16 = OWN + 18;
+    /// Ours: nothing changes the disk any more; send what is left of operation `first`, and end it.
+    pub const MIRROR_FINISH: u16 = OWN + 19;
+    /// Ours: as `MIRROR_STATUS_RSP`, when it is over.
+    pub const MIRROR_FINISH_RSP: u16 = OWN + 20;
+    /// Ours: give operation `first` up.
+    pub const MIRROR_CANCEL: u16 = OWN + 21;
+    /// Ours: done.
+    pub const MIRROR_CANCEL_RSP: u16 = OWN + 22;
 }
 
 /// The header's structures, for their layout.
@@ -270,6 +288,7 @@ pub(crate) mod at {
     pub(crate) const BLKIF_POLL_IDLE: usize = BODY + offset_of!(Blkif, poll_idle_threshold);
     pub(crate) const OWN_PATH: usize = BODY + offset_of!(Own, path);
     pub(crate) const OWN_FIRST: usize = BODY + offset_of!(Own, first);
+    pub(crate) const OWN_SECOND: usize = BODY + offset_of!(Own, second);
     pub(crate) const OWN_RSP_TEXT: usize = BODY + offset_of!(OwnResponse, text);
     pub(crate) const OWN_RSP_FIRST: usize = BODY + offset_of!(OwnResponse, first);
     pub(crate) const OWN_RSP_SECOND: usize = BODY + offset_of!(OwnResponse, second);

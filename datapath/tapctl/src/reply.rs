@@ -138,6 +138,33 @@ pub struct Clients {
     pub unused_for: Duration,
 }
 
+/// Ours: how far a mirror is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MirrorStage {
+    /// The destination misses a part.
+    Copying,
+    /// The destination is up to date, and goes on being brought up to date.
+    InSync,
+    /// The destination has everything, and the mirror is over.
+    Finished,
+    /// The destination is of no use.
+    Failed {
+        /// Why.
+        reason: String,
+        /// For how long that has been known.
+        since: Duration,
+    },
+}
+
+/// Ours: how far a mirror is, and how much of its first pass is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MirrorStatus {
+    /// How far it is.
+    pub stage: MirrorStage,
+    /// The part that is done, in millionths; 0 where it has failed.
+    pub progress_millionths: u64,
+}
+
 /// The answer to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -162,6 +189,8 @@ pub enum Reply {
     Serving(Serving),
     /// CLIENTS.
     Clients(Clients),
+    /// MIRROR_STATUS and MIRROR_FINISH.
+    Mirror(MirrorStatus),
 }
 
 impl From<Failure> for Reply {
@@ -218,6 +247,14 @@ impl Reply {
                 let milliseconds = clients.unused_for.as_millis();
                 raw.put_u64(at::OWN_RSP_FIRST, clients.count);
                 raw.put_u64(at::OWN_RSP_SECOND, milliseconds.try_into().unwrap_or(u64::MAX));
+            }
+            Self::Mirror(status) => {
+                raw.put_u64(at::OWN_RSP_FIRST, status.stage.code());
+                raw.put_u64(at::OWN_RSP_SECOND, status.progress_millionths);
+                if let MirrorStage::Failed { reason, since } = &status.stage {
+                    raw.put_u64(at::OWN_RSP_SECOND, since.as_secs());
+                    raw.put_text_cut(at::OWN_RSP_TEXT, reason.as_bytes());
+                }
             }
         }
         raw.as_bytes().to_vec()
@@ -304,6 +341,36 @@ impl Clients {
     pub(crate) fn parse(raw: &Raw) -> Self {
         let unused_for = Duration::from_millis(raw.u64(at::OWN_RSP_SECOND));
         Self { count: raw.u64(at::OWN_RSP_FIRST), unused_for }
+    }
+}
+
+impl MirrorStage {
+    fn code(&self) -> u64 {
+        match self {
+            Self::Copying => 0,
+            Self::InSync => 1,
+            Self::Finished => 2,
+            Self::Failed { .. } => 3,
+        }
+    }
+}
+
+impl MirrorStatus {
+    /// `None`: a stage that is not known.
+    pub(crate) fn parse(raw: &Raw) -> Option<Self> {
+        let stage = match raw.u64(at::OWN_RSP_FIRST) {
+            0 => MirrorStage::Copying,
+            1 => MirrorStage::InSync,
+            2 => MirrorStage::Finished,
+            3 => {
+                let reason = String::from_utf8_lossy(raw.text(at::OWN_RSP_TEXT)?).into_owned();
+                let since = Duration::from_secs(raw.u64(at::OWN_RSP_SECOND));
+                let stage = MirrorStage::Failed { reason, since };
+                return Some(Self { stage, progress_millionths: 0 });
+            }
+            _ => return None,
+        };
+        Some(Self { stage, progress_millionths: raw.u64(at::OWN_RSP_SECOND) })
     }
 }
 

@@ -127,6 +127,20 @@ fn our_own_answers_survive_the_way() {
     let clients = Clients { count: 3, unused_for: Duration::from_millis(120_001) };
     let got = raw(&Reply::Clients(clients), Call::Clients);
     assert_eq!((got.kind(), Clients::parse(&got)), (0x520e, clients));
+    let stages = [
+        MirrorStage::Copying,
+        MirrorStage::InSync,
+        MirrorStage::Finished,
+        MirrorStage::Failed {
+            reason: "the destination is full".into(),
+            since: Duration::from_secs(90_000),
+        },
+    ];
+    for (stage, progress_millionths) in stages.into_iter().zip([500_000, 1, 2, 0]) {
+        let status = MirrorStatus { stage, progress_millionths };
+        let got = raw(&Reply::Mirror(status.clone()), Call::MirrorFinish { operation: 1 });
+        assert_eq!((got.kind(), MirrorStatus::parse(&got)), (0x5214, Some(status)));
+    }
 }
 
 #[test]

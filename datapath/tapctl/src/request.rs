@@ -3,7 +3,7 @@
 //! The server half parses, the client half encodes. A parsed request has been checked: its texts
 //! end, its numbers are in range. Whether the minor exists is the tapdisk's business.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use crate::{
     message::{Raw, at, kind},
@@ -115,6 +115,15 @@ pub struct Switch {
     pub index: PathBuf,
 }
 
+/// Ours: a mirror that is to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The number by which it is named from then on; the caller chooses one that was never used.
+    pub operation: u64,
+    /// The destination: `nbd+unix:///<export>?socket=<path>`.
+    pub remote: OsString,
+}
+
 /// The operation of a request, with its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -170,6 +179,25 @@ pub enum Call {
     Clients,
     /// Ours: another process of the program that is installed now is to go on serving.
     Upgrade,
+    /// Ours: mirror the disk to another server.
+    Mirror(Mirror),
+    /// Ours: how far a mirror is.
+    MirrorStatus {
+        /// Its number.
+        operation: u64,
+        /// How long to wait for it to be in sync or to end.
+        wait: Duration,
+    },
+    /// Ours: send what is left of a mirror, and end it.
+    MirrorFinish {
+        /// Its number.
+        operation: u64,
+    },
+    /// Ours: give a mirror up.
+    MirrorCancel {
+        /// Its number.
+        operation: u64,
+    },
 }
 
 /// One request.
@@ -229,6 +257,15 @@ impl Request {
             kind::SOLE => Call::Sole,
             kind::CLIENTS => Call::Clients,
             kind::UPGRADE => Call::Upgrade,
+            kind::MIRROR => {
+                Call::Mirror(Mirror { operation: raw.u64(at::OWN_FIRST), remote: path })
+            }
+            kind::MIRROR_STATUS => Call::MirrorStatus {
+                operation: raw.u64(at::OWN_FIRST),
+                wait: Duration::from_millis(raw.u64(at::OWN_SECOND)),
+            },
+            kind::MIRROR_FINISH => Call::MirrorFinish { operation: raw.u64(at::OWN_FIRST) },
+            kind::MIRROR_CANCEL => Call::MirrorCancel { operation: raw.u64(at::OWN_FIRST) },
             other => return Err(Malformed::Kind(other)),
         };
         Ok(Self { minor: raw.cookie(), call })
@@ -266,6 +303,17 @@ impl Request {
                 put(&mut raw, at::OWN_PATH, switch.index.as_os_str(), "index")?;
             }
             Call::Resize { size_bytes } => raw.put_u64(at::OWN_FIRST, *size_bytes),
+            Call::Mirror(mirror) => {
+                raw.put_u64(at::OWN_FIRST, mirror.operation);
+                put(&mut raw, at::OWN_PATH, &mirror.remote, "remote")?;
+            }
+            Call::MirrorStatus { operation, wait } => {
+                raw.put_u64(at::OWN_FIRST, *operation);
+                raw.put_u64(at::OWN_SECOND, wait.as_millis().try_into().unwrap_or(u64::MAX));
+            }
+            Call::MirrorFinish { operation } | Call::MirrorCancel { operation } => {
+                raw.put_u64(at::OWN_FIRST, *operation);
+            }
             _ => {}
         }
         Ok(raw)
@@ -299,6 +347,10 @@ impl Call {
             Self::Sole => kind::SOLE,
             Self::Clients => kind::CLIENTS,
             Self::Upgrade => kind::UPGRADE,
+            Self::Mirror(_) => kind::MIRROR,
+            Self::MirrorStatus { .. } => kind::MIRROR_STATUS,
+            Self::MirrorFinish { .. } => kind::MIRROR_FINISH,
+            Self::MirrorCancel { .. } => kind::MIRROR_CANCEL,
         }
     }
 
@@ -338,6 +390,10 @@ impl Call {
             Self::Sole => "change the sole set of",
             Self::Clients => "count the clients of",
             Self::Upgrade => "upgrade",
+            Self::Mirror(_) => "mirror",
+            Self::MirrorStatus { .. } => "ask for the mirror of",
+            Self::MirrorFinish { .. } => "finish the mirror of",
+            Self::MirrorCancel { .. } => "cancel the mirror of",
         }
     }
 
@@ -358,7 +414,10 @@ impl Call {
             | Self::Serving
             | Self::Resize { .. }
             | Self::Sole
-            | Self::Clients => true,
+            | Self::Clients
+            | Self::MirrorStatus { .. }
+            | Self::MirrorFinish { .. }
+            | Self::MirrorCancel { .. } => true,
             Self::Attach
             | Self::Open(_)
             | Self::Resume(_)
@@ -367,6 +426,7 @@ impl Call {
             | Self::Disconnect { .. }
             | Self::Exit
             | Self::Switch(_)
+            | Self::Mirror(_)
             | Self::Upgrade => false,
         }
     }

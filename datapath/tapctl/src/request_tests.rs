@@ -122,6 +122,10 @@ fn every_request_survives_the_way() {
         Call::Resize { size_bytes: u64::MAX },
         Call::Sole,
         Call::Clients,
+        Call::Mirror(Mirror { operation: u64::MAX, remote: "nbd+unix:///e?socket=/s".into() }),
+        Call::MirrorStatus { operation: 1, wait: Duration::from_millis(1000) },
+        Call::MirrorFinish { operation: 2 },
+        Call::MirrorCancel { operation: 3 },
     ];
     for call in calls {
         let request = Request { minor: 0x3ffe, call };

@@ -60,7 +60,8 @@ impl EventLoop {
         loop {
             let at_once = !self.tapdisk.runnable.is_empty()
                 || self.tapdisk.has_busy_drives()
-                || !self.tapdisk.closed.is_empty();
+                || !self.tapdisk.closed.is_empty()
+                || self.tapdisk.has_busy_mirrors();
             let timeout = if at_once { Some(Duration::ZERO) } else { self.timeout() };
             let mut ready = std::mem::take(&mut self.ready);
             let woken = self.poller.wait(timeout, &mut ready, &mut self.tapdisk)?;
@@ -107,6 +108,7 @@ impl EventLoop {
             Source::Receiver(slot) => self.tapdisk.receive_descriptor(slot),
             Source::Update(slot) => self.tapdisk.go_on_update(slot),
             Source::Opening(vbd) => self.tapdisk.go_on_opening(vbd, Instant::now()),
+            Source::Mirror(vbd) => self.tapdisk.go_on_mirror(vbd, Instant::now()),
         }
     }
 
@@ -122,6 +124,7 @@ impl EventLoop {
             tapdisk.next_closing(),
             tapdisk.next_update(),
             tapdisk.next_opening(),
+            tapdisk.next_mirror(),
             (!tapdisk.attaching.is_empty()).then(|| now + ATTACH_RETRY),
             tapdisk.end,
             tapdisk.unused_until,
@@ -143,6 +146,7 @@ impl EventLoop {
         tapdisk.draining.retain(|_, client| client.until > now);
         tapdisk.retry_attaching(now);
         tapdisk.go_on_openings(now);
+        tapdisk.go_on_mirrors(now);
         tapdisk.finish_closings(now);
         tapdisk.expire_updates(now);
         let is_due = |at: &mut Instant| *at <= now;

@@ -71,6 +71,7 @@ impl Tapdisk {
 
     /// Closes every disk and ends.
     pub(crate) fn end(&mut self) {
+        self.cancel_mirrors();
         for vbd in self.vbds.iter().map(|(key, _)| key).collect::<Vec<_>>() {
             self.close_disk(vbd, Shutdown::Graceful, None);
         }

@@ -2,6 +2,9 @@
 //! `storage_smapiv3_migrate.ml`, `ocaml/xapi-storage-script/main.ml` of xapi-project/xen-api).
 
 mod incoming;
+mod kills;
+mod outgoing;
+mod proxy;
 mod tdnbd;
 
 use end_to_end::{Failure, Xapi};

@@ -10,6 +10,8 @@ const NONPERSISTENT: &str = "NONPERSISTENT";
 /// import_activate is called only with this: disks can be migrated to here. The volume plugin declares it as
 /// well, which is where xapi looks before it begins.
 const MIRROR_IN: &str = "VDI_MIRROR_IN";
+/// Data.mirror and Data.stat work: disks can be migrated from here.
+const MIRROR: &str = "VDI_MIRROR";
 
 use crate::Context;
 
@@ -22,7 +24,7 @@ pub(crate) fn run(_: &Context<'_>, _: NoParams) -> Result<QueryResult, Error> {
         copyright: "(C) the xapi-storage-ram authors; MIT licence".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         required_api_version: API_VERSION.into(),
-        features: vec![NONPERSISTENT.into(), MIRROR_IN.into()],
+        features: [NONPERSISTENT, MIRROR, MIRROR_IN].map(str::to_owned).to_vec(),
         configuration: StringMap::new(),
         required_cluster_stack: Vec::new(),
     })

@@ -8,7 +8,8 @@ use crate::{
     frontend::DRAIN_TIMEOUT,
     poll::VbdKey,
     tapdisk::Tapdisk,
-    vbd::{Closing, DiskState, Image},
+    task::Mirror,
+    vbd::{Closing, DiskState, Image, Vbd},
 };
 
 /// How a disk is closed.
@@ -32,13 +33,15 @@ impl Tapdisk {
     ) -> bool {
         self.receivers.remove_of(vbd);
         self.cancel_opening(vbd);
+        let is_mirrored = self.vbds.get(vbd).is_some_and(Vbd::is_mirrored);
         let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else {
             return true;
         };
         image.listeners = None;
         let until = Instant::now() + DRAIN_TIMEOUT;
         let is_running = matches!(image.disk, DiskState::Running(_));
-        if shutdown == Shutdown::Graceful && is_running && !image.clients.is_empty() {
+        let has_work = !image.clients.is_empty() || is_mirrored;
+        if shutdown == Shutdown::Graceful && is_running && has_work {
             image.change_disk(|disk| match disk {
                 DiskState::Running(drive) => DiskState::Closing(Closing { drive, until, caller }),
                 other => other,
@@ -59,15 +62,37 @@ impl Tapdisk {
         let due = self.vbds.iter().filter(|(_, vbd)| vbd.image().is_some_and(is_due));
         let due: Vec<VbdKey> = due.map(|(key, _)| key).collect();
         for vbd in due {
+            if !self.is_cut_over(vbd) {
+                continue;
+            }
             if let Some(caller) = self.finish_closing(vbd, Shutdown::Graceful) {
                 self.answer(caller, &Reply::Done);
             }
         }
     }
 
+    /// Whether a disk whose requests are all served has everything at the destination of its mirror, or
+    /// has none. Otherwise the mirror is told that nothing changes the disk any more.
+    fn is_cut_over(&mut self, key: VbdKey) -> bool {
+        let Some(vbd) = self.vbds.get_mut(key) else { return true };
+        if !vbd.is_mirrored() {
+            return true;
+        }
+        if vbd.mirror.as_ref().is_some_and(Mirror::is_finishing) {
+            return false;
+        }
+        // Also where their time is up: what they write from now on would not be mirrored.
+        let clients = vbd.image_mut().map(|image| image.clients.iter_mut());
+        clients.into_iter().flatten().for_each(|(_, client)| client.is_quiesced = true);
+        self.finish_mirror(key);
+        self.vbds.get(key).is_none_or(|vbd| !vbd.is_mirrored())
+    }
+
     /// When the time of the next of them is up.
     pub(crate) fn next_closing(&self) -> Option<Instant> {
-        let images = self.vbds.iter().filter_map(|(_, vbd)| vbd.image());
+        let is_finishing = |vbd: &Vbd| vbd.mirror.as_ref().is_some_and(Mirror::is_finishing);
+        let vbds = self.vbds.iter().filter(|(_, vbd)| !is_finishing(vbd));
+        let images = vbds.filter_map(|(_, vbd)| vbd.image());
         let closings = images.filter_map(|image| match &image.disk {
             DiskState::Closing(closing) => Some(closing.until),
             DiskState::Running(_) | DiskState::Paused(_) => None,
@@ -89,6 +114,7 @@ impl Tapdisk {
         // Drops the drive: changes that are under way are answered with ESHUTDOWN.
         let closed = vbd.close();
         self.closed.extend(closed);
+        self.answer_mirror(key, Instant::now());
         self.has_lost_clients = true;
         for mut client in clients {
             let over = matches!(client.frontend.drain(), block::Progress::Closed { .. });

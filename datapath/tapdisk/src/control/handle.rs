@@ -35,6 +35,12 @@ impl Tapdisk {
             Call::Sole => self.reload_sole(minor),
             Call::Clients => self.clients(minor),
             Call::Upgrade => self.upgrade(),
+            Call::Mirror(mirror) => self.mirror(minor, mirror),
+            Call::MirrorStatus { operation, wait } => {
+                self.mirror_status(caller, minor, *operation, *wait)
+            }
+            Call::MirrorFinish { operation } => self.mirror_finish(caller, minor, *operation),
+            Call::MirrorCancel { operation } => self.mirror_cancel(minor, *operation),
             // As blktap's tapdisk, which has no handler for the first two.
             Call::ListMinors | Call::Exit => Err(Errno::INVAL.into()),
             Call::Connect(ring) => self.connect_ring(caller, minor, ring),

@@ -91,7 +91,8 @@ impl Tapdisk {
 
     pub(super) fn clients(&self, minor: Minor) -> Handled {
         let vbd = &self.vbds[self.find(minor).ok_or(Errno::NODEV)?];
-        let count = vbd.image().map_or(0, Image::clients_count);
+        // A mirror uses the disk as a client does.
+        let count = vbd.image().map_or(0, Image::clients_count) + usize::from(vbd.is_mirrored());
         let unused_for = if count == 0 { vbd.unused_since().elapsed() } else { Duration::ZERO };
         Ok(Some(Reply::Clients(Clients { count: count as u64, unused_for })))
     }

@@ -5,6 +5,7 @@ mod attach;
 mod callers;
 mod handle;
 mod info;
+mod mirrors;
 mod names;
 mod open;
 mod pause;

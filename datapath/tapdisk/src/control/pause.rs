@@ -23,6 +23,9 @@ impl Tapdisk {
             DiskState::Running(_) => {
                 let closed = image.pause();
                 self.closed.extend(closed);
+                if let Some(mirror) = &mut self.vbds[key].mirror {
+                    mirror.pause();
+                }
                 self.rearm_clients(key);
                 self.info(format_args!("minor {minor}: paused"));
             }
@@ -132,6 +135,12 @@ impl Tapdisk {
         }
         // Requests that came meanwhile may be in a buffer of ours: no event tells of them.
         self.run_clients(key);
+        let now = Instant::now();
+        self.with_mirror(key, |mirror, disk| {
+            if let Some(drive) = disk.drive() {
+                mirror.resume(drive, now);
+            }
+        });
         let minor = self.vbds[key].minor();
         self.info(format_args!("minor {minor}: resumed"));
     }

@@ -25,6 +25,14 @@ impl Tapdisk {
             );
             return Err(Failure::new(Errno::BUSY, text));
         }
+        if let Some((_, vbd)) = self.vbds.iter().find(|(_, vbd)| vbd.is_mirrored()) {
+            let text = format!(
+                "minor {} is being mirrored, which no other process would go on with: repeat when its \
+                 migration has ended",
+                vbd.minor()
+            );
+            return Err(Failure::new(Errno::BUSY, text));
+        }
         self.is_replaced = true;
         Ok(Some(Reply::Done))
     }

@@ -30,6 +30,8 @@ pub(crate) enum Source {
     Update(usize),
     /// A thread has finished loading a file for a VBD.
     Opening(VbdKey),
+    /// The destination to which the disk of a VBD is mirrored.
+    Mirror(VbdKey),
 }
 
 /// One of the sockets of a VBD.

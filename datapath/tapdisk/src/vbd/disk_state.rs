@@ -91,6 +91,14 @@ impl DiskState {
         }
     }
 
+    /// The same, to be changed.
+    pub(crate) fn attachments_mut(&mut self) -> &mut Attachments {
+        match self {
+            Self::Running(drive) | Self::Closing(Closing { drive, .. }) => drive.attachments_mut(),
+            Self::Paused(paused) => &mut paused.attachments,
+        }
+    }
+
     /// The size in bytes; of a paused disk, the one it had.
     pub(crate) fn size(&self) -> u64 {
         match self {

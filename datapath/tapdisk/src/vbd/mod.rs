@@ -22,7 +22,7 @@ use block::Drive;
 use store::Closed;
 use tapctl::{ControlDir, Minor, MinorLock};
 
-use crate::{frontend::RingInfo, kept::Group, volume::Volume};
+use crate::{frontend::RingInfo, kept::Group, task::Mirror, volume::Volume};
 
 /// A minor that this process has attached.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(crate) struct Vbd {
     closed_at: Instant,
     /// Rings that were connected while nothing is open. They are served as soon as something is.
     pub(crate) waiting_rings: Vec<(Ring, RingInfo)>,
+    /// The mirror of the disk. One that is over is kept for callers that ask how.
+    pub(crate) mirror: Option<Mirror>,
 }
 
 impl Vbd {
@@ -49,6 +51,7 @@ impl Vbd {
             sectors_before: [0; 2],
             closed_at: Instant::now(),
             waiting_rings: Vec::new(),
+            mirror: None,
         }
     }
 
@@ -114,8 +117,24 @@ impl Vbd {
         served.chain(self.waiting_rings.iter_mut().map(|(_, ring)| ring))
     }
 
+    /// Whether the disk is being mirrored.
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.mirror.as_ref().is_some_and(Mirror::is_live)
+    }
+
+    /// When the mirror is due to go on, or to answer a caller, where no event tells of it.
+    pub(crate) fn mirror_due(&self) -> Option<Instant> {
+        let (mirror, image) = (self.mirror.as_ref()?, self.image()?);
+        let disk = &image.disk;
+        let due = if disk.is_paused() { None } else { mirror.due(disk.attachments()) };
+        due.into_iter().chain(mirror.next_answer()).min()
+    }
+
     /// Closes the image and its disk, and hands out what is left of that.
     pub(crate) fn close(&mut self) -> Option<Closed> {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.abandon("the disk was closed");
+        }
         self.sectors_before = self.sectors();
         self.closed_at = Instant::now();
         match mem::replace(&mut self.state, State::Idle(Idle::Closed)) {

@@ -7,4 +7,5 @@ mod graphs;
 mod host;
 mod kill;
 mod life;
+mod mirror;
 mod switch;

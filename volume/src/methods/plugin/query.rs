@@ -13,6 +13,7 @@ const FEATURES: &[&str] = &[
     "VDI_ACTIVATE_READONLY",
     "VDI_COMPOSE",
     "VDI_CONFIG_CBT",
+    "VDI_MIRROR",
     "VDI_MIRROR_IN",
     "VDI_RESIZE_ONLINE",
     "VDI_REVERT",

@@ -1,0 +1,11 @@
+//! Data.destroy: a mirror that has ended is forgotten.
+
+use schemas::{Error, data::OperationParams};
+
+use super::key::Key;
+use crate::{Context, vdi::Vdi};
+
+pub(crate) fn run(ctx: &Context<'_>, p: OperationParams) -> Result<(), Error> {
+    let key = Key::parse(&p.operation)?;
+    Vdi::lock(ctx, &key.uri.to_string())?.forget_mirror(&key.operation)
+}

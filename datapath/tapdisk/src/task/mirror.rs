@@ -1,0 +1,235 @@
+//! The mirror of a VBD's disk: a connection that is tried, then a transfer, then how it has ended.
+
+use std::time::{Duration, Instant};
+
+use block::{Attachments, Budget, Drive, Interest};
+use mirror::{Connecting, Limits, Remote, State, Transfer, Turned};
+use rustix::io::Errno;
+use tapctl::{Failure, Key as ConversationKey, MirrorStage, MirrorStatus};
+
+use crate::{
+    poll::{Source, Sources, VbdKey, Watched},
+    volume::Volume,
+};
+
+/// The work of one turn, in bytes: a quarter of that of a client, so that a mirror is no louder than one.
+const TURN_BYTES: usize = 1 << 20;
+/// The longest time that a caller may wait for a status.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+const MILLION: f64 = 1e6;
+
+/// A mirror. It is kept until the minor is detached or another one begins, for callers that ask how it
+/// has ended.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    /// The number that the caller has given it.
+    operation: u64,
+    stage: Stage,
+    /// Callers that wait for a status.
+    waiting: Vec<Waiting>,
+    /// The next turn need not wait for anything.
+    has_more: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Connecting(Connecting),
+    Running(Box<Watched<Transfer>>),
+    Over(MirrorStage, Instant),
+}
+
+/// A caller that waits.
+#[derive(Debug)]
+struct Waiting {
+    caller: ConversationKey,
+    /// `None`: until the mirror is over.
+    until: Option<Instant>,
+}
+
+impl Mirror {
+    /// Begins to connect.
+    pub(crate) fn start(operation: u64, remote: &str, now: Instant) -> Result<Self, Failure> {
+        let remote =
+            Remote::parse(remote).map_err(|it| Failure::new(Errno::INVAL, it.to_string()))?;
+        let connecting = Connecting::start(remote, &Limits::default(), now);
+        let stage = Stage::Connecting(connecting);
+        Ok(Self { operation, stage, waiting: Vec::new(), has_more: false })
+    }
+
+    pub(crate) fn operation(&self) -> u64 {
+        self.operation
+    }
+
+    /// Whether it goes on.
+    pub(crate) fn is_live(&self) -> bool {
+        !matches!(self.stage, Stage::Over(..))
+    }
+
+    /// Whether what is left is being sent.
+    pub(crate) fn is_finishing(&self) -> bool {
+        matches!(&self.stage, Stage::Running(transfer) if transfer.state() == State::Finishing)
+    }
+
+    /// Whether its next turn need not wait for anything.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// How far it is.
+    pub(crate) fn status(&self) -> MirrorStatus {
+        match &self.stage {
+            Stage::Connecting(_) => {
+                MirrorStatus { stage: MirrorStage::Copying, progress_millionths: 0 }
+            }
+            Stage::Running(transfer) => status(transfer),
+            Stage::Over(MirrorStage::Failed { reason, .. }, at) => {
+                let stage = MirrorStage::Failed { reason: reason.clone(), since: at.elapsed() };
+                MirrorStatus { stage, progress_millionths: 0 }
+            }
+            Stage::Over(stage, _) => {
+                MirrorStatus { stage: stage.clone(), progress_millionths: MILLION as u64 }
+            }
+        }
+    }
+
+    /// When the next turn is due where no event tells of it. `attachments` are those of the disk that is
+    /// mirrored.
+    pub(crate) fn due(&self, attachments: &Attachments) -> Option<Instant> {
+        match &self.stage {
+            Stage::Connecting(connecting) => Some(connecting.retry_at()),
+            Stage::Running(transfer) => transfer.due(attachments),
+            Stage::Over(..) => None,
+        }
+    }
+
+    /// Goes on, as far as that is possible without waiting.
+    pub(crate) fn turn(
+        &mut self,
+        vbd: VbdKey,
+        drive: &mut Drive<Volume>,
+        sources: &Sources,
+        now: Instant,
+    ) {
+        if let Stage::Connecting(connecting) = &mut self.stage
+            && let Some(connected) = connecting.poll(now)
+        {
+            let remote = connecting.remote();
+            let limits = Limits::default();
+            let transfer = connected
+                .and_then(|socket| Transfer::mirror(socket, remote, drive, limits, now))
+                .map_err(|error| error.to_string());
+            let nothing = Interest { readable: false, writable: false };
+            let watched = transfer.and_then(|transfer| {
+                let watched = sources.watch(transfer, Source::Mirror(vbd), nothing);
+                watched.map_err(|error| format!("waiting for the destination: {error}"))
+            });
+            self.stage = match watched {
+                Ok(watched) => Stage::Running(Box::new(watched)),
+                Err(reason) => Stage::Over(failed(reason), now),
+            };
+        }
+        let Stage::Running(transfer) = &mut self.stage else { return };
+        let turned = transfer.turn(drive, &mut Budget::bytes(TURN_BYTES), now);
+        self.has_more = turned == Turned::More;
+        let interest = transfer.interest();
+        if turned == Turned::Over {
+            self.stage = Stage::Over(status(transfer).stage, now);
+        } else if let Err(error) = transfer.wait_for(interest) {
+            transfer.cancel(drive.attachments_mut());
+            let reason = format!("waiting for the destination: {error}");
+            self.stage = Stage::Over(failed(reason), now);
+        }
+    }
+
+    /// Nothing changes the disk any more: what is left is sent in the next turns. A destination that
+    /// was never in sync is given up.
+    pub(crate) fn finish(&mut self, attachments: &mut Attachments) {
+        match &mut self.stage {
+            Stage::Running(transfer) if transfer.status().complete => transfer.finish(),
+            Stage::Over(..) => {}
+            Stage::Connecting(_) | Stage::Running(_) => self.cancel(
+                attachments,
+                "the disk was deactivated before the destination was up to date",
+            ),
+        }
+    }
+
+    /// Gives it up; the destination is of no use.
+    pub(crate) fn cancel(&mut self, attachments: &mut Attachments, reason: &str) {
+        if let Stage::Running(transfer) = &mut self.stage {
+            transfer.cancel(attachments);
+        }
+        self.abandon(reason);
+    }
+
+    /// The same where the disk is closed, and with it what followed its changes.
+    pub(crate) fn abandon(&mut self, reason: &str) {
+        if self.is_live() {
+            self.stage = Stage::Over(failed(reason.to_owned()), Instant::now());
+            self.has_more = false;
+        }
+    }
+
+    /// The disk is paused: there are no turns until it is resumed.
+    pub(crate) fn pause(&mut self) {
+        self.has_more = false;
+        if let Stage::Running(transfer) = &mut self.stage {
+            // An event that comes all the same finds that there is no disk.
+            let _no_events = transfer.wait_for(Interest { readable: false, writable: false });
+        }
+    }
+
+    /// The disk is there again, and may have been changed by other programs meanwhile.
+    pub(crate) fn resume(&mut self, drive: &mut Drive<Volume>, now: Instant) {
+        if let Stage::Running(transfer) = &mut self.stage {
+            transfer.resumed(drive, now);
+            self.has_more = true;
+        }
+    }
+
+    /// Has a caller wait for a status: until the mirror is in sync or over, or for that long. `None`:
+    /// until it is over.
+    pub(crate) fn wait(&mut self, caller: ConversationKey, time: Option<Duration>, now: Instant) {
+        let until = time.map(|time| now + time.min(WAIT_MAX));
+        self.waiting.push(Waiting { caller, until });
+    }
+
+    /// When the next caller has waited for long enough.
+    pub(crate) fn next_answer(&self) -> Option<Instant> {
+        self.waiting.iter().filter_map(|it| it.until).min()
+    }
+
+    /// A caller that is to be answered now.
+    pub(crate) fn take_answered(&mut self, now: Instant) -> Option<ConversationKey> {
+        let is_over = !self.is_live();
+        let is_known = is_over || self.status().stage == MirrorStage::InSync;
+        let is_due = |it: &Waiting| match it.until {
+            Some(until) => is_known || until <= now,
+            None => is_over,
+        };
+        let index = self.waiting.iter().position(is_due)?;
+        Some(self.waiting.swap_remove(index).caller)
+    }
+
+    /// Whether a caller waits.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
+fn failed(reason: String) -> MirrorStage {
+    MirrorStage::Failed { reason, since: Duration::ZERO }
+}
+
+fn status(transfer: &Transfer) -> MirrorStatus {
+    let status = transfer.status();
+    let stage = match transfer.state() {
+        State::Failed(error) => failed(error.to_string()),
+        State::Finished => MirrorStage::Finished,
+        _ if status.complete => MirrorStage::InSync,
+        _ => MirrorStage::Copying,
+    };
+    let progress = (status.progress * MILLION).clamp(0.0, MILLION);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was clamped")]
+    MirrorStatus { stage, progress_millionths: progress as u64 }
+}
