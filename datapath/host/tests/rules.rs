@@ -42,7 +42,8 @@ fn nothing_but_this_crate_names_or_reads_the_products_variables() {
         sources(&workspace().join(part), &mut files);
     }
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    files.retain(|path| !path.starts_with(own));
+    // The build script reads cargo's variables, when the programs are built.
+    files.retain(|path| !path.starts_with(own) && !path.ends_with("schemas/plugin/link.rs"));
     assert!(files.len() > 100, "{} files", files.len());
     for path in files {
         let text = fs::read_to_string(&path).unwrap();

@@ -3,7 +3,8 @@
 //!
 //! A page is added before it is allocated, or right after by an operation that cannot say before how many
 //! it needs, and subtracted after it is freed. A process that is killed in between leaves the count wrong;
-//! `budget::recount` corrects it. What an empty SR has is not counted: see [`Entry::is_counted`].
+//! `budget::recount` corrects it. What an empty SR has is not counted: see
+//! [`Entry::is_counted`](super::Entry::is_counted).
 
 use std::{
     fs::File,
@@ -15,13 +16,8 @@ use std::{
 };
 
 use memory::SharedWords;
-use rustix::fs::fstat;
 
-use super::{Dirs, Entry, allocated, steps};
-use crate::{
-    block::{PAGE_BYTES, pages},
-    error::{Context, Result},
-};
+use crate::block::PAGE_BYTES;
 
 /// The words of the page, by position. The rest is for later versions.
 #[derive(Clone, Copy, Debug)]
@@ -39,23 +35,12 @@ pub(crate) enum Word {
 pub(crate) struct Counter(Arc<SharedWords>);
 
 impl Counter {
-    /// Maps the count of an SR, and begins one where there is none yet.
-    fn open(dirs: &Dirs) -> Result<Self> {
-        const DOING: &str = "mapping the count of memory";
-        let path = || dirs.path(Entry::Used);
-        let (file, found) = dirs.edit_or_create_with_stat(Entry::Used)?;
-        if u64::try_from(found.st_size).is_ok_and(|size| size < PAGE_BYTES) || found.st_blocks == 0
-        {
-            // Its page is allocated by writing to it: a store to a hole of a full tmpfs is a SIGBUS.
-            steps::write_at(&file, &[0; 4], 0)
-                .and_then(|()| steps::set_len(&file, PAGE_BYTES))
-                .doing(DOING, path)?;
-        }
+    /// Maps a file, of which the first page is allocated.
+    pub(super) fn map(file: &File) -> io::Result<Self> {
         #[cfg(feature = "testing")]
         super::hooks::count_mapping();
         let length = usize::try_from(PAGE_BYTES).expect("64-bit host");
-        let words = SharedWords::new(&file, length).doing(DOING, path)?;
-        Ok(Self(Arc::new(words)))
+        SharedWords::new(file, length).map(|words| Self(Arc::new(words)))
     }
 
     pub(crate) fn word(&self, word: Word) -> &AtomicU32 {
@@ -91,61 +76,4 @@ fn change(word: &AtomicU32, change: impl Fn(u32) -> u32) {
 
 fn narrow(pages: u64) -> u32 {
     u32::try_from(pages).unwrap_or(u32::MAX)
-}
-
-impl Dirs {
-    /// The count, which begins here where the SR has none yet. It is mapped once.
-    pub(crate) fn counter(&self) -> Result<&Counter> {
-        let slot = self.counter_slot();
-        if let Some(counter) = slot.get() {
-            return Ok(counter);
-        }
-        let counter = Counter::open(self)?;
-        Ok(slot.get_or_init(|| counter))
-    }
-
-    /// Runs `act`, which changes what a file has allocated, and counts the difference.
-    pub(crate) fn counted<T>(
-        &self,
-        file: &File,
-        act: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
-        let before = pages(allocated(&fstat(file)?));
-        self.counted_from(before, file, act)
-    }
-
-    /// As [`Self::counted`], of a file that was just made and has nothing allocated.
-    pub(crate) fn counted_new<T>(
-        &self,
-        file: &File,
-        act: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
-        self.counted_from(0, file, act)
-    }
-
-    fn counted_from<T>(
-        &self,
-        before: u64,
-        file: &File,
-        act: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
-        let done = act();
-        self.count(before, pages(allocated(&fstat(file)?)));
-        done
-    }
-
-    /// Counts that something that took `before` pages takes `after` from now on.
-    pub(crate) fn count(&self, before: u64, after: u64) {
-        if before == after {
-            return;
-        }
-        // An SR that is being made or removed may have no count.
-        let known = self.counter_slot().get().is_some() || self.stat(Entry::Used).is_ok();
-        let Some(counter) = known.then(|| self.counter().ok()).flatten() else { return };
-        if after > before {
-            counter.add(after - before);
-        } else {
-            counter.subtract(before - after);
-        }
-    }
 }

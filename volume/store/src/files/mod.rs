@@ -2,6 +2,7 @@
 //! contents are defined in [`crate::record`].
 
 mod atomic;
+mod counted;
 pub(crate) mod counter;
 mod dirs;
 #[cfg(feature = "testing")]
