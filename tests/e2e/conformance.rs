@@ -97,16 +97,7 @@ fn every_installed_method_does_what_it_is_for() {
     for step in ["attach", "activate", "import_activate"] {
         call(datapath, &format!("Datapath.{step}"), place.clone());
     }
-    let remote = "nbd+unix:///x?socket=/no/such/socket";
-    let mirror = json!({ "uri": uri, "domain": "5", "remote": remote });
-    let operation = json!({ "operation": call(datapath, "Data.mirror", mirror) });
-    assert_eq!(call(datapath, "Data.ls", json!({})), json!([operation["operation"]]));
-    for (method, failed) in [("stat", json!(false)), ("cancel", json!(null)), ("stat", json!(true))]
-    {
-        let answer = call(datapath, &format!("Data.{method}"), operation.clone());
-        assert_eq!(answer["failed"], failed);
-    }
-    call(datapath, "Data.destroy", operation);
+    mirror_to_nowhere(uri, &mut call);
     for step in ["deactivate", "activate_readonly", "deactivate", "detach"] {
         call(datapath, &format!("Datapath.{step}"), place.clone());
     }
@@ -140,6 +131,21 @@ fn every_installed_method_does_what_it_is_for() {
             assert!(called.contains(&name), "{name} is installed, but not tried here");
         }
     }
+}
+
+/// A mirror of a disk that domain 5 has active, to a server that does not exist: every method of Data.
+fn mirror_to_nowhere(uri: &Value, call: &mut dyn FnMut(Side, &str, Value) -> Value) {
+    let data = Side::Datapath;
+    let remote = "nbd+unix:///x?socket=/no/such/socket";
+    let mirror = json!({ "uri": uri, "domain": "5", "remote": remote });
+    let operation = json!({ "operation": call(data, "Data.mirror", mirror) });
+    assert_eq!(call(data, "Data.ls", json!({})), json!([operation["operation"]]));
+    for (method, failed) in [("stat", json!(false)), ("cancel", json!(null)), ("stat", json!(true))]
+    {
+        let answer = call(data, &format!("Data.{method}"), operation.clone());
+        assert_eq!(answer["failed"], failed);
+    }
+    call(data, "Data.destroy", operation);
 }
 
 /// Messages for SMlog have facility local2 and name the call that they belong to.

@@ -122,7 +122,7 @@ fn listening(path: &Path) -> Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = connection::stream(flags).map_err(failed)?;
     bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
-    // Nobody can connect before listen, so nobody got in with wider permissions.
+    // No client can connect before listen: none got in with wider permissions.
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
     listen(&socket, BACKLOG).map_err(|errno| failed(errno.into()))?;
     Ok(socket)

@@ -106,8 +106,8 @@ fn a_disk_of_smapiv1_comes_in() {
     }
 }
 
-/// The connection is the plugin's socket's, whoever passes it and however often; what is not active is
-/// activated.
+/// The socket is the same however often it is asked for, and takes several connections; a volume that is not
+/// active is activated.
 #[test]
 fn connections_are_taken_as_they_come() {
     let xapi = Xapi::new();

@@ -292,7 +292,7 @@ impl Exclusive<'_> {
 
     /// Sees to it that what is to be freed of layers that disks are served from is not freed by those disks
     /// too, and counted twice. A disk frees a block as soon as its map has let go of it, within one request:
-    /// once the disk has answered another one, those that are left are freed by nobody else. It frees a page
+    /// once the disk has answered another one, it frees none of those that are left. It frees a page
     /// later, but not before the lock on maps is released: pages are freed here.
     fn confirm_parts(
         &self,

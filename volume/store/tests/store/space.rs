@@ -129,7 +129,7 @@ fn disks_that_fill_an_sr_together_are_refused_at_the_same_moment() {
     assert_full(&fixture, &error);
     for disk in &mut disks {
         assert_eq!(disk.write(32 << 20, &[1]).unwrap_err().kind(), ErrorKind::NoSpace);
-        // What it discards can be written again at once, by whoever asks first.
+        // What it discards can be written again at once, by the first process that asks.
         disk.discard(0, MIB).unwrap();
         disk.write(0, &vec![2; 1 << 20]).unwrap();
     }
@@ -179,7 +179,7 @@ fn texts_have_bounds_and_whatever_their_size_the_volume_can_be_destroyed() {
 }
 
 /// What processes that were killed at each of their steps had counted and not taken, or freed and not
-/// counted, is corrected when somebody asks how full the SR is, while a disk is served too.
+/// counted, is corrected when SR.stat asks how full the SR is, while a disk is served too.
 #[test]
 fn the_count_is_right_after_a_kill_at_any_step() {
     let mut steps = 0;
