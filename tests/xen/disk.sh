@@ -21,15 +21,15 @@ check "it is the same" [ "$(said g1 copy)" = "$(said g1 sum)" ]
 check "it is read-only" [ "$(said g1 read-only)" = 1 ]
 check "it is unplugged" unplug "$DOMID" 51728 "$copy"
 check "a file system" waits g1 "guest: grow"
-empty=$(utilisation "$disk")
+empty=$(memory)
 check "the disk grows" on_volume Volume.resize "$disk" "\"new_size\":$((80 * MiB))"
 check "the guest sees it and writes there" waits g1 "guest: filled"
 check "to the size that was asked for" [ "$(said g1 size)" = $((160 * 1024)) ]
-full=$(utilisation "$disk")
+full=$(memory)
 check "the file takes memory" [ $((full - empty)) -ge $((40 * MiB)) ]
 check "the disk grows again" on_volume Volume.resize "$disk" "\"new_size\":$((96 * MiB))"
 check "the guest deletes and trims" waits g1 "guest: trimmed"
-trimmed=$(utilisation "$disk")
+trimmed=$(memory)
 echo "bytes of memory: empty $empty, full $full, trimmed $trimmed"
 check "to within 1 MiB its memory is free again" [ $((trimmed - empty)) -le $MiB ]
 check "the guest lets go" waits g1 "guest: unplug"

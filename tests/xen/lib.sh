@@ -51,7 +51,8 @@ sr_make() {
 # volume SIZE: the key of a new volume
 volume() { call Volume.create "\"sr\":\"$SR\",\"name\":\"disk\",\"description\":\"\",\"size\":$1,\"sharable\":false" | first key; }
 on_volume() { call "$1" "\"sr\":\"$SR\",\"key\":\"$2\"${3:+,$3}"; }
-utilisation() { on_volume Volume.stat "$1" | first physical_utilisation; }
+# memory: bytes of the SR's data, as the kernel counts them
+memory() { df -P -k "/run/sr-mount/$SR/data" | awk 'NR == 2 { print $3 * 1024 }'; }
 uri() { on_volume Volume.stat "$1" | grep -o '"uri":\["[^"]*' | cut -d '"' -f 4; }
 # plug DOMID DEVID KEY r|w: as xapi and xenopsd do; the backend is served until the disk is unplugged
 plug() {
