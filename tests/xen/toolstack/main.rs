@@ -196,7 +196,11 @@ impl Device {
             thread::sleep(PAUSE);
         }
         self.store.remove(&self.backend.clone())?;
-        self.store.remove(&self.frontend.clone())
+        // Those of a domain that is no more went with it.
+        match self.read_frontend("backend") {
+            Some(_) => self.store.remove(&self.frontend.clone()),
+            None => Ok(()),
+        }
     }
 
     /// Whether xenopsd takes the disk away, and the frontend has let go of it, or the guest is no more.
