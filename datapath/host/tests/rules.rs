@@ -42,13 +42,17 @@ fn nothing_but_this_crate_names_or_reads_the_products_variables() {
         sources(&workspace().join(part), &mut files);
     }
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // The build script reads cargo's variables, when the programs are built.
-    files.retain(|path| !path.starts_with(own) && !path.ends_with("schemas/plugin/link.rs"));
+    files.retain(|path| !path.starts_with(own));
     assert!(files.len() > 100, "{} files", files.len());
     for path in files {
         let text = fs::read_to_string(&path).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        // The build script reads cargo's variables, when the programs are built.
+        let is_build_script = path.ends_with("schemas/plugin/link.rs");
         for banned in ["\"XAPI_RAM_", "env::var", "env::set_var"] {
+            if is_build_script && banned == "env::var" {
+                continue;
+            }
             assert!(!code.contains(banned), "{} has {banned}", path.display());
         }
         // A sentence may name one, by its right name.
