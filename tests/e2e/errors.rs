@@ -137,10 +137,10 @@ fn a_call_that_runs_out_of_descriptors_says_so_and_loses_nothing() {
             let script = format!("ulimit -n {limit}; exec \"$0\" {method} --json");
             shell.args(["-c", &script]).arg(program).stdin(Stdio::piped()).stdout(Stdio::piped());
             let mut child = shell.spawn().unwrap();
-            child.stdin.take().unwrap().write_all(params.to_string().as_bytes()).unwrap();
+            // A program whose loader cannot open a library ends before it reads.
+            let _unread = child.stdin.take().unwrap().write_all(params.to_string().as_bytes());
             let output = child.wait_with_output().unwrap();
             if output.stdout.is_empty() && limit < 6 {
-                // The loader could not open a library.
                 continue;
             }
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
