@@ -39,6 +39,7 @@ fn end_unused(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
         let mut vdi = Vdi::lock(ctx, &uri.to_string())?;
         vdi.end_unused(Claim::Change)?;
         left.extend(vdi.active().map(|(domain, mode)| describe(&vdi, domain, &mode.to_string())));
+        left.extend(vdi.describe_held());
     }
     Ok(left)
 }

@@ -5,7 +5,7 @@
 //! locked for one call), [`state`] (the record of it), [`session`] (the clone of a non-persistent
 //! disk), [`activation`] (which program serves it), [`unused`] (activations that end because they are in
 //! the way), [`import`] (connections of incoming migrations),
-//! [`mirroring`] (outgoing ones, and [`mirror_record`] of them), [`link`] (the path by which clients reach
+//! [`mirroring`] (outgoing ones, and [`mirror_record`] of them), [`copying`] (which blocks), [`link`] (the path by which clients reach
 //! that process).
 //! The process is handled by [`tapdisk`], [`starting`], [`serving`] and [`ending`]. Where the SR wants the
 //! host's own tapdisk, [`blktap`] has a volume laid out ([`image`]) and taken back ([`write_back`]).
@@ -17,6 +17,7 @@
 mod activation;
 mod blktap;
 mod commands;
+mod copying;
 mod ending;
 mod errors;
 mod image;
@@ -73,6 +74,7 @@ fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
     .method::<d::Deactivate>(datapath::deactivate::run)
     .method::<d::Detach>(datapath::detach::run)
     .method::<d::Close>(datapath::close::run)
+    .method::<data::Copy>(operation::copy::run)
     .method::<data::Mirror>(operation::mirror::run)
     .method::<data::Stat>(operation::stat::run)
     .method::<data::Cancel>(operation::cancel::run)

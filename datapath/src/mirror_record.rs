@@ -1,12 +1,12 @@
-//! What the record of a volume says of its mirrors: that a cut-over is owed, for one, which outlives the
-//! process that mirrors.
+//! What the record of a volume says of its mirrors and copies: that a cut-over is owed, for one, which outlives
+//! the process that mirrors.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tapctl::{Identity, Minor};
 
-/// How many mirrors that have ended are remembered for each volume.
+/// How many mirrors and copies that have ended are remembered for each volume.
 const ENDED_MAX: usize = 8;
 
 /// The domain that xapi names for a machine that is halted.
@@ -15,7 +15,7 @@ const HALTED: &str = "-1";
 /// `xapi_vm_migrate.ml`): attached beside the machine's and never activated.
 const DATAPATH: &str = "u0_mirror";
 
-/// How a mirror has ended.
+/// How a mirror or a copy has ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum End {
@@ -25,10 +25,23 @@ pub(crate) enum End {
     Failed(String),
 }
 
-/// A mirror that was begun.
+/// What an operation does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Purpose {
+    /// It keeps the destination up to date until it is cut over.
+    #[default]
+    Mirror,
+    /// It copies given parts of the volume, and ends.
+    Copy,
+}
+
+/// A mirror or a copy that was begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MirrorRecord {
-    /// The domain whose deactivation is the cut-over.
+    #[serde(default)]
+    pub(crate) purpose: Purpose,
+    /// The domain whose deactivation is the cut-over of a mirror.
     pub(crate) domain: String,
     /// The process that mirrors, and its minor. Another process knows nothing of the mirror.
     pub(crate) tapdisk: Identity,
@@ -49,9 +62,25 @@ pub(crate) struct MirrorRecord {
 }
 
 impl MirrorRecord {
-    pub(crate) fn new(domain: String, tapdisk: Identity, minor: Minor, holds: bool) -> Self {
+    pub(crate) fn new(
+        purpose: Purpose,
+        domain: String,
+        tapdisk: Identity,
+        minor: Minor,
+        holds: bool,
+    ) -> Self {
         let unknown = BTreeMap::new();
-        Self { domain, tapdisk, minor, holds, is_told: false, is_owed: false, end: None, unknown }
+        Self {
+            purpose,
+            domain,
+            tapdisk,
+            minor,
+            holds,
+            is_told: false,
+            is_owed: false,
+            end: None,
+            unknown,
+        }
     }
 
     /// Whether it may still go on.
@@ -68,7 +97,8 @@ impl MirrorRecord {
 
     /// Whether the deactivation for `domain` is the cut-over.
     pub(crate) fn is_cut_over_by(&self, domain: &str) -> bool {
-        self.domain == domain || (self.domain == HALTED && is_mirrors(domain))
+        self.purpose == Purpose::Mirror
+            && (self.domain == domain || (self.domain == HALTED && is_mirrors(domain)))
     }
 
     /// Whether xapi hears of a failure when it deactivates `domain`.
@@ -86,10 +116,10 @@ fn is_mirrors(domain: &str) -> bool {
     domain.starts_with(DATAPATH)
 }
 
-/// The mirrors of a volume, by their operations.
+/// The mirrors and copies of a volume, by their operations.
 pub(crate) type Mirrors = BTreeMap<String, MirrorRecord>;
 
-/// Forgets mirrors that ended, in any order, where there are many of them. What is owed stays.
+/// Forgets mirrors and copies that ended, in any order, where there are many of them. What is owed stays.
 pub(crate) fn forget_ended(mirrors: &mut Mirrors) {
     while mirrors.values().filter(|it| !it.is_live() && !it.is_owed).count() > ENDED_MAX {
         let ended = mirrors.iter().find(|(_, it)| !it.is_live() && !it.is_owed);

@@ -1,20 +1,22 @@
-//! Mirrors of a volume to another server: begun, asked for, cut over and ended.
+//! Mirrors and copies of a volume to another server: begun, asked for, cut over and ended.
 //!
 //! A mirror runs in the volume's tapdisk. xapi tells of its end only by deactivating: that of the machine's
 //! own domain is the cut-over, that of the mirror's datapath for a machine that is halted. Invariant: before
 //! a caller hears of a mirror, the record says that a cut-over is owed; a process that does not know
 //! the mirror has replaced the one that did, and the mirror has failed.
+//!
+//! A copy is the same but for its end, which comes by itself, and which no deactivation is owed.
 
 use std::time::Duration;
 
 use host::Provider;
 use schemas::{Error, Failure, data::Status};
-use tapctl::{Client, Mirror, MirrorStage, MirrorStatus};
+use tapctl::{Client, Copy, HeldRanges, Mirror, MirrorStage, MirrorStatus};
 
 use crate::{
-    mirror_record::{End, MirrorRecord, forget_ended},
+    mirror_record::{End, MirrorRecord, Purpose, forget_ended},
     state::Mode,
-    tapdisk::ANSWER_TIMEOUT,
+    tapdisk::{ANSWER_TIMEOUT, Running},
     vdi::Vdi,
 };
 
@@ -28,10 +30,10 @@ pub(crate) const CUT_OVER_TIMEOUT: Duration = Duration::from_secs(600);
 /// complete, upon which xapi destroyed the destination.
 const ABORTED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Why a mirror has failed whose process does not know it.
-const DEAD: &str = "the tapdisk that mirrored the disk has died";
+/// Why an operation has failed whose process does not know it.
+const DEAD: &str = "the tapdisk that mirrored or copied the disk has died";
 
-/// A mirror to ask for: everything that is needed after the volume's lock was let go of.
+/// A mirror or a copy to ask for: everything that is needed after the volume's lock was let go of.
 pub(crate) struct Asking {
     client: Client,
     minor: tapctl::Minor,
@@ -56,7 +58,7 @@ fn new_operation() -> Result<u64, Error> {
 }
 
 impl Asking {
-    /// How far the mirror is, for Data.stat. `None`: its process does not know it, or is dead.
+    /// How far it is, for Data.stat. `None`: its process does not know it, or is dead.
     pub(crate) fn stat(&self) -> Option<MirrorStatus> {
         self.client.mirror_status(self.minor, self.operation, STAT_WAIT).ok()
     }
@@ -66,19 +68,38 @@ impl Vdi<'_> {
     /// Mirrors the volume to `remote` from now on, for a domain whose deactivation is the cut-over; the
     /// operation.
     pub(crate) fn mirror(&mut self, domain: String, remote: &str) -> Result<String, Error> {
+        self.begin(domain, remote, None)
+    }
+
+    /// Copies parts of the volume to `remote`; the operation.
+    pub(crate) fn copy(
+        &mut self,
+        domain: String,
+        remote: &str,
+        ranges: &HeldRanges,
+    ) -> Result<String, Error> {
+        self.begin(domain, remote, Some(ranges))
+    }
+
+    fn begin(
+        &mut self,
+        domain: String,
+        remote: &str,
+        ranges: Option<&HeldRanges>,
+    ) -> Result<String, Error> {
         self.require_volume()?;
         if self.provider()? == Provider::Blktap {
             let message = format!(
                 "volume {} is served by the host's own tapdisk (device-config:tapdisk=blktap), which \
-                 cannot mirror it: use an SR with device-config:tapdisk=ram",
+                 cannot mirror or copy it: use an SR with device-config:tapdisk=ram",
                 self.uri.key
             );
             return Err(Error::new(Failure::Unimplemented, message));
         }
-        self.end_dead_mirrors();
+        self.note_ends();
         if let Some(live) = self.state.mirrors.iter().find(|(_, it)| it.is_live()) {
             let message = format!(
-                "volume {} is mirrored already, by operation {}: end that first (Data.cancel)",
+                "volume {} is mirrored or copied already, by operation {}: end that first (Data.cancel)",
                 self.uri.key, live.0
             );
             return Err(Error::new(Failure::VdiInUse, message));
@@ -91,7 +112,10 @@ impl Vdi<'_> {
         } else {
             self.prepare()?;
         }
-        let begun = self.begin_mirror(domain, operation, holds, remote);
+        let purpose = if ranges.is_some() { Purpose::Copy } else { Purpose::Mirror };
+        let begun = self
+            .record(purpose, domain, operation, holds)
+            .and_then(|()| self.ask(operation, remote, ranges));
         if begun.is_err() {
             self.state.mirrors.remove(&name(operation));
             self.close_unused()?;
@@ -100,34 +124,48 @@ impl Vdi<'_> {
         begun.map(|()| name(operation))
     }
 
-    fn begin_mirror(
+    /// Writes down that an operation is under way, before its process hears of it.
+    fn record(
         &mut self,
+        purpose: Purpose,
         domain: String,
         operation: u64,
         holds: bool,
-        remote: &str,
     ) -> Result<(), Error> {
         let running = self.running().ok_or_else(|| self.dies_at_once())?;
-        let identity = running.identity.clone();
-        let record = MirrorRecord::new(domain, identity, running.minor, holds);
+        let record = MirrorRecord::new(purpose, domain, running.identity, running.minor, holds);
         self.state.mirrors.insert(name(operation), record);
         forget_ended(&mut self.state.mirrors);
-        self.save()?;
-        let mirror = Mirror { operation, remote: remote.into() };
-        running.client.mirror(running.minor, mirror).map_err(|error| {
+        self.save()
+    }
+
+    /// Has the tapdisk begin.
+    fn ask(&self, operation: u64, remote: &str, ranges: Option<&HeldRanges>) -> Result<(), Error> {
+        let Running { client, minor, .. } = self.running().ok_or_else(|| self.dies_at_once())?;
+        let remote = remote.into();
+        let asked = match ranges {
+            None => client.mirror(minor, Mirror { operation, remote }),
+            Some(ranges) => client.copy(minor, Copy { operation, remote, ranges: ranges.list() }),
+        };
+        asked.map_err(|error| {
             error.with_remedy(
                 Failure::TapdiskFailed,
-                "the tapdisk of an earlier version knows no mirrors: deactivate and activate the disk",
+                "the tapdisk of an earlier version knows no mirrors and copies: deactivate and \
+                 activate the disk",
             )
         })
     }
 
-    /// Closes the image where only a mirror had the volume active, and has ended.
+    /// Closes the image where only a mirror or a copy had the volume active, and has ended. Without any
+    /// domain the process ends.
     fn close_unused(&mut self) -> Result<(), Error> {
-        if self.state.mode().is_none() { self.close_image() } else { Ok(()) }
+        if self.state.mode().is_some() {
+            return Ok(());
+        }
+        if self.state.domains.is_empty() { self.stop() } else { self.close_image() }
     }
 
-    /// How to ask for a live mirror without the volume's lock; else how it has ended.
+    /// How to ask for a live operation without the volume's lock; else how it has ended.
     pub(crate) fn asking(&self, operation: &str) -> Result<Asking, Status> {
         match self.state.mirrors.get(operation) {
             Some(MirrorRecord { end: Some(End::Finished), .. }) => Err(complete()),
@@ -140,7 +178,7 @@ impl Vdi<'_> {
         }
     }
 
-    /// Takes note of what xapi is told now of a mirror.
+    /// Takes note of what the caller is told now of an operation.
     pub(crate) fn tell(&mut self, operation: &str, status: Option<MirrorStatus>) -> Status {
         let status = status.unwrap_or_else(dead);
         // It may have been cut over since the tapdisk answered.
@@ -148,11 +186,16 @@ impl Vdi<'_> {
             return self.asking(operation).err().unwrap_or_else(failed);
         };
         let Some(record) = self.state.mirrors.get_mut(operation) else { return failed() };
+        let is_copy = record.purpose == Purpose::Copy;
         let told = match status.stage {
             MirrorStage::Copying => {
                 #[allow(clippy::cast_precision_loss, reason = "a number up to a million")]
                 let progress = status.progress_millionths as f64 / 1e6;
                 return Status { failed: false, complete: false, progress: Some(progress) };
+            }
+            MirrorStage::Finished if is_copy => {
+                record.ended(End::Finished, true);
+                complete()
             }
             MirrorStage::InSync | MirrorStage::Finished => {
                 if record.is_told {
@@ -162,12 +205,12 @@ impl Vdi<'_> {
                 complete()
             }
             MirrorStage::Failed { reason, .. } => {
-                self.ctx.log.warning(format_args!("mirror {operation}: {reason}"));
+                self.ctx.log.warning(format_args!("operation {operation}: {reason}"));
                 record.ended(End::Failed(reason), true);
                 failed()
             }
         };
-        if let Err(error) = self.save() {
+        if let Err(error) = self.close_unused().and_then(|()| self.save()) {
             // What is not in the record must not be relied on.
             self.ctx.log.error(error.chain());
             return failed();
@@ -175,10 +218,11 @@ impl Vdi<'_> {
         told
     }
 
-    /// Mirrors whose process is dead, or does not know them, have failed.
-    fn end_dead_mirrors(&mut self) {
+    /// Takes note of operations that have ended without a caller that was told. Those whose process is dead, or
+    /// does not know them, have failed.
+    fn note_ends(&mut self) {
         for operation in self.live_mirrors() {
-            self.note_failure(&operation);
+            self.note_end(&operation);
         }
     }
 
@@ -198,14 +242,20 @@ impl Vdi<'_> {
         status.unwrap_or_else(dead)
     }
 
-    /// Takes note of a live mirror that has failed; whether it has.
-    fn note_failure(&mut self, operation: &str) -> bool {
-        let MirrorStage::Failed { reason, since } = self.mirror_status(operation).stage else {
-            return false;
-        };
-        if let Some(record) = self.state.mirrors.get_mut(operation) {
-            self.ctx.log.warning(format_args!("mirror {operation}: {reason}"));
-            record.ended(End::Failed(reason), since >= ABORTED_AFTER);
+    /// Takes note of a live mirror that has failed, or of a copy that has ended; whether it has.
+    fn note_end(&mut self, operation: &str) -> bool {
+        let stage = self.mirror_status(operation).stage;
+        let Some(record) = self.state.mirrors.get_mut(operation) else { return true };
+        match stage {
+            MirrorStage::Failed { reason, since } => {
+                self.ctx.log.warning(format_args!("operation {operation}: {reason}"));
+                record.ended(End::Failed(reason), since >= ABORTED_AFTER);
+            }
+            // A mirror that has finished is cut over by the call that knows whether it may end.
+            MirrorStage::Finished if record.purpose == Purpose::Copy => {
+                record.ended(End::Finished, false);
+            }
+            MirrorStage::Copying | MirrorStage::InSync | MirrorStage::Finished => return false,
         }
         true
     }
@@ -241,9 +291,11 @@ impl Vdi<'_> {
         }
         if mode.is_none() {
             self.close_image()?;
+            // With the image the copies have ended.
+            self.note_ends();
         }
         for operation in cut_over {
-            if !self.state.mirrors[&operation].is_live() || self.note_failure(&operation) {
+            if !self.state.mirrors[&operation].is_live() || self.note_end(&operation) {
                 continue;
             }
             let end = match self.mirror_status(&operation).stage {
@@ -297,7 +349,7 @@ impl Vdi<'_> {
     fn end_dead_mirrors_told_by(&mut self, domain: &str) {
         for operation in self.live_mirrors() {
             if self.state.mirrors[&operation].is_told_by(domain) {
-                self.note_failure(&operation);
+                self.note_end(&operation);
             }
         }
     }
@@ -315,11 +367,26 @@ impl Vdi<'_> {
     /// Mirrors whose destination is dead keep the volume active no longer.
     pub(crate) fn end_unused_mirrors(&mut self) -> Result<(), Error> {
         if self.is_mirrored() {
-            self.end_dead_mirrors();
+            self.note_ends();
             self.close_unused()?;
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Tells an administrator about an operation that has the volume active itself.
+    pub(crate) fn describe_held(&self) -> Option<String> {
+        let mut mirrors = self.state.mirrors.iter();
+        let (operation, _) = mirrors.find(|(_, it)| it.is_live() && it.holds)?;
+        let program = self.ctx.config.datapath_plugin();
+        Some(format!(
+            "volume {} is active for operation {operation}, which reads it for another server; this gives \
+             that up: {} Data.cancel --operation '[\"MirrorV1\",\"{}/{}/{operation}\"]'\n",
+            self.uri.key,
+            program.display(),
+            self.uri.sr,
+            self.uri.key
+        ))
     }
 
     /// Whether a mirror has to be cut over when the image is closed, which may take long.
@@ -350,7 +417,7 @@ impl Vdi<'_> {
 
     /// Data.destroy.
     pub(crate) fn forget_mirror(&mut self, operation: &str) -> Result<(), Error> {
-        self.end_dead_mirrors();
+        self.note_ends();
         match self.state.mirrors.get(operation) {
             Some(record) if record.is_live() => {
                 let message = format!(

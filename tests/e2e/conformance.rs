@@ -133,7 +133,7 @@ fn every_installed_method_does_what_it_is_for() {
     }
 }
 
-/// A mirror of a disk that domain 5 has active, to a server that does not exist: every method of Data.
+/// A mirror and a copy of a disk that domain 5 has active, to a server that does not exist: every method of Data.
 fn mirror_to_nowhere(uri: &Value, call: &mut dyn FnMut(Side, &str, Value) -> Value) {
     let data = Side::Datapath;
     let remote = "nbd+unix:///x?socket=/no/such/socket";
@@ -146,6 +146,12 @@ fn mirror_to_nowhere(uri: &Value, call: &mut dyn FnMut(Side, &str, Value) -> Val
         assert_eq!(answer["failed"], failed);
     }
     call(data, "Data.destroy", operation);
+    let blocklist = json!({ "blocksize": 65536, "ranges": [[0, 1]] });
+    let copy = json!({ "uri": uri, "domain": "5", "remote": remote, "blocklist": blocklist });
+    let operation = json!({ "operation": call(data, "Data.copy", copy) });
+    assert_eq!(call(data, "Data.ls", json!({})), json!([operation["operation"]]));
+    call(data, "Data.cancel", operation.clone());
+    assert_eq!(call(data, "Data.stat", operation)["failed"], true);
 }
 
 /// Messages for SMlog have facility local2 and name the call that they belong to.

@@ -19,7 +19,7 @@ use crate::{
     message::{Raw, kind},
     minor::{MINORS_MAX, Minor},
     reply::{self, Clients, Entry, Identification, Image, MirrorStatus, Serving},
-    request::{ALL, Call, Flags, Mirror, Open, Request, Resume, Switch},
+    request::{ALL, Call, Copy, Flags, Mirror, Open, Request, Resume, Switch},
     ring::Ring,
 };
 
@@ -269,7 +269,16 @@ impl Client {
         self.done(minor, Call::Mirror(mirror))
     }
 
-    /// Ours: how far a mirror is, once it is in sync or over, or after `wait`. ENOENT where it is not known.
+    /// Ours: copies parts of the disk of a minor. A tapdisk that knows no copies answers EINVAL.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn copy(&self, minor: Minor, copy: Copy) -> Result<()> {
+        self.done(minor, Call::Copy(copy))
+    }
+
+    /// Ours: how far a mirror or a copy is, once it is in sync or over, or after `wait`. ENOENT where it is not
+    /// known.
     ///
     /// # Errors
     /// See [`Self::pid`].
@@ -290,7 +299,7 @@ impl Client {
         self.mirror_answer(minor, Call::MirrorFinish { operation })
     }
 
-    /// Ours: gives a mirror up.
+    /// Ours: gives a mirror or a copy up.
     ///
     /// # Errors
     /// See [`Self::pid`].

@@ -10,6 +10,7 @@
 //! byte order. Messages of our own lie in a range of numbers that blktap never uses.
 //!
 //! Layers, each one using only those before it: [`message`] and `text` (layout), [`ring`],
+//! [`ranges`],
 //! [`request`] and [`reply`] (meaning), [`lock`], [`process`], [`metrics`], [`dir`], [`minors`]
 //! (files, locks, processes), [`keeper`], [`client`], [`server`], [`spawn`].
 //!
@@ -29,6 +30,7 @@ pub mod metrics;
 pub mod minor;
 pub mod minors;
 pub mod process;
+pub mod ranges;
 pub mod reply;
 pub mod request;
 pub mod ring;
@@ -47,10 +49,11 @@ pub use metrics::MetricsDir;
 pub use minor::Minor;
 pub use minors::MinorLock;
 pub use process::Identity;
+pub use ranges::{HeldRanges, RangeList};
 pub use reply::{
     Clients, Entry, Failure, Identification, Image, MirrorStage, MirrorStatus, Reply, Serving,
 };
-pub use request::{Call, Flags, Mirror, Open, Request, Resume, Switch};
+pub use request::{Call, Copy, Flags, Mirror, Open, Request, Resume, Switch};
 pub use ring::Ring;
 pub use server::{Conversations, Key, Listener};
 pub use spawn::{Spawn, Spawned};

@@ -137,6 +137,12 @@ pub mod kind {
     pub const MIRROR_CANCEL: u16 = OWN + 21;
     /// Ours: done.
     pub const MIRROR_CANCEL_RSP: u16 = OWN + 22;
+    /// Ours: copy ranges of the disk of this minor to the NBD server that `path` names, as operation
+    /// `first`. `second` names a descriptor of the caller that has the ranges: its process in the upper
+    /// half, its number in the lower one. MIRROR_STATUS, FINISH and CANCEL are for this one, too.
+    pub const COPY: u16 = OWN + 23;
+    /// Ours: begun.
+    pub const COPY_RSP: u16 = OWN + 24;
 }
 
 /// The header's structures, for their layout.

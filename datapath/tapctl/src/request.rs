@@ -7,6 +7,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use crate::{
     message::{Raw, at, kind},
+    ranges::RangeList,
     ring::Ring,
     text::{self, Malformed, Unsendable, put},
 };
@@ -124,6 +125,17 @@ pub struct Mirror {
     pub remote: OsString,
 }
 
+/// Ours: a copy that is to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// As that of a [`Mirror`].
+    pub operation: u64,
+    /// As that of a [`Mirror`].
+    pub remote: OsString,
+    /// The parts of the disk.
+    pub ranges: RangeList,
+}
+
 /// The operation of a request, with its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -181,7 +193,9 @@ pub enum Call {
     Upgrade,
     /// Ours: mirror the disk to another server.
     Mirror(Mirror),
-    /// Ours: how far a mirror is.
+    /// Ours: copy parts of the disk to another server.
+    Copy(Copy),
+    /// Ours: how far a mirror or a copy is.
     MirrorStatus {
         /// Its number.
         operation: u64,
@@ -193,7 +207,7 @@ pub enum Call {
         /// Its number.
         operation: u64,
     },
-    /// Ours: give a mirror up.
+    /// Ours: give a mirror or a copy up.
     MirrorCancel {
         /// Its number.
         operation: u64,
@@ -260,6 +274,11 @@ impl Request {
             kind::MIRROR => {
                 Call::Mirror(Mirror { operation: raw.u64(at::OWN_FIRST), remote: path })
             }
+            kind::COPY => Call::Copy(Copy {
+                operation: raw.u64(at::OWN_FIRST),
+                remote: path,
+                ranges: RangeList::from_number(raw.u64(at::OWN_SECOND)),
+            }),
             kind::MIRROR_STATUS => Call::MirrorStatus {
                 operation: raw.u64(at::OWN_FIRST),
                 wait: Duration::from_millis(raw.u64(at::OWN_SECOND)),
@@ -307,6 +326,11 @@ impl Request {
                 raw.put_u64(at::OWN_FIRST, mirror.operation);
                 put(&mut raw, at::OWN_PATH, &mirror.remote, "remote")?;
             }
+            Call::Copy(copy) => {
+                raw.put_u64(at::OWN_FIRST, copy.operation);
+                raw.put_u64(at::OWN_SECOND, copy.ranges.number());
+                put(&mut raw, at::OWN_PATH, &copy.remote, "remote")?;
+            }
             Call::MirrorStatus { operation, wait } => {
                 raw.put_u64(at::OWN_FIRST, *operation);
                 raw.put_u64(at::OWN_SECOND, wait.as_millis().try_into().unwrap_or(u64::MAX));
@@ -348,6 +372,7 @@ impl Call {
             Self::Clients => kind::CLIENTS,
             Self::Upgrade => kind::UPGRADE,
             Self::Mirror(_) => kind::MIRROR,
+            Self::Copy(_) => kind::COPY,
             Self::MirrorStatus { .. } => kind::MIRROR_STATUS,
             Self::MirrorFinish { .. } => kind::MIRROR_FINISH,
             Self::MirrorCancel { .. } => kind::MIRROR_CANCEL,
@@ -391,6 +416,7 @@ impl Call {
             Self::Clients => "count the clients of",
             Self::Upgrade => "upgrade",
             Self::Mirror(_) => "mirror",
+            Self::Copy(_) => "copy",
             Self::MirrorStatus { .. } => "ask for the mirror of",
             Self::MirrorFinish { .. } => "finish the mirror of",
             Self::MirrorCancel { .. } => "cancel the mirror of",
@@ -427,6 +453,7 @@ impl Call {
             | Self::Exit
             | Self::Switch(_)
             | Self::Mirror(_)
+            | Self::Copy(_)
             | Self::Upgrade => false,
         }
     }

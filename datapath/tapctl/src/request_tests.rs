@@ -123,6 +123,11 @@ fn every_request_survives_the_way() {
         Call::Sole,
         Call::Clients,
         Call::Mirror(Mirror { operation: u64::MAX, remote: "nbd+unix:///e?socket=/s".into() }),
+        Call::Copy(Copy {
+            operation: 2,
+            remote: "nbd+unix:///?socket=/s".into(),
+            ranges: RangeList { process: 4_194_303, descriptor: 5 },
+        }),
         Call::MirrorStatus { operation: 1, wait: Duration::from_millis(1000) },
         Call::MirrorFinish { operation: 2 },
         Call::MirrorCancel { operation: 3 },

@@ -1,6 +1,7 @@
 //! Storage migrations as xapi performs them, call by call (`ocaml/xapi/storage_smapiv1_migrate.ml`,
 //! `storage_smapiv3_migrate.ml`, `ocaml/xapi-storage-script/main.ml` of xapi-project/xen-api).
 
+mod copies;
 mod incoming;
 mod kills;
 mod outgoing;

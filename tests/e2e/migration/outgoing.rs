@@ -127,7 +127,7 @@ pub(super) fn complete() -> Value {
     json!({ "failed": false, "complete": true, "progress": 1.0 })
 }
 
-fn stat(xapi: &Xapi, operation: &Value) -> Value {
+pub(super) fn stat(xapi: &Xapi, operation: &Value) -> Value {
     let status = xapi.datapath("Data.stat", json!({ "operation": operation })).unwrap();
     assert!(status["failed"] == false || status["complete"] == false, "{status}");
     status

@@ -1,4 +1,4 @@
-//! Data.cancel: a mirror is given up. One that has ended, or is not known, is none.
+//! Data.cancel: a mirror or a copy is given up. One that has ended, or is not known, is none.
 
 use schemas::{Error, data::OperationParams};
 

@@ -1,4 +1,4 @@
-//! Data.destroy: a mirror that has ended is forgotten.
+//! Data.destroy: a mirror or a copy that has ended is forgotten.
 
 use schemas::{Error, data::OperationParams};
 

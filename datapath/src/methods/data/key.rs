@@ -27,6 +27,10 @@ impl Key {
         Ok(Self { uri, operation: operation.to_owned() })
     }
 
+    pub(super) fn copy(uri: &VolumeUri, operation: &str) -> Operation {
+        Operation::CopyV1(format!("{}/{}/{operation}", uri.sr, uri.key))
+    }
+
     pub(super) fn mirror(uri: &VolumeUri, operation: &str) -> Operation {
         Operation::MirrorV1(format!("{}/{}/{operation}", uri.sr, uri.key))
     }

@@ -1,4 +1,4 @@
-//! Data.stat: how far a mirror is. xapi asks again without a pause, so that one that is not complete is waited
+//! Data.stat: how far a mirror or a copy is. xapi asks again without a pause, so that one that is not complete is waited
 //! for, for a second at most, while other calls work on the volume.
 
 use schemas::{

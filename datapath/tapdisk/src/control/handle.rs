@@ -36,6 +36,7 @@ impl Tapdisk {
             Call::Clients => self.clients(minor),
             Call::Upgrade => self.upgrade(),
             Call::Mirror(mirror) => self.mirror(minor, mirror),
+            Call::Copy(copy) => self.copy(minor, copy),
             Call::MirrorStatus { operation, wait } => {
                 self.mirror_status(caller, minor, *operation, *wait)
             }

@@ -1,6 +1,10 @@
-//! Our own messages about the mirror of a disk, and the turns of mirrors.
+//! Our own messages about the mirror or the copy of a disk, and the turns of these.
 
-use std::time::{Duration, Instant};
+use std::{
+    ffi::OsStr,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use rustix::io::Errno;
 use tapctl::{Failure, Key as ConversationKey, Minor, MirrorStage, Reply};
@@ -16,10 +20,29 @@ use crate::{
 impl Tapdisk {
     /// Begins to mirror the disk of a minor.
     pub(super) fn mirror(&mut self, minor: Minor, asked: &tapctl::Mirror) -> Handled {
+        let key = self.require_no_mirror(minor)?;
+        let mirror = Mirror::start(asked.operation, remote(&asked.remote)?, Instant::now())?;
+        self.begin(key, mirror, format_args!("mirrors the disk to {}", asked.remote.display()))
+    }
+
+    /// Begins to copy parts of the disk of a minor.
+    pub(super) fn copy(&mut self, minor: Minor, asked: &tapctl::Copy) -> Handled {
+        let key = self.require_no_mirror(minor)?;
+        let ranges = asked.ranges.read().map_err(|error| {
+            Failure::new(Errno::INVAL, format!("the list of ranges cannot be read: {error}"))
+        })?;
+        let bytes: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
+        let remote = remote(&asked.remote)?;
+        let copy = Mirror::start_copy(asked.operation, remote, ranges, Instant::now())?;
+        self.begin(key, copy, format_args!("copies {bytes} bytes to {remote}"))
+    }
+
+    /// The VBD of a minor whose disk is open, and is neither mirrored nor copied.
+    fn require_no_mirror(&mut self, minor: Minor) -> Result<VbdKey, Failure> {
         let key = self.find(minor).ok_or(Errno::NODEV)?;
         let vbd = &mut self.vbds[key];
         if let Some(before) = vbd.mirror.as_ref().filter(|mirror| mirror.is_live()) {
-            let text = format!("operation {:016x} mirrors the disk already", before.operation());
+            let text = format!("operation {:016x} is under way on the disk", before.operation());
             return Err(Failure::new(Errno::BUSY, text));
         }
         if vbd.drive().is_none() {
@@ -28,15 +51,14 @@ impl Tapdisk {
         if vbd.image().is_some_and(|image| matches!(image.disk, DiskState::Closing(_))) {
             return Err(Failure::new(Errno::AGAIN, "the disk is being closed"));
         }
-        let remote = asked.remote.to_str();
-        let remote = remote.ok_or_else(|| Failure::new(Errno::INVAL, "a URI that is not UTF-8"))?;
-        let now = Instant::now();
-        vbd.mirror = Some(Mirror::start(asked.operation, remote, now)?);
-        self.info(format_args!(
-            "minor {minor}: operation {:016x} mirrors the disk to {remote}",
-            asked.operation
-        ));
-        self.go_on_mirror(key, now);
+        Ok(key)
+    }
+
+    fn begin(&mut self, key: VbdKey, mirror: Mirror, what: fmt::Arguments<'_>) -> Handled {
+        let (minor, operation) = (self.vbds[key].minor(), mirror.operation());
+        self.vbds[key].mirror = Some(mirror);
+        self.info(format_args!("minor {minor}: operation {operation:016x} {what}"));
+        self.go_on_mirror(key, Instant::now());
         Ok(Some(Reply::Done))
     }
 
@@ -66,8 +88,11 @@ impl Tapdisk {
         if !mirror.is_live() {
             return Ok(Some(Reply::Mirror(mirror.status())));
         }
+        let is_copy = mirror.is_copy();
         mirror.wait(caller, None, Instant::now());
-        self.finish_mirror(key);
+        if !is_copy {
+            self.finish_mirror(key);
+        }
         Ok(None)
     }
 
@@ -139,11 +164,11 @@ impl Tapdisk {
         match ended {
             Some((operation, MirrorStage::Failed { reason, .. })) => {
                 let minor = self.vbds[key].minor();
-                self.warn(format_args!("minor {minor}: mirror {operation:016x}: {reason}"));
+                self.warn(format_args!("minor {minor}: operation {operation:016x}: {reason}"));
             }
             Some((operation, _)) => {
                 let minor = self.vbds[key].minor();
-                self.info(format_args!("minor {minor}: mirror {operation:016x} is complete"));
+                self.info(format_args!("minor {minor}: operation {operation:016x} is complete"));
             }
             None => {}
         }
@@ -183,4 +208,9 @@ impl Tapdisk {
         let mirrors = self.vbds.iter().filter_map(|(_, vbd)| vbd.mirror.as_ref());
         mirrors.into_iter().any(Mirror::has_more)
     }
+}
+
+/// The URI of a destination.
+fn remote(remote: &OsStr) -> Result<&str, Failure> {
+    remote.to_str().ok_or_else(|| Failure::new(Errno::INVAL, "a URI that is not UTF-8"))
 }

@@ -1,6 +1,11 @@
-//! The mirror of a VBD's disk: a connection that is tried, then a transfer, then how it has ended.
+//! The mirror of a VBD's disk, or a copy of parts of it: a connection that is tried, then a transfer, then how
+//! it has ended.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
 
 use block::{Attachments, Budget, Drive, Interest};
 use mirror::{Connecting, Limits, Remote, State, Transfer, Turned};
@@ -18,17 +23,27 @@ const TURN_BYTES: usize = 1 << 20;
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const MILLION: f64 = 1e6;
 
-/// A mirror. It is kept until the minor is detached or another one begins, for callers that ask how it
+/// A mirror or a copy. It is kept until the minor is detached or another one begins, for callers that ask how it
 /// has ended.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     /// The number that the caller has given it.
     operation: u64,
+    purpose: Purpose,
     stage: Stage,
     /// Callers that wait for a status.
     waiting: Vec<Waiting>,
     /// The next turn need not wait for anything.
     has_more: bool,
+}
+
+/// What is sent.
+#[derive(Debug)]
+enum Purpose {
+    /// All of the disk, and what changes meanwhile.
+    Mirror,
+    /// These parts, once. The transfer has them as soon as there is one.
+    Copy(Vec<Range<u64>>),
 }
 
 #[derive(Debug)]
@@ -47,13 +62,37 @@ struct Waiting {
 }
 
 impl Mirror {
-    /// Begins to connect.
+    /// Begins to connect, for a mirror.
     pub(crate) fn start(operation: u64, remote: &str, now: Instant) -> Result<Self, Failure> {
+        Self::connect(operation, Purpose::Mirror, remote, now)
+    }
+
+    /// Begins to connect, for a copy of these parts of the disk.
+    pub(crate) fn start_copy(
+        operation: u64,
+        remote: &str,
+        ranges: Vec<Range<u64>>,
+        now: Instant,
+    ) -> Result<Self, Failure> {
+        Self::connect(operation, Purpose::Copy(ranges), remote, now)
+    }
+
+    fn connect(
+        operation: u64,
+        purpose: Purpose,
+        remote: &str,
+        now: Instant,
+    ) -> Result<Self, Failure> {
         let remote =
             Remote::parse(remote).map_err(|it| Failure::new(Errno::INVAL, it.to_string()))?;
         let connecting = Connecting::start(remote, &Limits::default(), now);
         let stage = Stage::Connecting(connecting);
-        Ok(Self { operation, stage, waiting: Vec::new(), has_more: false })
+        Ok(Self { operation, purpose, stage, waiting: Vec::new(), has_more: false })
+    }
+
+    /// Whether it is a copy, which ends by itself.
+    pub(crate) fn is_copy(&self) -> bool {
+        matches!(self.purpose, Purpose::Copy(_))
     }
 
     pub(crate) fn operation(&self) -> u64 {
@@ -65,9 +104,10 @@ impl Mirror {
         !matches!(self.stage, Stage::Over(..))
     }
 
-    /// Whether what is left is being sent.
+    /// Whether what is left of a mirror is being sent.
     pub(crate) fn is_finishing(&self) -> bool {
-        matches!(&self.stage, Stage::Running(transfer) if transfer.state() == State::Finishing)
+        let Stage::Running(transfer) = &self.stage else { return false };
+        !self.is_copy() && transfer.state() == State::Finishing
     }
 
     /// Whether its next turn need not wait for anything.
@@ -114,9 +154,8 @@ impl Mirror {
             && let Some(connected) = connecting.poll(now)
         {
             let remote = connecting.remote();
-            let limits = Limits::default();
             let transfer = connected
-                .and_then(|socket| Transfer::mirror(socket, remote, drive, limits, now))
+                .and_then(|socket| self.purpose.transfer(socket, remote, drive, now))
                 .map_err(|error| error.to_string());
             let nothing = Interest { readable: false, writable: false };
             let watched = transfer.and_then(|transfer| {
@@ -142,7 +181,7 @@ impl Mirror {
     }
 
     /// Nothing changes the disk any more: what is left is sent in the next turns. A destination that
-    /// was never in sync is given up.
+    /// was never in sync is given up, and so is a copy.
     pub(crate) fn finish(&mut self, attachments: &mut Attachments) {
         match &mut self.stage {
             Stage::Running(transfer) if transfer.status().complete => transfer.finish(),
@@ -214,6 +253,26 @@ impl Mirror {
     /// Whether a caller waits.
     pub(crate) fn is_awaited(&self) -> bool {
         !self.waiting.is_empty()
+    }
+}
+
+impl Purpose {
+    /// The transfer over a connection.
+    fn transfer(
+        &mut self,
+        socket: UnixStream,
+        remote: &Remote,
+        drive: &mut Drive<Volume>,
+        now: Instant,
+    ) -> Result<Transfer, mirror::Error> {
+        let limits = Limits::default();
+        match self {
+            Self::Mirror => Transfer::mirror(socket, remote, drive, limits, now),
+            Self::Copy(ranges) => {
+                let ranges = std::mem::take(ranges);
+                Transfer::copy(socket, remote, ranges, drive.size(), limits, now)
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use blkif::mock::{FrontendRequest, GuestDisk};
 use rustix::io::Errno;
-use tapctl::{Client, ErrorKind, Mirror, MirrorStage, MirrorStatus, Resume};
+use tapctl::{Client, Copy, ErrorKind, HeldRanges, Mirror, MirrorStage, MirrorStatus, Resume};
 
 use crate::host::{Host, PATIENCE, frontend};
 
@@ -127,6 +127,41 @@ fn what_makes_no_sense_is_refused() {
     assert!(matches!(status(&client, PATIENCE), MirrorStage::Failed { .. }));
     mirror(&host).unwrap();
     until_in_sync(&host);
+}
+
+/// Parts of a disk, whose list lies with the caller: it is read before the answer, and one that is gone is refused.
+#[test]
+fn parts_of_a_disk_are_copied_beside_its_clients() {
+    let host = host();
+    let socket = host.dir.nbd(host.pid, DESTINATION);
+    let remote = format!("nbd+unix:///x?socket={}", socket.display());
+    let copy = |operation: u64, ranges: &HeldRanges| Copy {
+        operation,
+        remote: remote.clone().into(),
+        ranges: ranges.list(),
+    };
+    let parts = [4096..12288, 1 << 20..(1 << 20) + 512];
+    let held = HeldRanges::new(&parts).unwrap();
+    let client = host.client();
+    client.copy(SOURCE, copy(OPERATION, &held)).unwrap();
+    let gone = copy(8, &held);
+    drop(held);
+    // It waits for the end, and ends nothing itself.
+    let finished = client.mirror_finish(SOURCE, OPERATION).unwrap();
+    assert_eq!(finished.stage, MirrorStage::Finished);
+    let mut expected = vec![0x22; BYTES];
+    for part in parts {
+        expected[part.start as usize..part.end as usize].fill(0x11);
+    }
+    assert!(host.nbd(DESTINATION).read(0, BYTES as u32).unwrap() == expected);
+    assert_refused(client.copy(SOURCE, gone), Errno::INVAL);
+    // Beyond the end of the disk.
+    let held = HeldRanges::new(&[0..512, 512..BYTES as u64 + 512]).unwrap();
+    client.copy(SOURCE, copy(9, &held)).unwrap();
+    let stage = client.mirror_status(SOURCE, 9, PATIENCE).unwrap().stage;
+    assert!(
+        matches!(&stage, MirrorStage::Failed { reason, .. } if reason.contains("not in a disk"))
+    );
 }
 
 /// A process that is told to end answers those who wait for a mirror, and ends no later for it.
