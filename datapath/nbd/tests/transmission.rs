@@ -248,6 +248,21 @@ fn each_request_is_charged_its_own_time() {
     assert!(stats.read.time < SLOW, "{stats:?}");
 }
 
+/// Receiving and sending the data belongs to the time of a request: no machine copies 40 bytes in a nanosecond.
+#[test]
+fn the_time_of_a_request_has_its_transfer_in_it() {
+    const LENGTH: u32 = 1 << 19;
+    const REQUESTS: u64 = 128;
+    let least = std::time::Duration::from_nanos(REQUESTS * u64::from(LENGTH) / 40);
+    let mut rig = Rig::started(false);
+    for i in 0..REQUESTS {
+        rig.exchange(&write_request(i, 0, &vec![1; LENGTH as usize]));
+        rig.exchange(&request(command::READ, 0, i, 0, LENGTH));
+    }
+    let stats = rig.stats();
+    assert!(stats.read.time >= least && stats.write.time >= least, "{stats:?}, not {least:?}");
+}
+
 /// In the steady state the way of a request allocates nothing: reads, writes, status and small discards,
 /// many at a time, with simple and with structured replies.
 #[test]

@@ -17,7 +17,7 @@ use super::{
     greeting,
     input::{Input, Received},
     output::Output,
-    session::{Export, PENDING_MAX, Phase, Session},
+    session::{Charged, Export, PENDING_MAX, Phase, Session},
     turn::{Scratch, Turn},
 };
 
@@ -284,7 +284,8 @@ impl<D: Disk> Turn<'_, D> {
                 None => self.handle(),
             };
             match self.send() {
-                Ok(sent) => worked |= sent > 0,
+                Ok(0) => {}
+                Ok(_) => worked = true,
                 Err(error) => return Turned::Closed(End::of(error)),
             }
             let pause = match handled {
@@ -338,7 +339,6 @@ impl<D: Disk> Turn<'_, D> {
     /// Handles every message that is here, until too much is unsent.
     #[inline]
     fn handle(&mut self) -> Result<Pause, End> {
-        self.clock = Clock::start();
         while !self.is_full() {
             if self.input.skipping() {
                 return Ok(Pause::Starved);
@@ -375,8 +375,13 @@ impl<D: Disk> Turn<'_, D> {
             return Ok(0);
         }
         output.send(self.socket)?;
-        let sent = before - output.unsent();
-        self.budget.spend(sent);
-        Ok(sent)
+        let unsent = output.unsent();
+        drop(output);
+        self.budget.spend(before - unsent);
+        self.charge(self.session.replying);
+        if unsent == 0 {
+            self.session.replying = Charged::Neither;
+        }
+        Ok(before - unsent)
     }
 }

@@ -40,6 +40,15 @@ pub(super) enum Phase {
     Transmission,
 }
 
+/// Which times a request is counted in, in the order in which replies of several kinds that are sent together
+/// count: what takes long to send are the data of reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Charged {
+    Neither,
+    Write,
+    Read,
+}
+
 /// A large change that the drive does in steps, to be answered at its end.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -69,6 +78,8 @@ pub(super) struct Session {
     pub(super) pending: Vec<Pending>,
     /// Requests are answered with an error.
     pub(super) stopping: bool,
+    /// What the replies are of that are not sent yet.
+    pub(super) replying: Charged,
     /// How much of the payload of the next message is written already: a large write that goes on in the
     /// next turn. 0: none is under way.
     pub(super) written: usize,
@@ -85,6 +96,7 @@ impl Session {
             refused: None,
             pending: Vec::new(),
             stopping: false,
+            replying: Charged::Neither,
             written: 0,
         }
     }

@@ -10,7 +10,7 @@ use super::{
     output::Output,
     reply,
     request::{Limits, Refusal, Request, check},
-    session::Pending,
+    session::{Charged, Pending},
     turn::Turn,
 };
 use crate::{
@@ -31,14 +31,6 @@ const PART_BYTES: usize = 128 << 10;
 /// Head of a request.
 const HEAD: usize = wire::Request::BYTES;
 
-/// Which times a request is counted in.
-#[derive(Clone, Copy)]
-enum Charged {
-    Read,
-    Write,
-    Neither,
-}
-
 impl<D: Disk> Turn<'_, D> {
     /// Handles the next request, if all of it is here. `false`: it is not, or it is a large write of which
     /// the rest is left to the next turn.
@@ -51,20 +43,27 @@ impl<D: Disk> Turn<'_, D> {
         }
         let charged = match self.execute(&raw)? {
             Some(charged) => charged,
+            // Of all requests a write alone may be here in part.
             None => {
-                if self.session.written > 0 {
-                    self.stats.write.time += self.clock.lap();
-                }
+                self.charge(Charged::Write);
                 return Ok(false);
             }
         };
+        self.charge(charged);
+        self.session.replying = self.session.replying.max(charged);
+        Ok(true)
+    }
+
+    /// Charges a request the time since the clock was asked last: that of receiving it, if it is the first
+    /// that was received, and of executing it; or that of sending replies.
+    #[inline]
+    pub(super) fn charge(&mut self, charged: Charged) {
         let lap = self.clock.lap();
         match charged {
             Charged::Read => self.stats.read.time += lap,
             Charged::Write => self.stats.write.time += lap,
             Charged::Neither => {}
         }
-        Ok(true)
     }
 
     /// Handles one request; `None` where its payload is not complete, or not all of it is written yet.
