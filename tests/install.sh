@@ -19,7 +19,11 @@ dropin=$dest/usr/lib/systemd/system/xapi-storage-script.service.d/xapi-storage-r
 man=$dest/usr/share/man
 # What a status report of the host has of this package.
 bugtool=$dest/etc/xensource/bugtool/xapi-storage-ram
-completions=$dest/usr/share/bash-completion/completions
+# Where each shell finds completions. ZSH_FUNCTIONS=<name> is another directory of zsh's: Debian's has a name of
+# its own.
+bash=$dest/usr/share/bash-completion/completions
+fish=$dest/usr/share/fish/vendor_completions.d
+zsh=$dest/usr/share/zsh/${ZSH_FUNCTIONS:-site-functions}
 tree=$(dirname "$0")/..
 staging=$libexec/.xapi-storage-ram.new
 plugins='volume/org.xen.xapi.storage.ram datapath/ram'
@@ -43,7 +47,7 @@ into_place() {
 
 case $act in
 install)
-    mkdir -p "$libexec" "$man/man7" "$man/man8" "$completions" "$(dirname "$dropin")" "$bugtool"
+    mkdir -p "$libexec" "$man/man7" "$man/man8" "$bash" "$fish" "$zsh" "$(dirname "$dropin")" "$bugtool"
     rm -rf "$staging"
     mkdir "$staging"
     for program in volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram; do
@@ -69,7 +73,9 @@ install)
         # The same bytes each time: without a time stamp.
         gzip -9nc "$tree"/*/man/"$page" >"$man/man${page##*.}/$page.gz"
     done
-    install -m 0644 "$tree"/*/completions/* "$completions"
+    install -m 0644 "$tree"/*/completions/bash/* "$bash"
+    install -m 0644 "$tree"/*/completions/fish/* "$fish"
+    install -m 0644 "$tree"/*/completions/zsh/* "$zsh"
     install -m 0644 "$tree/datapath/systemd/xapi-storage-ram.conf" "$dropin"
     install -m 0644 "$tree/volume/package/bugtool/xapi-storage-ram.xml" "$bugtool.xml"
     install -m 0644 "$tree/volume/package/bugtool/xapi-storage-ram/state.xml" "$bugtool/state.xml"
@@ -83,8 +89,9 @@ uninstall)
     for page in $pages; do
         rm -f "$man/man${page##*.}/$page.gz"
     done
-    for completion in "$tree"/*/completions/*; do
-        rm -f "$completions/${completion##*/}"
+    for completion in "$tree"/*/completions/*/*; do
+        name=${completion##*/}
+        rm -f "$bash/$name" "$fish/$name" "$zsh/$name"
     done
     rm -f "$dropin" "$bugtool.xml" "$bugtool/state.xml"
     rmdir "$bugtool" 2>/dev/null || true

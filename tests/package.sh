@@ -18,7 +18,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 umask 022
 files=$work/files
-PLUGINS=no "$tree/tests/install.sh" install "$built" "$files"
+functions=site-functions
+if [ "$kind" = deb ]; then functions=vendor-completions; fi
+ZSH_FUNCTIONS=$functions PLUGINS=no "$tree/tests/install.sh" install "$built" "$files"
 doc=$files/usr/share/doc/xapi-storage-ram
 mkdir -p "$doc" "$out"
 install -m 0644 "$tree/LICENSE" "$doc/copyright"

@@ -93,3 +93,46 @@ fn man_shows_every_page_without_a_complaint() {
         assert!(checked.status.success() && complaints.is_empty(), "{page}: {complaints}");
     }
 }
+
+/// Each shell takes the files where it looks for them, and completes with them.
+#[test]
+fn fish_and_zsh_complete_what_bash_does() {
+    if !tools::present(&["fish", "zsh"]) {
+        return;
+    }
+    for part in ["volume", "datapath"] {
+        let completions = root().join(part).join("completions");
+        for file in files(&completions.join("bash"), "") {
+            let bash = fs::read_to_string(&file).expect("a completion");
+            let name = file.file_name().and_then(|it| it.to_str()).expect("a program's name");
+            let (_, first) =
+                bash.split_once("COMP_CWORD == 1)); then\n        words='").expect("words");
+            let mut wanted: Vec<_> =
+                first.split('\'').next().unwrap_or_default().split(' ').collect();
+            wanted.retain(|word| !word.starts_with('-'));
+
+            let fish = completions.join(format!("fish/{name}.fish"));
+            let script = format!("source {}; complete -C '{name} '", fish.display());
+            let offered = tools::run("fish", &["--no-config", "-c", &script]);
+            let offered: BTreeSet<_> =
+                offered.lines().filter_map(|it| it.split('\t').next()).collect();
+            let missing: Vec<_> = wanted.iter().filter(|it| !offered.contains(**it)).collect();
+            assert!(missing.is_empty(), "fish, {name}: {missing:?}");
+
+            // What zsh offers is seen in a terminal alone; here, that it parses the function and binds it.
+            let directory = completions.join("zsh");
+            let script = format!(
+                "fpath=({} $fpath); autoload -U compinit; compinit -D -u; print $_comps[{name}]; \
+                 autoload +X _{name}",
+                directory.display()
+            );
+            let zsh = format!("zsh/_{name}");
+            let offered = tools::run("zsh", &["-f", "-e", "-c", &script]);
+            assert!(offered.starts_with(&format!("_{name}\n")), "{zsh}: {offered}");
+            let text = fs::read_to_string(completions.join(&zsh)).expect("a completion");
+            let is_offered = |word: &&&str| text.contains(&format!("\n'{word}:"));
+            let missing: Vec<_> = wanted.iter().filter(|it| !is_offered(it)).collect();
+            assert!(missing.is_empty() && wanted.len() > 2, "{zsh}: {missing:?}");
+        }
+    }
+}

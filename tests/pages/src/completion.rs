@@ -1,13 +1,14 @@
-//! Completion for bash, from clap's definition.
+//! Completion for shells, from clap's definition.
 
 use clap::{ArgAction, Command};
+use clap_complete::{Generator, Shell};
 
 use crate::command::{options, spellings};
 
 /// A file for `/usr/share/bash-completion/completions/`. It completes sub-commands and options, and
 /// the SRs of this host behind `--sr`.
 #[must_use]
-pub fn bash(program: &Command) -> String {
+pub(crate) fn bash(program: &Command) -> String {
     let name = program.get_name();
     let function = format!("_{}", name.replace('-', "_"));
     let commands: Vec<&str> = program.get_subcommands().map(Command::get_name).collect();
@@ -35,6 +36,26 @@ pub fn bash(program: &Command) -> String {
          }}\n\
          complete -F {function} {name}\n"
     )
+}
+
+/// A file for `/usr/share/fish/vendor_completions.d/`.
+pub(crate) fn fish(program: &Command) -> String {
+    generated(Shell::Fish, program)
+}
+
+/// A file for a directory of zsh's fpath.
+pub(crate) fn zsh(program: &Command) -> String {
+    generated(Shell::Zsh, program)
+}
+
+fn generated(shell: Shell, program: &Command) -> String {
+    let name = program.get_name().to_owned();
+    let mut program = program.clone();
+    program.set_bin_name(name);
+    program.build();
+    let mut bytes = Vec::new();
+    shell.try_generate(&program, &mut bytes).expect("a vector takes everything");
+    String::from_utf8(bytes).expect("a script of text")
 }
 
 fn case(command: &Command) -> String {

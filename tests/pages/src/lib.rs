@@ -11,8 +11,9 @@ mod roff;
 
 use std::{fs, path::Path};
 
+use clap::Command;
+
 pub use command::{commands, synopsis};
-pub use completion::bash;
 pub use roff::{definitions, text, variables};
 
 /// With this variable in the environment files are written instead of compared.
@@ -44,13 +45,25 @@ pub fn check_part(path: &Path, name: &str, made: &str) {
     }
 }
 
-/// Checks, or with `UPDATE_PAGES` writes, a file that is made as a whole.
+/// Checks, or with `UPDATE_PAGES` writes, the completions of a program: below `directory` one for each shell,
+/// under the name by which the shell finds it.
 ///
 /// # Panics
-/// Where the file has another text.
+/// Where a file has another text.
 #[track_caller]
-pub fn check_file(path: &Path, made: &str) {
+pub fn check_completions(directory: &Path, program: &Command) {
+    let name = program.get_name();
+    check_file(&directory.join("bash").join(name), &completion::bash(program));
+    check_file(&directory.join(format!("fish/{name}.fish")), &completion::fish(program));
+    check_file(&directory.join(format!("zsh/_{name}")), &completion::zsh(program));
+}
+
+/// Checks, or with `UPDATE_PAGES` writes, a file that is made as a whole.
+#[track_caller]
+fn check_file(path: &Path, made: &str) {
     if std::env::var_os(UPDATE).is_some() {
+        fs::create_dir_all(path.parent().expect("a file lies in a directory"))
+            .expect("a directory");
         fs::write(path, made).expect("a file can be written");
     } else {
         let there = read(path);

@@ -15,7 +15,7 @@ fn the_page_and_the_completion_are_those_of_the_command_line() {
     let is_method = |name: &str| name.contains('.');
     pages::check_part(&page, "methods", &pages::commands(&command, &["dbg"], is_method));
     pages::check_part(&page, "commands", &pages::commands(&command, &[], |it| !is_method(it)));
-    pages::check_file(&own.join("completions/volume-plugin"), &pages::bash(&command));
+    pages::check_completions(&own.join("completions"), &command);
 }
 
 #[test]

@@ -194,6 +194,6 @@ mod tests {
         let synopsis: String = calls.map(|call| call + "\n").collect();
         pages::check_part(&page, "synopsis", &synopsis);
         pages::check_part(&page, "commands", &pages::commands(&command, &[], |_| true));
-        pages::check_file(&datapath.join("completions/tap-ctl-ram"), &pages::bash(&command));
+        pages::check_completions(&datapath.join("completions"), &command);
     }
 }
