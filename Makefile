@@ -6,7 +6,8 @@
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
 #             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
 #             the process that serves one, and of the server in the real program;
-#             and the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given)
+#             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given); and
+# make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
 # make lint   formatting and clippy
@@ -26,7 +27,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-xen test-xo lint bench bench-quick install uninstall clean
+.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-packages test-xen test-xo lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -53,7 +54,7 @@ test:
 	fi
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
-test-long: test-random test-migrations test-versions
+test-long: test-random test-migrations test-versions test-packages
 
 test-random:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
@@ -76,6 +77,13 @@ test-versions:
 	$(CARGO) build --locked --bins
 	programs=$$(tests/previous.sh $(PREVIOUS)) && PREVIOUS_PROGRAMS=$$programs \
 		$(CARGO) test --locked --package end-to-end --test e2e versions:: -- --nocapture
+
+# Of release programs: make test has packages of debug ones.
+test-packages: deb rpm
+	tests/tools.sh test
+	$(CARGO) build --locked --bins
+	PACKAGES=$(abspath $(CARGO_TARGET_DIR)) PACKAGE_PROGRAMS=$(abspath $(call built,release)) \
+		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
 # XEN="disk.sh two.sh suspend.sh kill.sh pvh.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
@@ -108,6 +116,7 @@ uninstall:
 deb rpm:
 	tests/tools.sh package
 	$(call cargo_build,release)
+	rm -f $(CARGO_TARGET_DIR)/xapi-storage-ram[-_]*.$@
 	tests/package.sh $@ $(call built,release) $(CARGO_TARGET_DIR)
 
 clean:

@@ -31,18 +31,30 @@ fn main() -> Result<()> {
     let mut story = Story { start: Instant::now(), out: io::stdout() };
     match arguments[..] {
         ["end"] => end(&mut story),
-        [built] => show(&mut story, Path::new(built), false),
-        [built, "keep"] => show(&mut story, Path::new(built), true),
-        _ => bail!("usage: demo <directory of the programs> [keep], or demo end"),
+        ["installed", plugins] => {
+            story.title(&format!("The plugins in {plugins}"))?;
+            let xapi = Xapi::installed(Path::new(plugins));
+            show(&mut story, xapi, false)
+        }
+        [built] => show_built(&mut story, Path::new(built), false),
+        [built, "keep"] => show_built(&mut story, Path::new(built), true),
+        _ => bail!(
+            "usage: demo <directory of the programs> [keep], demo end, or demo installed \
+             <directory with volume/ and datapath/>"
+        ),
     }
 }
 
-fn show(story: &mut Story, built: &Path, keep: bool) -> Result<()> {
+fn show_built(story: &mut Story, built: &Path, keep: bool) -> Result<()> {
     story.title("A RAM storage repository, as xapi-storage-script drives it")?;
-    let work = Scratch::on_disk();
     let xapi = story.step("tests/install.sh, into a directory of its own", || {
         Ok(Xapi::install(built)) //
     })?;
+    show(story, xapi, keep)
+}
+
+fn show(story: &mut Story, xapi: Xapi, keep: bool) -> Result<()> {
+    let work = Scratch::on_disk();
     story.note(&format!(
         "SRs lie below {}, {}",
         xapi.root().join("sr").display(),

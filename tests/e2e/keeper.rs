@@ -7,87 +7,20 @@ use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use end_to_end::{Disk, Xapi, programs, server};
-use nbd::client::{Client as Nbd, Wish};
 use rustix::process::Signal;
 use serde_json::json;
 use tapctl::Client;
 
-use crate::MIB;
-use crate::maintenance::assert_sound;
-
-const BLOCK: u64 = 4096;
-const BLOCKS: u64 = 512;
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A client that reconnects as nbd-client does with -persist: it writes numbers that grow to one block after
-/// the other, each until it is acknowledged, and reads one back each time.
-struct Load<'a> {
-    disk: &'a Disk<'a>,
-    client: Option<Nbd>,
-    /// What each block holds.
-    acknowledged: Vec<u64>,
-    sequence: u64,
-    reconnects: u64,
-    longest: Duration,
-}
-
-impl<'a> Load<'a> {
-    fn new(disk: &'a Disk<'a>) -> Self {
-        let acknowledged = vec![0; BLOCKS as usize];
-        let longest = Duration::ZERO;
-        Self { disk, client: None, acknowledged, sequence: 0, reconnects: 0, longest }
-    }
-
-    /// Does something with a connection, until it is done. A connection may end at any moment; that one is
-    /// refused is a failure.
-    fn insist<T>(&mut self, mut act: impl FnMut(&mut Nbd) -> nbd::client::Result<T>) -> T {
-        let begun = Instant::now();
-        loop {
-            assert!(begun.elapsed() < PATIENCE, "not done in {PATIENCE:?}");
-            if self.client.is_none() {
-                let socket = UnixStream::connect(&self.disk.socket).expect("no client is refused");
-                socket.set_read_timeout(Some(PATIENCE)).unwrap();
-                // It may end before it was greeted.
-                self.client = Nbd::negotiate(socket, &Wish::default()).ok();
-                self.reconnects += 1;
-            }
-            let Some(client) = &mut self.client else { continue };
-            match act(client) {
-                Ok(done) => {
-                    self.longest = self.longest.max(begun.elapsed());
-                    return done;
-                }
-                Err(_) => self.client = None,
-            }
-        }
-    }
-
-    fn round(&mut self) {
-        self.sequence += 1;
-        let number = self.sequence;
-        let block = number * 7919 % BLOCKS;
-        let bytes = number.to_ne_bytes().repeat(BLOCK as usize / 8);
-        self.insist(|client| client.write(block * BLOCK, &bytes));
-        self.acknowledged[block as usize] = number;
-        self.check(number * 104_729 % BLOCKS);
-    }
-
-    fn check(&mut self, block: u64) {
-        let bytes = self.insist(|client| client.read(block * BLOCK, BLOCK as u32));
-        let wanted = self.acknowledged[block as usize].to_ne_bytes().repeat(BLOCK as usize / 8);
-        assert!(bytes == wanted, "block {block} does not hold what was acknowledged");
-    }
-
-    fn check_all(&mut self) {
-        (0..BLOCKS).for_each(|block| self.check(block));
-    }
-}
+use crate::{
+    MIB,
+    load::{BLOCK, BLOCKS, Load, PATIENCE, Watch},
+    maintenance::assert_sound,
+};
 
 fn kills() -> u64 {
     std::env::var("KEEPER_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
@@ -120,30 +53,14 @@ fn a_client_that_reconnects_loses_nothing_and_is_never_refused() {
         names
     };
     let before = names();
-    let over = AtomicBool::new(false);
-    let rounds = AtomicU64::new(0);
-    let mut load = thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let mut load = Load::new(&disk);
-            while !over.load(Ordering::Relaxed) {
-                load.round();
-                rounds.fetch_add(1, Ordering::Relaxed);
-            }
-            load
-        });
+    let watch = Watch::default();
+    let mut load = watch.during(&disk, || {
         for kill in 0..kills() {
             // At any moment, also while a successor takes over; on average after a tenth of a second.
             thread::sleep(Duration::from_millis(20 + kill * 37 % 160));
-            let served = rounds.load(Ordering::Relaxed);
             disk.server().kill_alone().unwrap();
-            let begun = Instant::now();
-            while rounds.load(Ordering::Relaxed) < served + 2 && !load.is_finished() {
-                assert!(begun.elapsed() < PATIENCE, "no successor serves after kill {kill}");
-                thread::sleep(Duration::from_millis(1));
-            }
+            watch.progress();
         }
-        over.store(true, Ordering::Relaxed);
-        load.join().unwrap()
     });
     load.check_all();
     assert!(load.reconnects > kills() / 2, "{}", load.reconnects);
@@ -200,7 +117,7 @@ fn calls_that_meet_the_death_of_a_server_wait_for_its_successor() {
         if let Some(snapshot) = snapshot {
             let key = snapshot["key"].as_str().unwrap();
             let taken = Disk::plug(&xapi, &sr, key, "1", true).unwrap();
-            let mut of_snapshot = Load { acknowledged: wanted, ..Load::new(&taken) };
+            let mut of_snapshot = Load::of(&taken, wanted);
             of_snapshot.check_all();
             drop(of_snapshot);
             taken.unplug();

@@ -16,6 +16,7 @@ mod install;
 mod interop;
 mod keeper;
 mod lifecycle;
+mod load;
 mod maintenance;
 mod migration;
 mod old_kernel;

@@ -1,9 +1,13 @@
 //! `make deb` and `make rpm`: a package is installed into an empty root with dpkg or rpm, used from
-//! there, upgraded under a disk that is written to, and removed.
+//! there, upgraded under a disk that is written to all the time, and removed.
+//!
+//! The packages are made here, of the programs beside this test; `make test-packages` names those that `make
+//! deb rpm` has made, and their programs, and runs the demonstration from each.
 
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -13,7 +17,7 @@ use end_to_end::{Disk, INSTALLER, Side, Xapi, programs, tools};
 use scratch::Scratch;
 use serde_json::json;
 
-use crate::{MIB, maintenance::assert_sound};
+use crate::{MIB, load::Watch, maintenance::assert_sound};
 
 /// The script that makes packages.
 const PACKAGER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/package.sh");
@@ -25,6 +29,10 @@ const RPM_4_11: [&str; 5] = [
     "PayloadFilesHavePrefix",
     "PayloadIsXz",
 ];
+/// The directory of packages that are made already.
+const PACKAGES: &str = "PACKAGES";
+/// The directory of the programs that later packages are made of.
+const PROGRAMS: &str = "PACKAGE_PROGRAMS";
 const VOLUME: &str = "usr/libexec/xapi-storage-script/volume/org.xen.xapi.storage.ram";
 const DATAPATH: &str = "usr/libexec/xapi-storage-script/datapath/ram";
 
@@ -98,13 +106,23 @@ impl Host {
     }
 }
 
-/// Makes a package of the programs beside this test.
+/// Makes a package of the programs beside this test, or of those in the directory that the variable says.
 fn package(kind: &str, version: &str, out: &Path) -> String {
-    let built = programs::directory();
+    let built = std::env::var_os(PROGRAMS).map_or_else(programs::directory, PathBuf::from);
     let version = format!("VERSION={version}");
     let arguments = [PACKAGER, kind, built.to_str().unwrap(), out.to_str().unwrap()];
     let printed = tools::run("env", &[&[version.as_str(), "sh"], &arguments[..]].concat());
     printed.lines().last().unwrap().to_owned()
+}
+
+/// The package that `make` has made, where there is one, else one of the version before `version`.
+fn made(kind: &str, out: &Path) -> String {
+    let Some(directory) = std::env::var_os(PACKAGES) else { return package(kind, "0.0.9", out) };
+    let entries = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|it| it == kind)).collect();
+    assert_eq!(found.len(), 1, "packages of {kind} in {}", directory.display());
+    found.remove(0).into_os_string().into_string().unwrap()
 }
 
 #[test]
@@ -124,7 +142,7 @@ fn an_rpm_is_installed_used_upgraded_under_a_disk_and_removed_without_a_trace() 
 
 fn live(kind: &'static str) {
     let out = Scratch::in_memory();
-    let [old, new] = ["0.1.0", "0.1.1"].map(|version| package(kind, version, out.path()));
+    let (old, new) = (made(kind, out.path()), package(kind, "99.0.0", out.path()));
     let host = Host::new(kind);
     let others = host.contents();
     // Ours as `make install` laid it out once: a directory of links.
@@ -132,6 +150,40 @@ fn live(kind: &'static str) {
     symlink("../../../xapi-storage-ram/volume-plugin", host.path(VOLUME).join("Old")).unwrap();
 
     host.install(&old);
+    assert_installed(&host);
+    let plugins = host.path("usr/libexec/xapi-storage-script");
+    if std::env::var_os(PACKAGES).is_some() {
+        let demo = programs::path("demo");
+        tools::run(demo.to_str().unwrap(), &["installed", plugins.to_str().unwrap()]);
+    }
+    let xapi = Xapi::installed(&plugins);
+    let sr = xapi.create_sr("64MiB");
+    let key = xapi.create_vdi(&sr, 8 * MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    let watch = Watch::default();
+    let mut load = watch.during(&disk, || {
+        upgrade_and_remove(&host, &xapi, &disk, [&sr, &key], &new, &watch);
+        assert!(host.contents() == others, "{:?}", host.contents().keys());
+        // What was left can be used once the package is there again.
+        host.install(&new);
+    });
+    load.check_all();
+    assert_eq!(load.reconnects, 2, "its connection ended with the old program alone");
+    let told = format!(
+        "{kind}: {} writes, each read back, the slowest request took {:?}\n",
+        watch.rounds(),
+        load.longest
+    );
+    std::io::stderr().write_all(told.as_bytes()).unwrap();
+    drop(load);
+    disk.unplug();
+    assert_sound(&xapi, &sr);
+    host.remove();
+    assert!(host.contents() == others, "{:?}", host.contents().keys());
+}
+
+/// What lies where after an installation.
+fn assert_installed(host: &Host) {
     assert_eq!(
         fs::read_link(host.path(DATAPATH)).unwrap(),
         Path::new("../../xapi-storage-ram/datapath")
@@ -149,49 +201,70 @@ fn live(kind: &'static str) {
     let all = "usr/libexec/xapi-storage-script/volume";
     assert_eq!(entries(all), ["org.xen.xapi.storage.other", "org.xen.xapi.storage.ram"]);
     assert!(host.path("usr/share/man/man7/ram-sr.7.gz").exists());
-    assert!(host.path("usr/share/bash-completion/completions/volume-plugin").exists());
+    let of_zsh = if host.kind == "deb" { "vendor-completions" } else { "site-functions" };
+    for completion in [
+        "bash-completion/completions/volume-plugin",
+        "fish/vendor_completions.d/volume-plugin.fish",
+        &format!("zsh/{of_zsh}/_volume-plugin"),
+    ] {
+        assert!(host.path("usr/share").join(completion).exists(), "{completion}");
+    }
+}
 
-    let xapi = Xapi::installed(&host.path("usr/libexec/xapi-storage-script"));
-    let sr = xapi.create_sr("64MiB");
-    let key = xapi.create_vdi(&sr, 8 * MIB);
-    let disk = xapi.plug(&sr, &key, "5");
-    let tapdisk = disk.tapdisk();
-    assert_eq!(
-        tapdisk.executable_path().unwrap(),
-        fs::canonicalize(host.path("usr/libexec/xapi-storage-ram/tapdisk-ram")).unwrap()
-    );
+/// Upgrades the package beside a load of the disk, has its tapdisk go on with the new program, and removes the
+/// package. The load goes on after each step.
+fn upgrade_and_remove(
+    host: &Host,
+    xapi: &Xapi,
+    disk: &Disk<'_>,
+    [sr, key]: [&str; 2],
+    new: &str,
+    watch: &Watch,
+) {
+    let (tapdisk, server) = (disk.tapdisk(), disk.server());
+    let runs = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let installed =
+        fs::canonicalize(host.path("usr/libexec/xapi-storage-ram/tapdisk-ram")).unwrap();
+    assert_eq!(runs(server.pid), installed);
+    // Behind what the load uses.
+    let at = 4 * MIB;
     let mut client = disk.connect();
-    client.write(0, &[1; 4096]).unwrap();
+    client.write(at, &[1; 4096]).unwrap();
     let link = fs::symlink_metadata(host.path(DATAPATH)).unwrap();
-    host.install(&new);
+    host.install(new);
+    watch.progress();
     // The daemon would forget the plugin, and learn of it again, if its name came anew.
     let still = fs::symlink_metadata(host.path(DATAPATH)).unwrap();
     let inode = |it: &fs::Metadata| std::os::unix::fs::MetadataExt::ino(it);
     assert_eq!(inode(&link), inode(&still));
-    client.write(4096, &[2; 4096]).unwrap();
+    client.write(at + 4096, &[2; 4096]).unwrap();
     let snapshot = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
-    client.write(0, &[3; 4096]).unwrap();
-    assert_eq!(disk.tapdisk(), tapdisk, "the same process serves the disk");
+    client.write(at, &[3; 4096]).unwrap();
+    assert_eq!((disk.tapdisk(), disk.server()), (tapdisk.clone(), server.clone()), "the same");
     let snapshot = snapshot["key"].as_str().unwrap();
-    let snapshot = Disk::plug(&xapi, &sr, snapshot, "6", true).unwrap();
-    let bytes = snapshot.connect().read(0, 8192).unwrap();
+    let snapshot = Disk::plug(xapi, sr, snapshot, "6", true).unwrap();
+    let bytes = snapshot.connect().read(at, 8192).unwrap();
     assert!(bytes[..4096] == [1; 4096] && bytes[4096..] == [2; 4096]);
     snapshot.unplug();
-    assert_sound(&xapi, &sr);
+    assert_sound(xapi, sr);
 
+    let command = xapi.command(&host.path("usr/libexec/xapi-storage-ram/tap-ctl-ram"));
+    let upgrade = ["upgrade", "-p", &tapdisk.pid.to_string()];
+    assert_cmd::Command::from_std(command).args(upgrade).assert().success();
+    watch.progress();
+    assert_eq!(runs(disk.server().pid), installed, "the program of the new package");
+    assert!(disk.tapdisk() == tapdisk && disk.server() != server);
+    assert_sound(xapi, sr);
+
+    let mut client = disk.connect();
     host.remove();
-    client.write(8192, &[4; 4096]).unwrap();
+    client.write(at + 8192, &[4; 4096]).unwrap();
     assert!(
-        client.read(0, 4096).unwrap() == [3; 4096],
+        client.read(at, 4096).unwrap() == [3; 4096],
         "a disk that is plugged outlives the package"
     );
+    watch.progress();
     assert!(!host.path("usr/libexec/xapi-storage-ram").exists());
-    assert!(host.contents() == others, "{:?}", host.contents().keys());
-    // What was left can be used once the package is there again.
-    host.install(&new);
-    disk.unplug();
-    assert_sound(&xapi, &sr);
-    host.remove();
 }
 
 #[test]
