@@ -107,6 +107,15 @@ impl Abi {
         }
     }
 
+    /// A number of that layout.
+    #[must_use]
+    pub fn protocol(self) -> u32 {
+        match self {
+            Self::X86_64 => 1,
+            Self::X86_32 => 2,
+        }
+    }
+
     pub(crate) const fn layout(self) -> &'static Layout {
         match self {
             Self::X86_64 => &X86_64,
@@ -241,5 +250,9 @@ mod tests {
         let abis = [0, 1, 2, 3, 4].map(Abi::of_protocol);
         let (long, short) = (Some(Abi::X86_64), Some(Abi::X86_32));
         assert_eq!(abis, [None, long, short, long, None]);
+        assert_eq!(
+            [long, short].map(|abi| Abi::of_protocol(abi.unwrap().protocol())),
+            [long, short]
+        );
     }
 }

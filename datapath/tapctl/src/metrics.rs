@@ -32,6 +32,11 @@ pub const COUNTERS_BYTES: usize = 96;
 /// What the names of files begin with that say of which SR a disk is. Ours alone.
 const SR: &str = "sr-";
 
+/// Where the host's daemon cpumond says how much of the processors is idle, and where in that file it does: a
+/// percentage, a float of 32 bits (`cpumond/` of blktap).
+const PROCESSORS: &str = "cpu_util_monitor";
+const IDLE_AT: std::ops::Range<usize> = 4..8;
+
 /// The version of the structure in a ring's file; in the others it is 0.
 const RING_VERSION: u32 = 1;
 
@@ -191,6 +196,13 @@ impl MetricsDir {
     #[must_use]
     pub fn device(&self, domid: u32, devid: u32) -> PathBuf {
         self.0.join(format!("vbd3-{domid}-{devid}"))
+    }
+
+    /// How much of the host's processors is idle, in percent; `None` where it is not measured.
+    #[must_use]
+    pub fn idle_percent(&self) -> Option<f32> {
+        let bytes = fs::read(self.0.join(PROCESSORS)).ok()?;
+        Some(f32::from_ne_bytes(bytes.get(IDLE_AT)?.try_into().ok()?))
     }
 
     /// Makes the directory of the tapdisk of that number, 0700. A directory of that name was left by a dead

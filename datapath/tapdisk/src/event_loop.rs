@@ -66,6 +66,7 @@ impl EventLoop {
             let mut ready = std::mem::take(&mut self.ready);
             let woken = self.poller.wait(timeout, &mut ready, &mut self.tapdisk)?;
             self.tapdisk.longest_pass = self.poller.longest_pass();
+            self.tapdisk.woken = woken;
             let mut runnable = std::mem::take(&mut self.tapdisk.runnable);
             let busy = at_once || !ready.is_empty() || !runnable.is_empty();
             runnable.retain(|&(vbd, key)| !ready.contains(&Source::Client(vbd, key)));

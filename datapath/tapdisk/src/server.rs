@@ -27,7 +27,7 @@ use crate::{
     kept::{Groups, Inheritance, State},
     launch,
     metrics::graphs,
-    poll::{Poller, Polling, Source, Sources},
+    poll::{GuestPolling, Poller, Polling, Source, Sources},
     signals::Signals,
     tapdisk::Tapdisk,
 };
@@ -152,6 +152,7 @@ fn tapdisk(
     let listener = sources.watch(listener, Source::Control, READABLE);
     let signals = Signals::handle().and_then(|it| sources.watch(it, Source::Signal, READABLE));
     let keeper_end = keeper.end().and_then(|it| sources.watch(it, Source::Keeper, READABLE));
+    let guest_polling = GuestPolling::new(dir.metrics());
     let tapdisk = Tapdisk {
         pid,
         dir,
@@ -165,6 +166,8 @@ fn tapdisk(
         draining: Slab::new(),
         xen,
         polled: Vec::new(),
+        guest_polling,
+        woken: Instant::now(),
         given_up_rings: Vec::new(),
         updates: Slab::new(),
         receivers: Receivers::default(),

@@ -18,7 +18,7 @@ use tapctl::{ControlDir, Conversation, Conversations, Key as ConversationKey, Li
 use crate::{
     frontend::{DRAIN_TIMEOUT, Device, Draining, Receivers},
     kept::{Group, Keeper, StateFile},
-    poll::{ClientKey, Sources, VbdKey, Watched},
+    poll::{ClientKey, GuestPolling, Sources, VbdKey, Watched},
     signals::Signals,
     task::KeyUpdate,
     vbd::Vbd,
@@ -50,6 +50,9 @@ pub(crate) struct Tapdisk {
     pub(crate) xen: Box<dyn Xen>,
     /// Clients whose requests are looked for while the loop polls. Those that have left are still in it.
     pub(crate) polled: Vec<(VbdKey, ClientKey)>,
+    pub(crate) guest_polling: GuestPolling,
+    /// When this pass of the loop began.
+    pub(crate) woken: Instant,
     /// Rings whose guests have broken the protocol, until they are disconnected.
     pub(crate) given_up_rings: Vec<Device>,
     /// Keys that are being written to xenstore.

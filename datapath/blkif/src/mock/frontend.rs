@@ -143,7 +143,7 @@ impl Frontend {
     #[must_use]
     pub fn location(&self) -> Location {
         let grefs = (self.first_page..self.first_page + (1 << self.order)).collect();
-        Location { grefs, abi: self.abi, port: self.port }
+        Location { grefs, protocol: self.abi.protocol(), port: self.port }
     }
 
     /// The guest that it belongs to.

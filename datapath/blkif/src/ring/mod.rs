@@ -17,6 +17,7 @@ mod take;
 use std::{collections::VecDeque, fs::File, io, rc::Rc};
 
 use block::Stats;
+use rustix::io::Errno;
 
 use crate::{
     batch::Batch,
@@ -35,8 +36,8 @@ use crate::{
 pub struct Location {
     /// The pages of the ring: one, two, four or eight.
     pub grefs: Vec<u32>,
-    /// The layout of its slots.
-    pub abi: Abi,
+    /// The layout of its slots, as the control message numbers it ([`Abi::of_protocol`]).
+    pub protocol: u32,
     /// The guest's event channel.
     pub port: u32,
 }
@@ -119,18 +120,21 @@ impl Ring {
         location: &Location,
         journal: impl FnOnce(&Shared) -> io::Result<Journal>,
     ) -> io::Result<Self> {
-        let Location { grefs, abi, port } = location;
+        let Location { grefs, protocol, port } = location;
         if !grefs.len().is_power_of_two() {
             let text = format!("{} pages are no ring: one, two, four or eight are", grefs.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let shared = Shared::new(domain.map(grefs)?, *abi, grefs.len().ilog2());
+        // blktap looks at the protocol only when the pages are mapped, and at the port last.
+        let pages = domain.map(grefs)?;
+        let abi = Abi::of_protocol(*protocol).ok_or(Errno::PROTONOSUPPORT)?;
+        let shared = Shared::new(pages, abi, grefs.len().ilog2());
         domain.bind(*port)?;
         Ok(Self {
             journal: journal(&shared)?,
             shared,
             domain,
-            abi: *abi,
+            abi,
             queue: VecDeque::new(),
             barrier: None,
             deferred: DeferredRequests::default(),

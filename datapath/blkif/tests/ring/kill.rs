@@ -83,7 +83,8 @@ fn backend_process() {
     let Ok(task) = std::env::var(TASK) else { return };
     let task = Task::parse(&task);
     let journal = File::options().read(true).write(true).open(&task.journal).unwrap();
-    let location = Location { grefs: vec![task.first_gref], abi: Abi::X86_64, port: task.port };
+    let protocol = Abi::X86_64.protocol();
+    let location = Location { grefs: vec![task.first_gref], protocol, port: task.port };
     let domain = MockXen::new(&task.guests).domain(DOMID).unwrap();
     let mut drive = Drive::new(FileDisk::open(task.disk.to_str().unwrap()));
     let mut ring = if task.resume {

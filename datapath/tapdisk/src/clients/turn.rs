@@ -1,5 +1,7 @@
 //! Giving clients their turns.
 
+use std::time::Instant;
+
 use block::{Budget, Frontend, Progress};
 
 use crate::{
@@ -19,6 +21,10 @@ impl Unannounced for Tapdisk {
     fn prepare_to_wait(&mut self) -> bool {
         !self.polled.is_empty() && self.run_polled(|frontend| frontend.prepare_to_wait())
     }
+
+    fn polled_until(&self) -> Option<Instant> {
+        self.guest_polling.until()
+    }
 }
 
 impl Tapdisk {
@@ -32,6 +38,9 @@ impl Tapdisk {
             Some(drive) => client.frontend.turn(drive, &mut Budget::turn()),
             None => client.frontend.drain(),
         };
+        if let (Progress::Worked | Progress::More, Some(ring)) = (&progress, client.origin.ring()) {
+            self.guest_polling.had_requests(&ring.asked, self.woken);
+        }
         match progress {
             Progress::Closed { fault } => self.client_closed(vbd, key, fault),
             Progress::More => self.runnable.push((vbd, key)),

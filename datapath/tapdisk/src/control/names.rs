@@ -1,5 +1,5 @@
-//! The names of the process in the control directory: where something has removed them, they are made
-//! again, and the process can be found and called as before. Clients are served all the while.
+//! The names of the process in the control directory, and its statistics: where something has removed them, they
+//! are made again, and the process can be found, called and measured as before. Clients are served all the while.
 //!
 //! They are looked for once a second while disks are used, once a minute otherwise, and when a SIGHUP asks
 //! for it.
@@ -11,7 +11,12 @@ use std::{
 
 use tapctl::ErrorKind;
 
-use crate::{metrics::Files, tapdisk::Tapdisk};
+use crate::{
+    frontend::Device,
+    metrics::{Files, RingFiles},
+    tapdisk::Tapdisk,
+    vbd::Vbd,
+};
 
 /// How often names are looked for while nothing happens.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -32,7 +37,7 @@ impl Tapdisk {
     /// Makes the names again that something has removed.
     pub(crate) fn restore_names(&mut self, now: Instant, look: Look) {
         self.names_due = now + LOOK_INTERVAL;
-        let are_there = self.listener.is_named() && look == Look::Due;
+        let are_there = self.listener.is_named() && self.has_metrics() && look == Look::Due;
         if are_there || self.is_stopping() {
             return;
         }
@@ -45,11 +50,12 @@ impl Tapdisk {
             Ok(true) => {
                 self.save_state();
                 self.warn(format_args!(
-                    "the names of this process were removed from {}; they are made again",
-                    self.dir.path().display()
+                    "names of this process were removed from {} or {}; they are made again",
+                    self.dir.path().display(),
+                    self.dir.metrics().path().display()
                 ));
             }
-            Err(error) => self.warn(format_args!("the control directory is lost: {error:#}")),
+            Err(error) => self.warn(format_args!("the names of this process are lost: {error:#}")),
         }
     }
 
@@ -85,18 +91,39 @@ impl Tapdisk {
         Ok(restored)
     }
 
+    /// Whether no statistics have lost their names. A host without room for them has none.
+    fn has_metrics(&self) -> bool {
+        let are_there = |vbd: &Vbd| {
+            let files = vbd.image().and_then(|image| image.files.as_ref());
+            files.is_none_or(Files::are_there)
+                && vbd.rings().filter_map(|ring| ring.files.as_ref()).all(RingFiles::are_there)
+        };
+        self.dir.metrics().process(self.pid).is_dir()
+            && self.vbds.iter().all(|(_, vbd)| are_there(vbd))
+    }
+
     fn restore_metrics(&mut self) -> anyhow::Result<bool> {
-        let metrics = self.dir.metrics();
-        if metrics.process(self.pid).is_dir() {
+        if self.has_metrics() {
             return Ok(false);
         }
-        metrics.create(self.pid)?;
+        let metrics = self.dir.metrics();
+        if !metrics.process(self.pid).is_dir() {
+            metrics.create(self.pid)?;
+        }
         for (_, vbd) in &mut self.vbds {
             let minor = vbd.minor();
-            let Some(image) = vbd.image_mut() else { continue };
             // The old ones first: they remove their names.
-            image.files = None;
-            image.files = Some(Files::create(metrics, self.pid, minor, &image.params)?);
+            if let Some(image) = vbd.image_mut()
+                && image.files.take_if(|files| !files.are_there()).is_some()
+            {
+                image.files = Some(Files::create(metrics, self.pid, minor, &image.params)?);
+            }
+            for ring in vbd.rings_mut() {
+                let Device { domid, devid } = ring.device;
+                if ring.files.take_if(|files| !files.are_there()).is_some() {
+                    ring.files = Some(RingFiles::create(metrics, self.pid, domid, devid)?);
+                }
+            }
         }
         Ok(true)
     }

@@ -5,7 +5,7 @@
 
 use std::{io, os::fd::AsFd, task::Poll, time::Instant};
 
-use blkif::{Abi, Features, INDIRECT_SEGMENTS_MAX, Journal, Location, Ring, Update};
+use blkif::{Features, INDIRECT_SEGMENTS_MAX, Journal, Location, Ring, Update};
 use block::{Disk, Interest};
 use rustix::io::Errno;
 use tapctl::{Failure, Key as ConversationKey, Minor, Reply, ring::RING_ORDER_MAX};
@@ -67,7 +67,6 @@ impl Tapdisk {
         let files = files
             .inspect_err(|error| self.warn(format_args!("{device}: without statistics: {error}")))
             .ok();
-        // How long is the process's to decide, for all its clients: where polling has paid.
         let is_polled = asked.poll_duration > 0;
         let counters = ring.counters();
         RingInfo { device, is_polled, asked, journal, is_told: false, counters, files }
@@ -224,8 +223,6 @@ pub(crate) fn location(asked: &tapctl::Ring) -> Result<Location, (&'static str, 
     if asked.order > RING_ORDER_MAX {
         return Err(("a ring of more than eight pages", Errno::INVAL.into()));
     }
-    let abi = Abi::of_protocol(asked.protocol)
-        .ok_or(("the layout of its ring", Errno::PROTONOSUPPORT.into()))?;
     let grefs = asked.grefs[..1 << asked.order].to_vec();
-    Ok(Location { grefs, abi, port: asked.port })
+    Ok(Location { grefs, protocol: asked.protocol, port: asked.port })
 }

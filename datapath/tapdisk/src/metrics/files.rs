@@ -60,6 +60,11 @@ impl Files {
         Ok(created)
     }
 
+    /// Whether they still have their names.
+    pub(crate) fn are_there(&self) -> bool {
+        self.files.iter().map(|(path, _)| path).chain(&self.sr).all(|path| path.exists())
+    }
+
     /// Writes what has changed since the last time.
     pub(crate) fn write(&mut self, served: &Served) -> io::Result<()> {
         let counters = served.counters();

@@ -20,6 +20,9 @@ use tapctl::{MetricsDir, metrics::FILE_BYTES};
 
 use super::served::counters;
 
+/// The name of the file that makes a directory one of a ring.
+const STATISTICS: &str = "statistics";
+
 /// The files of a ring. Dropping them removes them.
 #[derive(Debug)]
 pub(crate) struct RingFiles {
@@ -50,10 +53,15 @@ impl RingFiles {
             directory: directory.to_owned(),
             path: path.to_owned(),
             file,
-            statistics: create(&directory.join("statistics"), &[0; BACKEND_BYTES])?,
+            statistics: create(&directory.join(STATISTICS), &[0; BACKEND_BYTES])?,
             indices: create_empty(&directory.join("io_ring"))?,
             written: Default::default(),
         })
+    }
+
+    /// Whether they still have their names.
+    pub(crate) fn are_there(&self) -> bool {
+        self.path.exists() && self.directory.join(STATISTICS).exists()
     }
 
     /// Writes what has changed since the last time.

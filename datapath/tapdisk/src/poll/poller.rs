@@ -75,10 +75,17 @@ pub(crate) trait Unannounced {
     /// The loop is about to sleep: from now on an event tells of the next request. Whether there are any
     /// already.
     fn prepare_to_wait(&mut self) -> bool;
+
+    /// Until when they are looked for in any case, whether that has paid or not.
+    fn polled_until(&self) -> Option<Instant>;
 }
 
 /// Every request has an event.
 impl Unannounced for () {
+    fn polled_until(&self) -> Option<Instant> {
+        None
+    }
+
     fn look(&mut self) -> bool {
         false
     }
@@ -178,6 +185,15 @@ impl<T: AsFd> Drop for Watched<T> {
     }
 }
 
+/// What other processes that want the processor mean for a poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contention {
+    /// It ends.
+    Heeded,
+    /// It goes on: how idle the host is was looked at before.
+    Borne,
+}
+
 /// Waits for events, and learns whether polling pays.
 #[derive(Debug)]
 pub(crate) struct Poller {
@@ -234,9 +250,18 @@ impl Poller {
             clients.look();
             return Ok(start);
         }
-        if let Some(time) = self.polling.time() {
+        if let Some(time) = self.asked_time(start, clients) {
             let time = timeout.map_or(time, |timeout| timeout.min(time));
-            let (outcome, found, end) = self.poll(start, time, ready, clients)?;
+            let (_, found, end) = self.poll(start, time, Contention::Borne, ready, clients)?;
+            if found {
+                // Such a wait might as well have been slept.
+                self.polling.slept(end - start);
+                return Ok(end);
+            }
+        } else if let Some(time) = self.polling.time() {
+            let time = timeout.map_or(time, |timeout| timeout.min(time));
+            let (outcome, found, end) =
+                self.poll(start, time, Contention::Heeded, ready, clients)?;
             self.polling.polled(outcome);
             if found {
                 return Ok(end);
@@ -254,11 +279,18 @@ impl Poller {
         Ok(end)
     }
 
+    /// How long clients are still looked for in any case, unless nothing is ever polled for.
+    fn asked_time(&self, now: Instant, clients: &impl Unannounced) -> Option<Duration> {
+        let left = clients.polled_until()?.checked_duration_since(now)?;
+        (self.polling.is_on() && !left.is_zero()).then_some(left)
+    }
+
     /// Asks again and again, for `time` at most. How that ended, whether anything was found, and when.
     fn poll(
         &mut self,
         start: Instant,
         time: Duration,
+        contention: Contention,
         ready: &mut Vec<Source>,
         clients: &mut impl Unannounced,
     ) -> io::Result<(Outcome, bool, Instant)> {
@@ -267,7 +299,7 @@ impl Poller {
             self.sleep(Some(Duration::ZERO), ready)?;
             let found = !ready.is_empty() || look(clients);
             let now = Instant::now();
-            if Polling::is_contended(now - before) {
+            if contention == Contention::Heeded && Polling::is_contended(now - before) {
                 return Ok((Outcome::Contended, found, now));
             }
             if found {
@@ -386,6 +418,7 @@ mod tests {
     struct Silent {
         looks: u32,
         sleeps: u32,
+        polled_until: Option<Instant>,
     }
 
     impl Unannounced for Silent {
@@ -397,6 +430,10 @@ mod tests {
         fn prepare_to_wait(&mut self) -> bool {
             self.sleeps += 1;
             self.sleeps > 1
+        }
+
+        fn polled_until(&self) -> Option<Instant> {
+            self.polled_until
         }
     }
 
@@ -414,6 +451,23 @@ mod tests {
         // Then it has one: a wait without end does not begin.
         poller.wait(None, &mut ready, &mut client).unwrap();
         assert_eq!((client.looks, client.sleeps), (1, 2));
+    }
+
+    #[test]
+    fn a_client_that_asks_for_it_is_looked_for_without_sleeping() {
+        let mut poller = Poller::new(Polling::new(Duration::from_micros(1))).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut client = Silent { polled_until: Some(until), ..Silent::default() };
+        poller.wait(None, &mut Vec::new(), &mut client).unwrap();
+        assert_eq!((client.looks, client.sleeps), (2, 0));
+        // The time is up, or nothing is ever polled for.
+        let past = Silent { polled_until: Some(poller.woken), sleeps: 1, ..Silent::default() };
+        let mut never = Poller::new(Polling::new(Duration::ZERO)).unwrap();
+        let future = Silent { polled_until: Some(until), sleeps: 1, ..Silent::default() };
+        for (poller, mut client) in [(&mut poller, past), (&mut never, future)] {
+            poller.wait(None, &mut Vec::new(), &mut client).unwrap();
+            assert_eq!((client.looks, client.sleeps), (0, 2));
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //!
 //! It polls for 50 microseconds at most, unless the configuration says otherwise, and only where that has paid lately: after waits that were
 //! short, never on an idle or slow disk, and hardly ever where a client can only go on when this process
-//! sleeps, because both share a core. Guests' rings are polled by default as well, for up to 8 ms at a
-//! time (`default-vbd3-polling-duration` of xapi).
+//! sleeps, because both share a core. For guests' rings it polls longer where the toolstack asks for it and the
+//! host has processors to spare ([`GuestPolling`](super::GuestPolling)).
 
 use std::time::Duration;
 
@@ -46,6 +46,11 @@ impl Polling {
     /// Polls for so long; zero: never.
     pub(crate) fn new(time: Duration) -> Self {
         Self { time: time.min(TIME_MAX), trust: 0, back_off: 0, next_back_off: 1 }
+    }
+
+    /// Whether anything is ever polled for.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.time.is_zero()
     }
 
     /// How long the next wait polls, if at all.

@@ -2,7 +2,7 @@
 
 use std::{fs, sync::atomic::Ordering::Relaxed};
 
-use blkif::mock::FrontendRequest;
+use blkif::mock::{FrontendRequest, GuestDisk};
 use tapctl::{Result, Ring};
 
 use crate::host::{DEVID, Host, frontend, message, until};
@@ -38,6 +38,10 @@ fn errors_and_their_order_are_those_of_blktap() {
     assert_eq!(connect(0, &|ring| ring.protocol = 0), EPROTONOSUPPORT);
     assert_eq!(connect(0, &|ring| ring.protocol = 4), EPROTONOSUPPORT);
     assert_eq!(connect(0, &|ring| ring.port = 999), EINVAL, "no such port");
+    let both = |ring: &mut Ring| (ring.grefs[1], ring.protocol) = (12345, 4);
+    assert_eq!(connect(0, &both), EINVAL, "the pages are looked at before the protocol");
+    let both = |ring: &mut Ring| (ring.protocol, ring.port) = (4, 999);
+    assert_eq!(connect(0, &both), EPROTONOSUPPORT, "and that before the port");
     assert!(host.files(4).iter().all(|path| !path.exists()), "a refused ring leaves something");
     assert_eq!(connect(0, &|ring| ring.pool = Some("another pool".into())), 0);
     assert_eq!(connect(0, &|_| ()), EALREADY);
@@ -103,6 +107,50 @@ fn statistics_are_there_from_connect_to_disconnect_whatever_was_left() {
     assert!(!device.exists() && !of_process.exists());
     assert_eq!(host.stats(0)["xenbus"], serde_json::Value::Null);
     assert_eq!(host.stats(0)["secs"], serde_json::json!([8, 16]), "what was counted stays");
+}
+
+/// What has emptied the directory of a disk that is used has no lasting effect.
+#[test]
+fn statistics_that_were_removed_are_made_again_with_all_that_was_counted() {
+    let host = Host::start();
+    host.open(0, &host.image("image", IMAGE_BYTES, 1));
+    let guest = host.guest(4);
+    let (mut disk, ring) = frontend(&guest, 0);
+    host.client().connect(0, ring).unwrap();
+    let [device, of_process] = host.files(4);
+    let completed_writes = || {
+        let front = fs::read(&of_process).ok()?;
+        Some(u64::from_ne_bytes(front[56..64].try_into().unwrap()))
+    };
+    let mut writes = 0;
+    let is_used = |name: &dyn Fn() -> bool, writes: &mut u64, disk: &mut GuestDisk| {
+        until("statistics are there", || {
+            disk.write(0, &[7; 512]).unwrap();
+            *writes += 1;
+            name()
+        });
+    };
+    is_used(&|| completed_writes() > Some(0), &mut writes, &mut disk);
+    // Each part alone, and everything.
+    let images = || fs::read_dir(of_process.parent().unwrap()).map_or(0, Iterator::count);
+    let all = images();
+    let removals: [&dyn Fn(); 4] = [
+        &|| fs::remove_dir_all(&device).unwrap(),
+        &|| fs::remove_file(&of_process).unwrap(),
+        &|| fs::remove_dir_all(of_process.parent().unwrap()).unwrap(),
+        &|| {
+            fs::read_dir(of_process.parent().unwrap())
+                .unwrap()
+                .for_each(|it| fs::remove_file(it.unwrap().path()).unwrap())
+        },
+    ];
+    for remove in removals {
+        remove();
+        is_used(&|| device.join("io_ring").exists() && images() == all, &mut writes, &mut disk);
+        until("what was counted is there", || completed_writes() == Some(writes));
+    }
+    host.client().disconnect(4, DEVID).unwrap();
+    assert!(!device.exists() && !of_process.exists());
 }
 
 /// A guest that breaks the protocol loses its ring, and its disk goes on for the others.

@@ -150,7 +150,7 @@ pub(crate) fn message(frontend: &Frontend, domid: u32) -> Ring {
         devid: DEVID,
         grefs,
         order: location.grefs.len().ilog2(),
-        protocol: if location.abi == Abi::X86_32 { 2 } else { 1 },
+        protocol: location.protocol,
         pool: Some("".into()),
         port: location.port,
         poll_duration: 1000,

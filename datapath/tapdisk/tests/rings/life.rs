@@ -1,12 +1,12 @@
 //! The life of a disk under a guest that uses it.
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use blkif::{
     Status,
     mock::{Completion, FrontendRequest, GuestDisk, Span},
 };
-use tapctl::{Open, Resume};
+use tapctl::{Open, Resume, Ring};
 
 use crate::host::{DEVID, Host, frontend, until};
 
@@ -169,6 +169,40 @@ fn a_signal_ends_the_process_with_everything_answered_and_nothing_left() {
     host.ends();
     assert_eq!(answers(&mut disk, 1)[0].status, Status::Okay);
     assert!(host.files(4).iter().all(|path| !path.exists()));
+}
+
+/// blktap's polling: a guest whose requests come within the time that the toolstack asks for need not send
+/// events, unless the host's processors have something else to do.
+#[test]
+fn a_ring_is_polled_for_as_long_as_is_asked_while_the_host_is_idle() {
+    let host = Host::start();
+    host.open(0, &host.image("image", IMAGE_BYTES, 1));
+    let guest = host.guest(4);
+    let rounds = 20;
+    let events = |idle: Option<f32>, duration: Duration| {
+        let (mut disk, ring) = frontend(&guest, 0);
+        if let Some(idle) = idle {
+            fs::write(
+                host.dir.metrics().path().join("cpu_util_monitor"),
+                [[0; 4], idle.to_ne_bytes()].concat(),
+            )
+            .unwrap();
+        }
+        let poll_duration = duration.as_micros().try_into().unwrap();
+        host.client().connect(0, Ring { poll_duration, poll_idle_threshold: 50, ..ring }).unwrap();
+        for _ in 0..rounds {
+            assert_eq!(disk.ask(&FrontendRequest::Flush).unwrap(), Status::Okay);
+            thread::sleep(Duration::from_millis(10));
+        }
+        let events = host.stats(0)["xenbus"]["kicks"][0].as_u64().unwrap();
+        host.client().disconnect(4, DEVID).unwrap();
+        events
+    };
+    let (long, short) = (Duration::from_secs(2), Duration::from_millis(1));
+    assert!(events(None, long) >= rounds / 2, "where it is not measured nothing is idle");
+    assert!(events(Some(50.0), long) >= rounds / 2, "not more than the threshold");
+    assert!(events(Some(51.0), short) >= rounds / 2, "the time is up between two requests");
+    assert!(events(Some(51.0), long) <= 2);
 }
 
 /// A busy guest is looked after without events; one that pauses and goes on is heard.
