@@ -253,6 +253,8 @@ fn a_disk_that_is_plugged_and_unplugged_leaves_no_warning_in_the_log() {
         disk.step("Datapath.attach").unwrap();
         disk.step("Datapath.activate").unwrap();
         disk.unplug();
+        let serving = xapi.sr_dir(&sr).join("meta/serving").join(&key);
+        assert_eq!(std::fs::read(serving).unwrap(), b"", "nothing of it is left to be collected");
     }
     log.send_to(b"end", xapi.root().join("log")).unwrap();
     let mut messages = reading.join().unwrap();

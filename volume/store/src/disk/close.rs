@@ -1,9 +1,13 @@
 //! Closing a disk in steps. To unmap a gigabyte that was touched takes ten milliseconds, and to free one that
 //! belongs to this process alone seventy: an event loop that serves other disks does both bit by bit.
 
-use std::time::{Duration, Instant};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 use super::{Disk, layers::Layers};
+use crate::record::Served;
 
 /// About how long one step takes.
 const STEP: Duration = Duration::from_millis(1);
@@ -16,12 +20,28 @@ pub struct Closed(Layers);
 impl Disk {
     /// Closes the disk: from now on another process may serve the volume.
     #[must_use]
-    pub fn close(self) -> Closed {
-        let Self { map, layers, serving, .. } = self;
-        // Before the lock is released: the map notes its last changes.
-        drop(map);
-        drop(serving);
-        Closed(layers)
+    pub fn close(mut self) -> Closed {
+        self.let_go();
+        Closed(mem::replace(&mut self.layers, Layers::new(None, None)))
+    }
+
+    /// Says that the volume is not served any more, and what is left in its layers.
+    fn let_go(&mut self) {
+        self.map.note_blocks();
+        let (Some(lock), Some(key)) = (self.serving.take(), &self.key) else { return };
+        if let Some(dirs) = self.layers.dirs()
+            && !self.unswept
+            && !self.map.has_superseded()
+        {
+            // A text that stays has it swept in vain.
+            let _kept = Served::clear(dirs, key, &lock);
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

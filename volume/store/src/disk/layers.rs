@@ -114,11 +114,6 @@ impl Layers {
         }
     }
 
-    /// The layer that is written to, without the others.
-    pub(super) fn into_top(self) -> Option<Top> {
-        self.top
-    }
-
     /// The layer that is written to.
     pub(super) fn top(&self) -> Result<&Top> {
         self.top.as_ref().ok_or_else(read_only)

@@ -85,6 +85,7 @@ impl TryFrom<Loaded> for Disk {
             found: Found::default(),
             no_room: None,
             serving: None,
+            unswept: false,
         })
     }
 }
@@ -117,10 +118,10 @@ fn size_of(file: &File, path: &Path) -> Result<u64> {
 
 impl Disk {
     /// Takes a loaded file out of the disk that it was loaded through.
-    fn unload(self, read_only: bool) -> Loaded {
-        let top = self.layers.into_top().expect("a loaded file has a top");
+    fn unload(mut self, read_only: bool) -> Loaded {
+        let top = self.layers.top.take().expect("a loaded file has a top");
         let (data, map) = top.into_files();
-        Loaded { size: self.size, read_only, data, map, index: self.map.into_index() }
+        Loaded { size: self.size, read_only, data, map, index: self.map.take_index() }
     }
 
     fn fill(&mut self, file: &File, cancelled: &AtomicBool) -> io::Result<()> {

@@ -41,12 +41,6 @@ pub(super) struct BlockMap {
     blocks: BlockCount,
 }
 
-impl Drop for BlockMap {
-    fn drop(&mut self) {
-        self.note_blocks();
-    }
-}
-
 impl BlockMap {
     pub(super) fn new(
         index: Vec<Layer>,
@@ -66,9 +60,14 @@ impl BlockMap {
         self.sole = HashSet::from_iter(sole);
     }
 
-    /// The index.
-    pub(super) fn into_index(mut self) -> Vec<Layer> {
+    /// The index, which it gives up.
+    pub(super) fn take_index(&mut self) -> Vec<Layer> {
         std::mem::take(&mut self.index)
+    }
+
+    /// Whether there are pages that are still to be freed.
+    pub(super) fn has_superseded(&self) -> bool {
+        !self.superseded.is_empty()
     }
 
     /// Has the index say how many blocks hold data now.

@@ -58,6 +58,8 @@ pub struct Disk {
     no_room: Option<String>,
     /// Held for as long as the volume is served.
     serving: Option<Lock>,
+    /// Whether a process before may have left something in its layers: see [`Served`](crate::record::Served).
+    unswept: bool,
 }
 
 impl Disk {

@@ -14,10 +14,10 @@ use crate::{
     block::{Layer, chunks},
     budget::Budget,
     error::{Context, Error, ErrorKind, Result},
-    files::{self, Directory, Dirs, Entry, Layout, lock::Lock, parse_number, steps},
+    files::{Directory, Dirs, Entry, Layout, lock::Lock, parse_number},
     host::Name,
     live::Switch,
-    record::{self, BlockCount, Record, Serving},
+    record::{self, BlockCount, Record, Served, Serving, is_unswept},
 };
 
 /// How long opening waits for an operation on the volume that is just finishing.
@@ -103,10 +103,14 @@ impl Disk {
     }
 
     fn open_locked(dirs: &Dirs, key: &Name, open: &Open, lock: Lock) -> Result<Self> {
-        // The text may be that of a dead process.
         let lock_path = || dirs.path(Entry::Serving(key));
-        dirs.counted(lock.file(), || steps::set_len(lock.file(), 0))
-            .doing("clearing", lock_path)?;
+        // The text may be that of a dead process, which must not be asked for anything.
+        let unswept = is_unswept(dirs, key, &lock)?;
+        if unswept {
+            Served { by: None, unswept }.write(dirs, &lock).doing("writing", lock_path)?;
+        } else {
+            Served::clear(dirs, key, &lock)?;
+        }
         // From here on the lock keeps the volume from being destroyed or reverted.
         let record = Record::read(dirs, key)?.ok_or_else(|| missing(key))?;
         record.require_no_external_holder("served by another process")?;
@@ -126,7 +130,8 @@ impl Disk {
                 ),
             ));
         }
-        say_who(dirs, &lock, &open.serving).doing("writing", lock_path)?;
+        let served = Served { by: Some(open.serving.clone()), unswept };
+        served.write(dirs, &lock).doing("writing", lock_path)?;
         let index = record::Index::read(dirs, record.index)?;
         let blocks = BlockCount::new(index.blocks);
         let index = index.to_vec(chunks(record.size));
@@ -145,6 +150,7 @@ impl Disk {
             found: Found::default(),
             no_room: None,
             serving: Some(lock),
+            unswept,
         })
     }
 
@@ -211,7 +217,17 @@ impl Disk {
         self.top = switch.top;
         self.sole.clear();
         self.map.set_sole(Vec::new());
+        self.leave_to_collection(&dirs);
         Ok(())
+    }
+
+    /// Says that nothing is to be swept in the layers that only this disk needs: there are none but a new top. The
+    /// operation that had it switched has the others swept.
+    fn leave_to_collection(&mut self, dirs: &Dirs) {
+        let Some(lock) = self.serving.as_ref().filter(|_| self.unswept) else { return };
+        let said = Served { unswept: false, ..Served::read(lock.file()) };
+        // Where it stays, a later switch says so again.
+        self.unswept = said.write(dirs, lock).is_err();
     }
 
     /// Reads the sole set from the volume's record again: blocks of those layers are freed when
@@ -264,13 +280,4 @@ fn empty_index(dirs: &Dirs, path: &Path) -> Option<Entry<'static>> {
 
 fn open_top(dirs: &Dirs, layer: Layer, size: u64) -> Result<Top> {
     Top::new(layer, dirs.edit(Entry::Layer(layer))?, dirs.edit(Entry::Map(layer))?, size)
-}
-
-/// Writes the name of this process into the lock file; in place, since a rename would leave the
-/// lock on a file without a name.
-fn say_who(dirs: &Dirs, lock: &Lock, serving: &Serving) -> std::io::Result<()> {
-    let text = serde_json::to_vec(serving).expect("a plain structure");
-    files::with_ballast(dirs, || {
-        dirs.counted(lock.file(), || steps::write_at(lock.file(), &text, 0))
-    })
 }

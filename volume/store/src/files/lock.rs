@@ -53,11 +53,18 @@ pub(crate) struct Lock {
     file: File,
     rank: Option<Rank>,
     note: u64,
+    /// Whether nothing is left of the changes that were begun.
+    is_done: bool,
+    /// Whether something is left for a collection.
+    collects_next: Cell<bool>,
+    /// Whether its holder goes on under a mark when it has released the lock.
+    is_marked: bool,
 }
 
 /// What the length of a lock file says, added up. A length takes no memory, so there is always room for it.
 mod note {
-    /// Its holder is changing the SR. Where a free lock says this, its holder was killed.
+    /// Its holder is changing the SR. Where a free lock says this, its holder was killed, has failed half-way, or
+    /// has found what another process left.
     pub(super) const CHANGING: u64 = 1;
     /// A holder has released it and goes on freeing memory, under a [mark](crate::files::Mark).
     pub(super) const MARKED: u64 = 2;
@@ -65,9 +72,10 @@ mod note {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        if self.note & note::CHANGING != 0 {
-            // Where this fails, the next holder collects in vain.
-            let _kept = self.write_note(self.note & !note::CHANGING);
+        let note = self.note_at_release();
+        if note != self.note {
+            // Where this fails, the next holder may collect in vain.
+            let _kept = self.write_note(note);
         }
         if let Some(rank) = self.rank {
             HELD.set(HELD.get() & !(rank as u8));
@@ -78,6 +86,10 @@ impl Drop for Lock {
 }
 
 impl Lock {
+    fn held(file: File, rank: Option<Rank>, note: u64) -> Self {
+        Self { file, rank, note, is_done: true, collects_next: Cell::new(false), is_marked: false }
+    }
+
     /// Takes the lock of the SR `uuid`.
     pub(crate) fn sr(host: &Host, uuid: &Name) -> Result<Self> {
         Self::named(host, Rank::Sr, uuid.as_str(), &format!("SR {uuid}"))
@@ -112,7 +124,7 @@ impl Lock {
                 length_if_named(&directory, name, &file).doing("looking up the lock", || &*path)?
             {
                 HELD.set(HELD.get() | rank as u8);
-                return Ok(Self { file, rank: Some(rank), note: length });
+                return Ok(Self::held(file, Some(rank), length));
             }
         }
         Err(Error::new(
@@ -135,7 +147,7 @@ impl Lock {
         let path = || dirs.path(Entry::Sr);
         let file = dirs.maps_lock().doing("opening the directory of", path)?;
         if lock_within(&file, WAIT_MAX).doing("locking the directory of", path)? {
-            return Ok(Self { file, rank: None, note: 0 });
+            return Ok(Self::held(file, None, 0));
         }
         let sentence = format!(
             "the maps of SR {} have been locked by a tapdisk for {} s, which is stopped or hangs (fuser \
@@ -177,7 +189,7 @@ impl Lock {
             file => file?,
         };
         let locked = lock_within(&file, patience).doing("locking", || dirs.path(entry))?;
-        Ok(if locked { Ok(Self { file, rank: None, note: 0 }) } else { Err(file) })
+        Ok(if locked { Ok(Self::held(file, None, 0)) } else { Err(file) })
     }
 
     /// Goes on with the lock of a volume that a process had which has died since: with the file that it had
@@ -192,20 +204,43 @@ impl Lock {
             return Ok(None);
         }
         let locked = lock_within(&file, Duration::ZERO).doing("locking", path)?;
-        Ok(locked.then_some(Self { file, rank: None, note: 0 }))
+        Ok(locked.then(|| Self::held(file, None, 0)))
     }
 
     /// Notes, for the next holder should this one be killed, that the SR is being changed. A directory of
     /// locks that cannot be written to leaves that to the collection at the next SR.attach.
     pub(crate) fn begin(&mut self) {
+        self.is_done = false;
         if self.note & note::CHANGING == 0 {
             let _unnoted = self.write_note(self.note | note::CHANGING);
         }
     }
 
-    /// Releases the lock; memory is still to be freed under a mark, which is there.
-    pub(crate) fn release_marked(mut self) {
-        let _unnoted = self.write_note(note::MARKED);
+    /// Says that the changes are complete, and nothing is left of them.
+    pub(crate) fn done(&mut self) {
+        self.is_done = true;
+    }
+
+    /// Has the next holder collect what is left: what other processes left behind, or cannot be freed now.
+    pub(crate) fn collect_next(&self) {
+        self.collects_next.set(true);
+    }
+
+    /// Says that a collection is complete.
+    pub(crate) fn collected(&mut self) {
+        self.is_done = true;
+        self.collects_next.set(false);
+    }
+
+    /// Notes that the holder goes on after it has released the lock, under a mark, which is there.
+    pub(crate) fn mark(&mut self) {
+        self.is_marked = true;
+    }
+
+    fn note_at_release(&self) -> u64 {
+        let marked = if self.is_marked { note::MARKED } else { self.note & note::MARKED };
+        let is_left = !self.is_done || self.collects_next.get();
+        marked | if is_left { note::CHANGING } else { 0 }
     }
 
     /// Whether a holder before was killed while it changed the SR, or while it freed memory under a mark.

@@ -1,5 +1,5 @@
-//! Marks of operations that have released the SR's lock and still free memory, by which the next operation
-//! finds those that were killed. Those that were killed under the lock are found by the lock itself.
+//! Marks of operations that have released the SR's lock and still free memory or copy, by which the next
+//! operation finds those that were killed. Those that were killed under the lock are found by the lock itself.
 
 use std::{
     fs::{File, TryLockError},
@@ -20,10 +20,17 @@ const PREFIX: &str = "operation-";
 /// Tells the marks of one process apart.
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// A locked file that is there while memory is freed without the SR's lock. Where it is there and not
-/// locked, the process died, and may have left blocks that no record names.
+/// A locked file that is there while an operation goes on without the SR's lock. Where it is there and not
+/// locked, the operation has failed or its process has died, and may have left blocks that no record names, or
+/// volumes that are not shown.
 #[derive(Debug)]
 pub(crate) struct Mark {
+    /// A full SR may have no room for it, and works without.
+    made: Option<Made>,
+}
+
+#[derive(Debug)]
+struct Made {
     dirs: Dirs,
     name: String,
     _file: File,
@@ -37,13 +44,24 @@ pub(super) struct Found {
 }
 
 impl Mark {
-    /// Marks an operation. A full SR has no room for it, and works without.
-    pub(crate) fn new(dirs: &Dirs) -> Option<Self> {
+    /// Marks an operation.
+    pub(crate) fn new(dirs: &Dirs) -> Self {
+        Self { made: Self::make(dirs) }
+    }
+
+    fn make(dirs: &Dirs) -> Option<Made> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{serial}", std::process::id());
         let file = dirs.create(Entry::Named(Directory::Temporary, &name)).ok()?;
         file.try_lock().ok()?;
-        Some(Self { dirs: dirs.clone(), name, _file: file })
+        Some(Made { dirs: dirs.clone(), name, _file: file })
+    }
+
+    /// Says that nothing is left of the operation. Where that is not said, the next one collects.
+    pub(crate) fn end(self) {
+        if let Some(Made { dirs, name, _file }) = self.made {
+            let _kept = dirs.remove(Entry::Named(Directory::Temporary, &name));
+        }
     }
 
     /// All marks of an SR.
@@ -80,12 +98,6 @@ pub(crate) fn remove_temporary_of_dead(dirs: &Dirs) -> Result<()> {
 fn maker_is_dead(name: &str) -> bool {
     let id = name.split('-').next().and_then(|id| id.parse().ok()).and_then(Pid::from_raw);
     id.is_some_and(|id| test_kill_process(id) == Err(Errno::SRCH))
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        let _kept = self.dirs.remove(Entry::Named(Directory::Temporary, &self.name));
-    }
 }
 
 /// Whether the process that made a mark is dead.

@@ -14,7 +14,7 @@ pub(crate) mod steps;
 
 pub use self::layout::Layout;
 pub(crate) use self::{
-    atomic::{parse_json, read_json, replace, replace_json, restore_ballast, with_ballast},
+    atomic::{read_json, replace, replace_json, restore_ballast, with_ballast},
     dirs::{Dirs, allocated, missing, names_in, open_directory},
     layout::{Directory, Entry, OWN, STATE_LOCK_SUFFIX, number_name, parse_number},
     mark::{Mark, remove_temporary_of_dead},

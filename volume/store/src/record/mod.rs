@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub(crate) use self::{
     blocks::{BlockCount, blocks_in, index_length, set_blocks},
     index::{Index, Pages, View, for_data, for_data_from, for_data_until, write_index},
-    serving::{lock_or_served, served_by},
+    serving::{Served, is_unswept, lock_or_served, served_by},
     volume::{Record, Records},
 };
 pub use self::{holder::ExternalHolder, serving::Serving, sr::Attachment, volume::Damaged};

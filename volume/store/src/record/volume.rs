@@ -42,6 +42,10 @@ pub(crate) struct Record {
     /// a clone started from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sole_maps: Vec<Layer>,
+    /// Whether a process that serves it may not know all of the two: then it may have left blocks and pages of
+    /// those layers that no map names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) untold: bool,
     /// Whether its data exists; its map always does.
     pub(crate) has_data: bool,
     pub(crate) cbt_enabled: bool,
@@ -151,6 +155,7 @@ impl Record {
 
     /// Gives up the sole sets: of the layers' data, and of their map pages.
     pub(crate) fn take_sole(&mut self) -> (Vec<Layer>, Vec<Layer>) {
+        self.untold = false;
         (std::mem::take(&mut self.sole), std::mem::take(&mut self.sole_maps))
     }
 

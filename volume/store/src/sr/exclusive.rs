@@ -54,13 +54,32 @@ impl<'a> Exclusive<'a> {
         Ok(Self { sr, dirs, record, volumes: RefCell::default(), _maps: maps, lock })
     }
 
-    /// Releases the lock. The mark is kept by the caller until it has freed memory.
-    pub(crate) fn unlock(self) -> Option<Mark> {
-        let mark = Mark::new(&self.dirs);
-        if mark.is_some() {
-            self.lock.release_marked();
-        }
-        mark
+    /// Marks an operation that goes on when it has released the lock: the mark is kept until nothing of it is
+    /// left.
+    pub(crate) fn mark(&mut self) -> Mark {
+        self.lock.mark();
+        Mark::new(&self.dirs)
+    }
+
+    /// Says that from now on there is something to be collected, should the operation not complete.
+    pub(crate) fn begin(&mut self) {
+        self.lock.begin();
+    }
+
+    /// Says that what was changed is complete. An operation that fails before that has left something, which
+    /// the next one collects, as it does after one that was killed.
+    pub(crate) fn done(&mut self) {
+        self.lock.done();
+    }
+
+    /// Says that nothing is left of what was changed, nor of what was found.
+    pub(crate) fn collected(&mut self) {
+        self.lock.collected();
+    }
+
+    /// Has the next operation collect what is left.
+    pub(crate) fn collect_next(&self) {
+        self.lock.collect_next();
     }
 
     /// The SR's record.
@@ -108,7 +127,7 @@ impl<'a> Exclusive<'a> {
     /// about so many bytes of metadata; the first of them.
     pub(crate) fn take_numbers(&mut self, count: u32, bytes: u64) -> Result<u32> {
         self.require_room(bytes)?;
-        self.lock.begin();
+        self.begin();
         record::sr::take_numbers(&self.dirs, count)
     }
 
@@ -151,7 +170,7 @@ impl<'a> Exclusive<'a> {
 
     /// Removes the record of a volume, which commits its destruction.
     pub(crate) fn remove_volume_record(&mut self, key: &Name) -> Result<()> {
-        self.lock.begin();
+        self.begin();
         self.volumes.get_mut().remove(key);
         self.dirs.remove(Entry::Volume(key))
     }

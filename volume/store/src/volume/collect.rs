@@ -17,12 +17,22 @@ use crate::{
     files::{Directory, Dirs, Entry, Mark, STATE_LOCK_SUFFIX},
     host::Name,
     live::Live,
-    record::{Pages, Record, Records, View, blocks_in, for_data, set_blocks},
+    record::{Pages, Record, Records, Served, View, blocks_in, for_data, set_blocks},
     sr::Exclusive,
 };
 
 /// A bit for each block of a chunk.
 type Bits = [u64; (CHUNK_BLOCKS / 64) as usize];
+
+/// What a collection has found.
+#[derive(Debug)]
+struct Collected {
+    /// Bytes of data that it has freed already, in layers that volumes write to.
+    in_tops: u64,
+    garbage: Garbage,
+    /// Layers that volumes write to.
+    owned: Vec<Layer>,
+}
 
 /// Everything that the volumes of an SR need.
 #[derive(Debug, Default)]
@@ -46,6 +56,19 @@ impl Exclusive<'_> {
     /// not known.
     pub fn collect(mut self, live: &mut dyn Live) -> Result<u64> {
         let dirs = self.dirs.clone();
+        let found = self.collect_locked(live);
+        // Where it fails, the next operation would fail in the same way.
+        self.collected();
+        let Collected { in_tops, garbage, owned } = found?;
+        let freed = in_tops + self.unlock_and_free(garbage, &owned)?;
+        recount(&dirs)?;
+        Ok(freed)
+    }
+
+    /// Finds what no volume needs, and frees what only the SR's lock protects.
+    fn collect_locked(&mut self, live: &mut dyn Live) -> Result<Collected> {
+        self.begin();
+        let dirs = self.dirs.clone();
         Mark::remove_temporary(&dirs)?;
         self.remove_copies()?;
         self.remove_session_clones(None)?;
@@ -66,17 +89,18 @@ impl Exclusive<'_> {
         for record in &mut records {
             // Volumes that are not served are locked here, so that their tops can be examined too.
             if let Ok(held) = self.hold_now(&record.key) {
-                idle.push((record.top, record.index, held));
-                if !record.previous_tops.is_empty() {
+                idle.push((record.key.clone(), record.top, record.index, held));
+                if !record.previous_tops.is_empty() || record.untold {
                     record.previous_tops.clear();
+                    record.untold = false;
                     self.write(record)?;
                 }
             }
         }
         let needed = Needed::of(&dirs, &records)?;
         let owned: HashSet<Layer> = records.iter().flat_map(Record::owned).collect();
-        let still: HashSet<Layer> = idle.iter().map(|&(top, ..)| top).collect();
-        for &(_, index, _) in &idle {
+        let still: HashSet<Layer> = idle.iter().map(|&(_, top, ..)| top).collect();
+        for &(_, _, index, _) in &idle {
             self.count_again(index, &needed)?;
         }
         let in_tops = self.sweep_tops(&still, &needed)?;
@@ -86,11 +110,10 @@ impl Exclusive<'_> {
                 dirs.remove(Entry::Index(number))?;
             }
         }
-        drop(idle);
-        let owned: Vec<Layer> = owned.into_iter().collect();
-        let freed = in_tops + self.unlock_and_free(garbage, &owned)?;
-        recount(&dirs)?;
-        Ok(freed)
+        for (key, .., held) in &idle {
+            Served::clear(&dirs, key, held)?;
+        }
+        Ok(Collected { in_tops, garbage, owned: owned.into_iter().collect() })
     }
 
     /// Corrects what an index says of its blocks: a disk that was killed may have left it behind.

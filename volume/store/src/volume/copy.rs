@@ -37,6 +37,7 @@ impl Sr {
         }
         let origin = self.volume(key)?;
         let mut lock = self.lock()?;
+        let mark = lock.mark();
         let still = lock.snapshot_hidden(key, live)?;
         let from = lock.open_here(&still.key, true);
         drop(lock);
@@ -50,7 +51,9 @@ impl Sr {
             dest.copy_in(&new, &mut from, dest_live)
         });
         // A snapshot that cannot be destroyed now is collected later. The copy is complete.
-        let _collected = self.lock().and_then(|lock| lock.destroy_volume(still.key.as_str(), live));
+        if self.lock().and_then(|lock| lock.destroy_volume(still.key.as_str(), live)).is_ok() {
+            mark.end();
+        }
         copied.map_err(|error| match error.kind() {
             ErrorKind::NoSpace => dest.no_room_for(&origin, error),
             _ => error,
@@ -74,6 +77,7 @@ impl Sr {
     /// Makes a volume with the contents of `from`.
     fn copy_in(&self, new: &NewVolume<'_>, from: &mut Disk, live: &mut dyn Live) -> Result<Volume> {
         let mut lock = self.lock()?;
+        let mark = lock.mark();
         let record = lock.create_record(new, true)?;
         let to = lock.open_here(&record.key, false);
         drop(lock);
@@ -82,9 +86,10 @@ impl Sr {
             to.note_blocks();
             self.lock()?.finish(&record.key)
         });
-        if copied.is_err() {
-            // The first error is the one to tell.
-            let _kept = self.lock().and_then(|lock| lock.destroy_volume(record.key.as_str(), live));
+        let is_left = copied.is_err()
+            && self.lock().and_then(|lock| lock.destroy_volume(record.key.as_str(), live)).is_err();
+        if !is_left {
+            mark.end();
         }
         copied
     }

@@ -66,6 +66,7 @@ impl Exclusive<'_> {
             sharing_groups: vec![top],
             sole: Vec::new(),
             sole_maps: Vec::new(),
+            untold: false,
             has_data: true,
             cbt_enabled: false,
             hidden: unfinished,
@@ -79,6 +80,7 @@ impl Exclusive<'_> {
         self.make_layer(top, size)?;
         self.make_sparse(Entry::Index(index), index_length(0))?;
         self.write(&record)?;
+        self.done();
         Ok(record)
     }
 

@@ -13,7 +13,7 @@ use crate::{
     files::{Entry, lock::Lock},
     host::Name,
     live::Live,
-    record::{Record, Records, View, served_by},
+    record::{Record, Records, View, is_unswept, served_by},
     sr::Exclusive,
 };
 
@@ -197,6 +197,7 @@ impl Exclusive<'_> {
         }
         let served = self.hold(&key, "relieved of its data")?;
         let views = vec![View::of(&self.dirs, &record)?];
+        self.begin();
         let sole = std::mem::take(&mut record.sole);
         record.has_data = false;
         record.clear_sole();
@@ -243,16 +244,19 @@ impl Exclusive<'_> {
     /// directories that were opened under the lock. Should the SR be destroyed meanwhile, and
     /// another one be made with its UUID, there is nothing left to free, and nothing of the other
     /// one is touched. The bytes of data freed.
-    pub(crate) fn unlock_and_free(self, garbage: Garbage, tops: &[Layer]) -> Result<u64> {
+    pub(crate) fn unlock_and_free(mut self, garbage: Garbage, tops: &[Layer]) -> Result<u64> {
+        self.done();
         if garbage.is_empty() {
             return Ok(0);
         }
         let dirs = self.dirs.clone();
-        // Kept until everything is freed.
-        let _mark = self.unlock();
+        let mark = self.mark();
+        drop(self);
         #[cfg(feature = "testing")]
         crate::files::hooks::unlocked();
-        garbage.free(&dirs, tops)
+        let freed = garbage.free(&dirs, tops)?;
+        mark.end();
+        Ok(freed)
     }
 
     /// The blocks and pages that only `destroyed` named, and the layers that other volumes write
@@ -311,8 +315,8 @@ impl Exclusive<'_> {
             if let Some(serving) = served_by(&self.dirs, key)?
                 && live.sole(key, &serving).is_err()
             {
-                // A later operation finds them.
                 parts.retain(|part| part.user != user);
+                self.collect_next();
             }
         }
         Ok(())
@@ -347,8 +351,7 @@ impl Exclusive<'_> {
         if let Ok(record) = self.volume_record(key) {
             record.require_no_external_holder(act)?;
         }
-        let held = Lock::volume(&self.dirs, key, PATIENCE)?;
-        held.ok_or_else(|| {
+        self.hold_within(key, PATIENCE)?.ok_or_else(|| {
             let by = match served_by(&self.dirs, key) {
                 Ok(Some(serving)) => format!(", served by process {}", serving.pid),
                 _ => String::new(),
@@ -362,8 +365,30 @@ impl Exclusive<'_> {
 
     /// Locks a volume, so that it is not served, if no process serves it now.
     pub(crate) fn hold_now(&self, key: &Name) -> Result<Lock> {
-        Lock::volume(&self.dirs, key, Duration::ZERO)?
+        self.hold_within(key, Duration::ZERO)?
             .ok_or_else(|| Error::new(ErrorKind::VolumeInUse, format!("volume {key} is active")))
+    }
+
+    /// Whether a process that did not answer does not serve the volume any more. The next one reads the record.
+    pub(crate) fn is_gone(&self, key: &Name) -> Result<bool> {
+        Ok(self.hold_within(key, PATIENCE)?.is_some())
+    }
+
+    fn hold_within(&self, key: &Name, patience: Duration) -> Result<Option<Lock>> {
+        let held = Lock::volume(&self.dirs, key, patience)?;
+        if let Some(lock) = &held {
+            self.collect_next_if_unswept(key, lock)?;
+        }
+        Ok(held)
+    }
+
+    /// What a killed process has left in the layers of a volume is found as long as only that volume needs
+    /// them. Any operation may end that, so what it holds is swept after it.
+    pub(crate) fn collect_next_if_unswept(&self, key: &Name, lock: &Lock) -> Result<()> {
+        if is_unswept(&self.dirs, key, lock)? {
+            self.collect_next();
+        }
+        Ok(())
     }
 
     /// The other volumes that may share something with this one.

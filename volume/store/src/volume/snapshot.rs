@@ -17,7 +17,7 @@ use crate::{
     files::{Entry, allocated, lock::Lock},
     host::Name,
     live::{Inactive, Live, Switch},
-    record::{Index, Record, Serving, lock_or_served},
+    record::{Index, Record, Served, Serving, lock_or_served},
     sr::Exclusive,
 };
 
@@ -149,6 +149,7 @@ impl Exclusive<'_> {
             base: is_clone.then_some(base),
             sole: Vec::new(),
             sole_maps: Vec::new(),
+            untold: false,
             cbt_enabled: origin.cbt_enabled && !is_clone,
             hidden,
             unfinished: over == Over::WriteBack,
@@ -185,6 +186,7 @@ impl Exclusive<'_> {
                 (origin.sole, origin.sole_maps) = sole;
                 self.write(&origin)?;
             }
+            self.done();
             return Err(error);
         }
         if !origin.previous_tops.is_empty() {
@@ -193,6 +195,7 @@ impl Exclusive<'_> {
             // old top.
             let _kept = self.write(&origin);
         }
+        self.done();
         Ok(Volume::of(&self.dirs, branch))
     }
 
@@ -206,7 +209,9 @@ impl Exclusive<'_> {
         self.dirs.remove(Entry::Index(index))?;
         frozen?;
         origin.previous_tops.clear();
-        self.write(&origin)
+        self.write(&origin)?;
+        self.done();
+        Ok(())
     }
 
     /// Copies the index of a volume as it is at one moment, from which on the volume writes to
@@ -230,6 +235,9 @@ impl Exclusive<'_> {
         self.tidy(&mut origin.sole, Entry::Layer)?;
         self.tidy(&mut origin.sole_maps, Entry::Map)?;
         let maps = origin.sole_maps.clone();
+        if origin.untold {
+            self.collect_next();
+        }
         self.make_layer(new_top, origin.size)?;
         if matches!(held, Held::Idle { .. }) {
             origin.previous_tops.clear();
@@ -298,10 +306,21 @@ impl Exclusive<'_> {
         let start = Instant::now();
         loop {
             match lock_or_served(&self.dirs, key)? {
-                Ok(lock) => return Ok(Held::Idle { _lock: Some(lock) }),
-                // That process does not write, and its lock keeps others from writing.
-                Err(serving) if serving.read_only => return Ok(Held::Idle { _lock: None }),
-                Err(serving) if serving.pid != 0 => return Ok(Held::Served(serving)),
+                Ok(lock) => {
+                    self.collect_next_if_unswept(key, &lock)?;
+                    return Ok(Held::Idle { _lock: Some(lock) });
+                }
+                Err(Served { by: Some(by), unswept }) => {
+                    if by.read_only {
+                        // It does not write, and its lock keeps others from writing.
+                        return Ok(Held::Idle { _lock: None });
+                    }
+                    if unswept {
+                        // What it writes to is frozen, and can be swept then.
+                        self.collect_next();
+                    }
+                    return Ok(Held::Served(by));
+                }
                 // It is just being opened or closed.
                 _ if start.elapsed() < OPENING => thread::sleep(OPENING / 1000),
                 _ => return self.hold(key, "changed").map(|lock| Held::Idle { _lock: Some(lock) }),

@@ -185,21 +185,30 @@ impl Exclusive<'_> {
             }
             self.tidy(&mut data, Entry::Layer)?;
             self.tidy(&mut maps, Entry::Map)?;
-            if data == record.sole && maps == record.sole_maps {
+            let is_new = data != record.sole || maps != record.sole_maps;
+            if is_new {
+                (record.sole, record.sole_maps) = (data, maps);
+                self.write(record)?;
+            } else if !record.untold {
                 continue;
             }
-            (record.sole, record.sole_maps) = (data, maps);
-            self.write(record)?;
             // Without it the caller holds all volumes that can be written.
             let Some(live) = live.as_deref_mut() else { continue };
-            let served = served_by(&self.dirs, &record.key)?;
-            if let Some(serving) = served.filter(|_| record.previous_tops.is_empty()) {
-                // A process that is not reached frees less than it could; a collection frees the
-                // rest.
-                let _untold = live.sole(&record.key, &serving);
+            if !self.tell(record, live)? && !record.untold {
+                record.untold = true;
+                self.write(record)?;
             }
         }
         Ok(())
+    }
+
+    /// Tells the process that serves a volume, if there is one, of the sole sets that were recorded; whether
+    /// it knows them now. One that does not frees less than it could, and a collection frees the rest.
+    fn tell(&self, record: &Record, live: &mut dyn Live) -> Result<bool> {
+        let Some(serving) = served_by(&self.dirs, &record.key)? else { return Ok(true) };
+        Ok(record.previous_tops.is_empty()
+            && live.reaches()
+            && (live.sole(&record.key, &serving).is_ok() || self.is_gone(&record.key)?))
     }
 
     /// Sorts a sole set, and drops layers whose file has no memory any more: the volume has overwritten

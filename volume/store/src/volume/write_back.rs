@@ -14,7 +14,7 @@ use super::destroy::Destroyed;
 use crate::{
     disk::Disk,
     error::{Error, ErrorKind, Result},
-    files::{Dirs, Entry},
+    files::{Dirs, Entry, Mark},
     host::Name,
     live::Inactive,
     record::{ExternalHolder, Record, Serving, View},
@@ -29,6 +29,8 @@ pub struct WriteBack<'a> {
     volume: Name,
     copy: Name,
     disk: Disk,
+    /// Ended when the clone has taken the volume's place, or is destroyed.
+    mark: Mark,
 }
 
 impl Sr {
@@ -100,9 +102,10 @@ impl<'a> Exclusive<'a> {
             self = sr.lock()?;
         }
         self.require_external_holder(&volume)?;
+        let mark = self.mark();
         let copy = self.clone_unfinished(&volume)?;
         let disk = self.open_here(&copy, false)?;
-        Ok(WriteBack { sr, volume, copy, disk })
+        Ok(WriteBack { sr, volume, copy, disk, mark })
     }
 
     fn require_external_holder(&self, key: &Name) -> Result<Record> {
@@ -140,7 +143,7 @@ impl WriteBack<'_> {
     }
 
     fn adopt(self, stays_lent: bool) -> Result<()> {
-        let Self { sr, volume, copy, disk } = self;
+        let Self { sr, volume, copy, disk, mark } = self;
         let mut lock = sr.lock()?;
         let mut record = lock.require_external_holder(&volume)?;
         let copied = lock.volume_record(&copy)?;
@@ -177,7 +180,9 @@ impl WriteBack<'_> {
             has_previous_tops,
         };
         let records = lock.volume_records()?;
-        lock.release(&record, records, destroyed, &mut Inactive)
+        lock.release(&record, records, destroyed, &mut Inactive)?;
+        mark.end();
+        Ok(())
     }
 
     /// Destroys the clone; the external holder stays.
@@ -185,8 +190,10 @@ impl WriteBack<'_> {
     /// # Errors
     /// Those of [`Exclusive::destroy_volume`].
     pub fn abandon(self) -> Result<()> {
-        let Self { sr, copy, disk, .. } = self;
+        let Self { sr, copy, disk, mark, .. } = self;
         drop(disk);
-        sr.lock()?.destroy_volume(copy.as_str(), &mut Inactive)
+        sr.lock()?.destroy_volume(copy.as_str(), &mut Inactive)?;
+        mark.end();
+        Ok(())
     }
 }

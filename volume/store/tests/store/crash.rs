@@ -14,14 +14,14 @@ use std::{
 };
 
 use store::{
-    Disk, ErrorKind, Name, Result, Sr,
+    Disk, ErrorKind, Host, Inactive, Name, Result, Sr,
     testing::{self, Disks, Fixture, attachment, content, failpoints, host, metadata},
 };
 
 use crate::{
     dying::{self, Remote, SIGKILL, TASK},
     killed_disk, mounts,
-    operations::{BLOCK, Keys, SIZE, SR_BYTES, hidden, operate, other_sr},
+    operations::{BLOCK, Keys, OTHER_SR, SIZE, SR_BYTES, hidden, operate, other_sr},
 };
 
 /// Who serves the disk that is operated on.
@@ -322,12 +322,20 @@ fn killed_at_every_step(task: &str, mut look: impl FnMut(World, bool)) {
 /// No attach comes in between: it may be weeks until the next one.
 #[test]
 fn what_a_killed_operation_leaves_is_collected_by_the_next_one() {
-    for operation in ["destroy the origin", "revert", "clone of a snapshot"] {
+    let operations =
+        ["destroy the origin", "revert", "clone of a snapshot", "data_destroy", "copy", "return"];
+    for operation in operations {
         for steps in 0.. {
             let mut world = World::new(Served::Not);
             let done = world.die(operation, steps).success();
             drop(world.fixture.lock());
+            if operation == "copy" {
+                assert_copied_or_not(&world.fixture.host, steps);
+            }
             let when = format!("{operation} killed after {steps} steps");
+            let shown = world.fixture.sr.volumes().unwrap().len();
+            let there = files(&metadata(&world.fixture.sr).join("volume")).len();
+            assert_eq!(there, shown, "{when}: nothing is there that is not shown");
             assert_eq!(world.fixture.lock().collect(&mut world.served).unwrap(), 0, "{when}");
             let meta = metadata(&world.fixture.sr);
             assert_eq!(files(&meta.join("tmp")).len(), 0, "{when}");
@@ -339,6 +347,19 @@ fn what_a_killed_operation_leaves_is_collected_by_the_next_one() {
             }
         }
     }
+}
+
+/// The SR that is copied into, if there is one yet: the next operation there leaves it with the copy or empty.
+fn assert_copied_or_not(host: &Host, steps: u32) {
+    let Ok(there) = Sr::open(host, OTHER_SR) else { return };
+    if there.lock().is_err() {
+        return;
+    }
+    let volumes = there.volumes().unwrap().len();
+    let freed = there.lock().unwrap().collect(&mut Inactive).unwrap();
+    assert_eq!(freed, 0, "copy killed after {steps} steps");
+    let is_empty = there.stat().unwrap().used == 0;
+    assert_eq!(is_empty, volumes == 0, "copy killed after {steps} steps");
 }
 
 #[test]

@@ -332,3 +332,85 @@ fn a_disk_killed_while_it_is_discarded_and_zeroed() {
 fn a_disk_killed_while_it_is_switched_to_a_new_top() {
     at_every_step("switches");
 }
+
+/// What becomes of the volume when the process that served it was killed.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Snapshot,
+    Clone,
+    /// A snapshot while another process serves it, which was not killed.
+    SnapshotOfSuccessor,
+    Compose,
+}
+
+impl Then {
+    fn act(self, world: &World) {
+        let (fixture, key) = (&world.fixture, world.key.as_str());
+        match self {
+            Self::Snapshot => drop(fixture.lock().snapshot_volume(key, &mut Inactive).unwrap()),
+            Self::Clone => drop(fixture.lock().clone_volume(key, &mut Inactive).unwrap()),
+            Self::SnapshotOfSuccessor => {
+                let mut disks = Disks::default();
+                disks.0.insert(key.to_owned(), fixture.open(key, false).unwrap());
+                fixture.lock().snapshot_volume(key, &mut disks).unwrap();
+            }
+            Self::Compose => {
+                let parent = fixture.create(i64::try_from(SIZE).unwrap());
+                fixture.lock().compose_volumes(key, &parent, &mut Inactive).unwrap();
+            }
+        }
+    }
+}
+
+/// Kills the process that obeys a script at each of its steps, and destroys all volumes, the newest first or
+/// last. No collection is asked for, and a volume that has nothing to do with them stays, so that not
+/// everything is garbage.
+fn goes_with_its_volumes(then: Then) {
+    for name in ["writes", "erasures", "switches"] {
+        for steps in 0.. {
+            let world = World::new();
+            let fixture = &world.fixture;
+            let other = fixture.create(i64::try_from(SIZE).unwrap());
+            let stays = fixture.lock().snapshot_volume(&other, &mut Inactive).unwrap().key;
+            fixture.lock().destroy_volume(&other, &mut Inactive).unwrap();
+            let root = &fixture.host.sr_root;
+            let status = dying::run(root, &mut Disks::default(), &format!("{PREFIX}{name}"), steps);
+            then.act(&world);
+            let mut keys: Vec<_> =
+                fixture.sr.volumes().unwrap().into_iter().map(|it| it.key).collect();
+            keys.retain(|key| *key != stays);
+            if steps % 2 == 0 {
+                keys.reverse();
+            }
+            for key in keys {
+                fixture.lock().destroy_volume(key.as_str(), &mut Inactive).unwrap();
+            }
+            let stat = fixture.sr.stat().unwrap();
+            let when = format!("{name}, killed after {steps} steps, then {then:?}");
+            assert_eq!((stat.used, stat.metadata), (0, BLOCK), "{when}: a record is left");
+            if status.success() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_killed_disk_leaves_goes_with_a_snapshot() {
+    goes_with_its_volumes(Then::Snapshot);
+}
+
+#[test]
+fn what_a_killed_disk_leaves_goes_with_a_clone() {
+    goes_with_its_volumes(Then::Clone);
+}
+
+#[test]
+fn what_a_killed_disk_leaves_goes_with_a_snapshot_of_its_successor() {
+    goes_with_its_volumes(Then::SnapshotOfSuccessor);
+}
+
+#[test]
+fn what_a_killed_disk_leaves_goes_with_what_it_is_composed_with() {
+    goes_with_its_volumes(Then::Compose);
+}

@@ -8,6 +8,7 @@ mod damage;
 mod dying;
 mod host_memory;
 mod killed_disk;
+mod left_behind;
 mod life;
 mod map_pages;
 mod model;

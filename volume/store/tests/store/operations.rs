@@ -11,6 +11,8 @@ pub(crate) const BLOCK: u64 = 4096;
 /// A chunk and a bit: there are chunks with a page, without one, and one in which the disk ends.
 pub(crate) const SIZE: i64 = (4 << 20) + 16 * 4096;
 pub(crate) const SR_BYTES: u64 = 64 << 20;
+/// The UUID of a second SR.
+pub(crate) const OTHER_SR: &str = "0f0e0d0c-0000-4000-8000-000000000002";
 /// The operations, by name. `origin` is written to, `old` and `new` are snapshots of it, `child` is
 /// a clone of `old`; of `past`, a snapshot between the two, only the map is left.
 pub(crate) fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live) -> Result<()> {
@@ -74,7 +76,7 @@ fn sr_host(sr: &Sr) -> Host {
 
 /// A second SR on the same host, attached.
 pub(crate) fn other_sr(host: &Host) -> Sr {
-    let uuid = Name::parse("0f0e0d0c-0000-4000-8000-000000000002").unwrap();
+    let uuid = Name::parse(OTHER_SR).unwrap();
     host.attach(&Attachment { uuid, ..attachment(host, SR_BYTES) }).unwrap()
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn full_disk(sr_bytes: u64, bytes: u64) -> (Fixture, String, Disks) {
     (fixture, key, disks)
 }
 
-fn rewrite(disks: &mut Disks, key: &str, byte: u8) {
+pub(crate) fn rewrite(disks: &mut Disks, key: &str, byte: u8) {
     let disk = disks.0.get_mut(key).unwrap();
     for at in (0..disk.size()).step_by(1 << 20) {
         disk.write(at, &[byte; 1 << 20]).unwrap();
