@@ -6,6 +6,7 @@ mod event_loop;
 mod hostile;
 mod metrics;
 mod names;
+mod no_threads;
 mod polling;
 mod protocol;
 mod sockets;

@@ -1,7 +1,10 @@
 //! Detaches the process from its caller: from its session, its control group and its descriptors. Also
 //! protects it from the out-of-memory killer, which would free nothing: the disks are files on tmpfs.
 
-use std::fs::{self, OpenOptions};
+use std::{
+    fs::{self, OpenOptions},
+    thread,
+};
 
 use anyhow::{Context, Result};
 use host::cgroup::{self, Groups};
@@ -29,10 +32,14 @@ pub(crate) fn detach(log: &Syslog) -> Result<()> {
 /// Leaves the control groups that only limit. Entering a group can take the kernel tens of milliseconds, and
 /// these are in no hurry. A server that is started meanwhile does it for itself.
 pub(crate) fn leave_limiting_groups(log: &Syslog) {
-    let log = log.clone();
-    std::thread::spawn(move || {
-        cgroup::leave(Groups::Limiting, &|text| log.send(Severity::Warning, text));
-    });
+    let leave =
+        |log: &Syslog| cgroup::leave(Groups::Limiting, &|text| log.send(Severity::Warning, text));
+    let of_thread = log.clone();
+    let thread = thread::Builder::new().name("groups".into()).spawn(move || leave(&of_thread));
+    if thread.is_err() {
+        // It may be such a group that has no room for the thread.
+        leave(log);
+    }
 }
 
 /// Closes the caller's standard streams: the caller may be waiting for their end.
