@@ -6,10 +6,11 @@
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
 #             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
 #             the process that serves one, and of the server in the real program;
-#             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given); and
+#             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
+# make test-trace  the methods below the real OpenTelemetry packages (takes python3 with pip)
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
@@ -27,7 +28,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-packages test-xen test-xo lint bench bench-quick install uninstall clean
+.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-packages test-xen test-xo test-trace lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -96,6 +97,12 @@ test-xo:
 	tests/tools.sh run
 	$(call cargo_build,demo)
 	tests/xo/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xo
+
+# The packages come from PyPI; it takes python3 with pip.
+test-trace:
+	tests/tools.sh run
+	$(call cargo_build,demo)
+	tests/trace/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/trace
 
 lint:
 	$(CARGO) fmt --all --check
