@@ -66,6 +66,7 @@ fn registry(config: Result<Config, Misconfigured>) -> Registry<Config> {
         config,
     )
     .method::<p::Query>(query::query::run)
+    .method::<p::Diagnostics>(query::diagnostics::run)
     .method::<d::Open>(datapath::open::run)
     .method::<d::Attach>(datapath::attach::run)
     .method::<d::Activate>(datapath::activate::run)

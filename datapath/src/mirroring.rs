@@ -45,7 +45,7 @@ pub(crate) fn name(operation: u64) -> String {
     format!("{operation:016x}")
 }
 
-fn number(operation: &str) -> u64 {
+pub(crate) fn number(operation: &str) -> u64 {
     u64::from_str_radix(operation, 16).unwrap_or_default()
 }
 

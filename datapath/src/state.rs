@@ -16,6 +16,9 @@ use crate::mirror_record::Mirrors;
 /// How long a call waits for its turn: starting and stopping a tapdisk that hangs takes half of it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long diagnostics wait for a record that another call has locked.
+const DIAGNOSTICS_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// The use that a domain makes of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -198,6 +201,11 @@ impl Record {
     /// Waits for the lock of a volume's record.
     pub(crate) fn lock(host: &Host, uri: &VolumeUri) -> Result<Self, Error> {
         Ok(Self(PluginState::lock(host, uri, LOCK_TIMEOUT)?))
+    }
+
+    /// The same where another call may have the lock for a while, for a caller that only tells of it.
+    pub(crate) fn lock_soon(host: &Host, uri: &VolumeUri) -> Result<Self, Error> {
+        Ok(Self(PluginState::lock(host, uri, DIAGNOSTICS_TIMEOUT)?))
     }
 
     /// Whether there is an SR that it lies in, and so a lock.

@@ -97,6 +97,8 @@ fn every_installed_method_does_what_it_is_for() {
     for step in ["attach", "activate", "import_activate"] {
         call(datapath, &format!("Datapath.{step}"), place.clone());
     }
+    let used = call(datapath, "Plugin.diagnostics", json!({}));
+    assert!(used.as_str().is_some_and(|text| text.contains(key.as_str().unwrap())));
     mirror_to_nowhere(uri, &mut call);
     for step in ["deactivate", "activate_readonly", "deactivate", "detach"] {
         call(datapath, &format!("Datapath.{step}"), place.clone());

@@ -319,13 +319,15 @@ fn a_status_report_of_the_host_asks_this_package_for_its_state() {
     assert!(commands.lines().count() >= 3, "{commands}");
     let xapi = Xapi::installed(&dest.join("usr/libexec/xapi-storage-script"));
     let sr = xapi.create_sr("16MiB");
-    for command in commands.lines().filter(|it| it.contains("volume-plugin")) {
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, MIB), "5");
+    for command in commands.lines().filter(|it| it.contains("-plugin")) {
         let (program, arguments) = command.split_once(' ').unwrap();
         let program = dest.join(program.trim_start_matches('/'));
         let output = xapi.command(&program).args(arguments.split(' ')).output().unwrap();
         assert!(output.status.success(), "{command}");
         assert!(String::from_utf8(output.stdout).unwrap().contains(&sr), "{command}");
     }
+    disk.unplug();
     act("uninstall");
     assert_eq!(fs::read_dir(bugtool).unwrap().count(), 0);
 }

@@ -2,7 +2,7 @@
 //!
 //! Wiring only. Each method is a file below `methods/`, named for it, each maintenance command one
 //! below `commands/`. The store does the work; the plugin adds the interface: the device-config,
-//! the shape of the answers, the codes of the and the word to the tapdisk of a volume that changes
+//! the shape of the answers, the codes of the errors, and the word to the tapdisk of a volume that changes
 //! while it is active.
 
 mod commands;

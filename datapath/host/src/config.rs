@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use syslog::{Facility, Syslog};
+use syslog::{Facility, Faults, Syslog};
 use tapctl::ControlDir;
 
 use crate::{
@@ -101,11 +101,11 @@ impl Config {
     pub fn read(environment: &Environment) -> Result<Self, Misconfigured> {
         let mut reader = Reader { environment, problems: Vec::new() };
         let named_root = reader.path(variables::SR_ROOT);
-        let lock_dir = named_root.as_ref().map(|root| root.join(LOCK_DIR_NAME));
+        let lock_dir = lock_dir(named_root.as_deref());
         let (poll, warnings) = reader.poll();
         let config = Self {
             sr_root: named_root.unwrap_or_else(|| SR_ROOT_DEFAULT.into()),
-            lock_dir: lock_dir.unwrap_or_else(|| LOCK_DIR_DEFAULT.into()),
+            lock_dir,
             may_mount: reader.may_mount() && rustix::process::geteuid().is_root(),
             control: reader.control(),
             poll,
@@ -125,6 +125,12 @@ impl Config {
     #[must_use]
     pub fn tapdisk(&self) -> PathBuf {
         self.tapdisk.clone().unwrap_or_else(|| beside(TAPDISK_NAME, TAPDISK_INSTALLED))
+    }
+
+    /// The last warnings and errors of all programs.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        Faults::of(&self.lock_dir)
     }
 
     /// The datapath plugin.
@@ -181,14 +187,21 @@ impl Config {
     }
 }
 
-/// The log of a program: syslog, facility local2, which XenServer and XCP-ng collect as SMlog. Where
+/// The log of a program: syslog, facility local2, which XenServer and XCP-ng collect as SMlog. Warnings and
+/// errors are kept in a small file, too, of which Plugin.diagnostics tells the last ones. Where
 /// the variable cannot be used, which [`Config::read`] reports, messages go to the default socket.
 #[must_use]
 pub fn syslog(environment: &Environment, program: &str) -> Syslog {
     let mut reader = Reader { environment, problems: Vec::new() };
     let socket = reader.path(variables::SYSLOG);
     let socket = socket.unwrap_or_else(|| syslog::SOCKET_DEFAULT.into());
-    Syslog::connect(&socket, Facility::Local2, program)
+    let faults = Faults::of(&lock_dir(reader.path(variables::SR_ROOT).as_deref()));
+    Syslog::connect(&socket, Facility::Local2, program).keeping(faults)
+}
+
+/// Where the locks of SRs lie, and the last faults of all programs.
+fn lock_dir(named_root: Option<&Path>) -> PathBuf {
+    named_root.map_or_else(|| LOCK_DIR_DEFAULT.into(), |root| root.join(LOCK_DIR_NAME))
 }
 
 /// The program of that name beside the calling program, where there is one.

@@ -16,6 +16,8 @@ pub(crate) struct Subject {
     key: Option<String>,
     uri: Option<String>,
     domain: Option<String>,
+    /// A mirror or a copy: its kind, and a key that names the SR and the volume.
+    operation: Option<(String, String)>,
 }
 
 impl Subject {
@@ -32,7 +34,7 @@ fn split(dbg: &str) -> (&str, Option<&str>) {
 }
 
 /// Writes messages to syslog, each with the method, the caller's debug context, and the SR, key,
-/// URI and domain of the call.
+/// URI, domain and operation of the call.
 #[derive(Debug)]
 pub struct Log<'a> {
     syslog: &'a Syslog,
@@ -51,6 +53,7 @@ impl<'a> Log<'a> {
             ("key", subject.key.as_deref()),
             ("uri", subject.uri.as_deref()),
             ("domain", subject.domain.as_deref()),
+            ("operation", subject.operation.as_ref().map(|it| it.1.as_str())),
         ] {
             if let Some(value) = value {
                 let is_special = |it: char| it.is_control() || [' ', '"', '='].contains(&it);

@@ -2,6 +2,7 @@
 //! `storage_smapiv3_migrate.ml`, `ocaml/xapi-storage-script/main.ml` of xapi-project/xen-api).
 
 mod copies;
+mod diagnostics;
 mod incoming;
 mod kills;
 mod outgoing;

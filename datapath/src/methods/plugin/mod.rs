@@ -1,3 +1,4 @@
 //! The interface `Plugin`.
 
+pub(crate) mod diagnostics;
 pub(crate) mod query;

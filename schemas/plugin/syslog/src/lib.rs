@@ -4,6 +4,8 @@
 //! Used by the plugins' dispatcher for the log of each call, and by daemons. A failure to log is
 //! not reported: a log must never fail a call, nor hang it.
 
+mod faults;
+
 use std::fmt::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -12,6 +14,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 use std::time::Duration;
+
+pub use faults::Faults;
 
 /// The socket that a host's syslogd reads.
 pub const SOCKET_DEFAULT: &str = "/dev/log";
@@ -65,6 +69,8 @@ pub struct Syslog {
     tag: String,
     /// Messages that were not sent since the last one that was.
     lost: Arc<AtomicU64>,
+    /// Where warnings and errors are kept beside.
+    faults: Option<Faults>,
 }
 
 impl Syslog {
@@ -79,13 +85,21 @@ impl Syslog {
             Ok::<_, std::io::Error>(connected)
         };
         let tag = format!("{program}[{}]", std::process::id());
-        Self { socket: connected().ok().map(Arc::new), facility, tag, lost: Arc::default() }
+        let socket = connected().ok().map(Arc::new);
+        Self { socket, facility, tag, lost: Arc::default(), faults: None }
     }
 
     /// A log that goes nowhere.
     #[must_use]
     pub fn none() -> Self {
-        Self { socket: None, facility: Facility::Local0, tag: String::new(), lost: Arc::default() }
+        let (facility, tag) = (Facility::Local0, String::new());
+        Self { socket: None, facility, tag, lost: Arc::default(), faults: None }
+    }
+
+    /// Keeps warnings and errors in a file, too.
+    #[must_use]
+    pub fn keeping(self, faults: Faults) -> Self {
+        Self { faults: Some(faults), ..self }
     }
 
     /// Never waits for a syslogd that does not read: its messages are lost, and the next one that can be
@@ -101,6 +115,7 @@ impl Syslog {
 
     /// Sends one message, as one line.
     pub fn send(&self, severity: Severity, message: impl fmt::Display) {
+        self.keep(severity, &message);
         let lost = self.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let text = format_args!("{lost} messages were lost: syslog did not take them");
@@ -112,6 +127,19 @@ impl Syslog {
         if !self.send_line(severity, message) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    fn keep(&self, severity: Severity, message: &impl fmt::Display) {
+        let Some(faults) = &self.faults else { return };
+        let kind = match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Info | Severity::Debug => return,
+        };
+        let mut line = OneLine(String::new());
+        // The only error says that the message was cut short.
+        let _ = write!(line, "{message}");
+        faults.add(&self.tag, kind, &line.0);
     }
 
     /// Whether the message was sent, or there is no log.
@@ -163,6 +191,20 @@ mod tests {
     fn a_message_is_one_line_with_facility_severity_and_process() {
         let expected = format!("<147>p[{}]: two lines", std::process::id());
         assert_eq!(received("two\nlines"), expected);
+    }
+
+    #[test]
+    fn warnings_and_errors_are_kept_as_one_line_without_a_syslogd_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let faults = Faults::of(directory.path());
+        let syslog = connect(&directory.path().join("none")).keeping(faults.clone());
+        syslog.send(Severity::Info, "done");
+        syslog.send(Severity::Warning, "odd\nlines");
+        syslog.clone().send(Severity::Error, "failed");
+        let kept = faults.last(10);
+        let process = std::process::id();
+        assert!(kept[0].ends_with(&format!("Z p[{process}] warning: odd lines")), "{kept:?}");
+        assert!(kept[1].ends_with(" error: failed") && kept.len() == 2, "{kept:?}");
     }
 
     #[test]

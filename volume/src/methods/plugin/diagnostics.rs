@@ -1,14 +1,21 @@
-//! `Plugin.diagnostics`: the host's memory, the SRs that it is promised to, their volumes and layers, and the
-//! tapdisks. None of it is data of guests.
+//! `Plugin.diagnostics`: the host's memory, the SRs that it is promised to, their volumes and layers, the
+//! tapdisks, what the datapath plugin knows of domains and mirrors, and the last errors of all programs. None of
+//! it is data of guests.
 //! Where something cannot be read, the error stands in its place.
 
-use std::fmt;
+use std::{
+    fmt,
+    process::{Command, Stdio},
+};
 
 use schemas::{Error, NoParams};
 use store::{Host, Memory, Name, Serving, Sr, SrStat, Volume};
 
 use super::tapdisks;
 use crate::{Context, methods};
+
+/// How many errors and warnings are told.
+const FAULTS_TOLD: usize = 30;
 
 pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
     let host = methods::host(ctx);
@@ -36,7 +43,33 @@ pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
         lines.push(describe_damaged_sr(&uuid, &error));
     }
     lines.extend(tapdisks::describe(&ctx.config.control));
+    lines.extend(datapath(ctx));
+    lines.extend(faults(ctx));
     Ok(lines.join("\n") + "\n")
+}
+
+/// What the datapath plugin tells. It is called as a program: the records of domains and mirrors are its own.
+fn datapath(ctx: &Context<'_>) -> Vec<String> {
+    let program = ctx.config.datapath_plugin();
+    let mut command = Command::new(&program);
+    let told = command.arg(ctx.method).stdin(Stdio::null()).output();
+    let lines = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    match told {
+        Ok(told) if told.status.success() => lines(&told.stdout),
+        Ok(told) => lines(&told.stderr),
+        Err(error) => vec![format!("{}: {error}", program.display())],
+    }
+}
+
+/// The last warnings and errors of all programs.
+fn faults(ctx: &Context<'_>) -> Vec<String> {
+    let last = ctx.config.faults().last(FAULTS_TOLD);
+    let head =
+        if last.is_empty() { "errors and warnings: none" } else { "the last errors and warnings:" };
+    let told = last.into_iter().map(|line| format!("  {line}"));
+    [head.to_owned()].into_iter().chain(told).collect()
 }
 
 /// One line on an SR.
@@ -79,7 +112,7 @@ fn volumes(host: &Host, stat: &SrStat) -> Vec<String> {
     match found {
         Err(error) => vec![format!("  {error}")],
         Ok(((volumes, damaged), sr)) => {
-            let sound = volumes.iter().map(|volume| describe_volume(&sr, volume));
+            let sound = volumes.iter().map(|volume| describe_volume(&sr, volume, &volumes));
             let damaged = damaged.iter().map(|it| format!("  {}", it.error.chain()));
             let layers = match sr.layers() {
                 Ok(layers) => format!("  {} volumes in {layers} layers", volumes.len()),
@@ -90,7 +123,7 @@ fn volumes(host: &Host, stat: &SrStat) -> Vec<String> {
     }
 }
 
-fn describe_volume(sr: &Sr, volume: &Volume) -> String {
+fn describe_volume(sr: &Sr, volume: &Volume, all: &[Volume]) -> String {
     let kind = match (volume.has_data, volume.read_write) {
         (false, _) => "changed blocks only",
         (true, false) => "read-only",
@@ -105,7 +138,18 @@ fn describe_volume(sr: &Sr, volume: &Volume) -> String {
         Err(error) => error.to_string(),
     };
     let (size, data) = (Mib(volume.size), Mib(volume.utilisation));
-    format!("  volume {} {:?}: {size}, {data} of data, {kind}, {active}", volume.key, volume.name)
+    let is_related = |it: &&Volume| {
+        it.key != volume.key
+            && it.sharing_groups.iter().any(|group| volume.sharing_groups.contains(group))
+    };
+    let sharing = match all.iter().filter(is_related).count() {
+        0 => "shares nothing".to_owned(),
+        others => format!("may share memory with {others} (groups {:?})", volume.sharing_groups),
+    };
+    format!(
+        "  volume {} {:?}: {size}, {data} of data, {sharing}, {kind}, {active}",
+        volume.key, volume.name
+    )
 }
 
 /// The process that serves a volume: one that holds it, or the host's tapdisk with a copy of it.

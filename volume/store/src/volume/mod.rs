@@ -56,6 +56,8 @@ pub struct Volume {
     pub cbt_enabled: bool,
     /// Whether there is data; without, only what changed can be told.
     pub has_data: bool,
+    /// Volumes without a common number here share no memory; those with one may.
+    pub sharing_groups: Vec<u32>,
 }
 
 impl Sr {
@@ -142,6 +144,7 @@ impl Volume {
             keys: record.keys,
             cbt_enabled: record.cbt_enabled,
             has_data: record.has_data,
+            sharing_groups: record.sharing_groups,
         };
         volume.with_content_id(content_id)
     }
