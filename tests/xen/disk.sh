@@ -13,6 +13,10 @@ sleep 6
 check "a snapshot beside load" on_volume Volume.snapshot "$disk"
 check "everything that the guest has written is right" waits g1 "load: .*: right"
 grep load: /out/guests/guest-g1.log
+machine=$(xl vm-list | awk '$3 == "g1" { print $1 }')
+check "its graphs belong to the machine that xl knows" [ -n "$machine" ]
+check "as the tapdisk reads in xenstore" \
+    eventually 20 grep -q "vbd_xvda_iops_write.*\"vm $machine\"" "/dev/shm/metrics/xapi-storage-ram-$SR"
 check "it tells what it has" waits g1 "guest: sum"
 copy=$(on_volume Volume.snapshot "$disk" | first key)
 check "the snapshot is plugged beside its origin" plug "$DOMID" 51728 "$copy" r

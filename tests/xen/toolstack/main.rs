@@ -90,6 +90,7 @@ impl Device {
             ("state", state::INITIALISING),
             ("type", "phy"),
             ("mode", mode),
+            ("dev", &linux_name(self.devid)),
             ("params", &format!("nbd:unix:{socket}")),
             ("physical-device-path", device.to_str().context("a path that is not UTF-8")?),
             ("hotplug-status", "connected"),
@@ -268,4 +269,10 @@ fn tapdisk_of(path: &str) -> Result<(&Path, u32, u16)> {
     let numbers = name.strip_prefix("nbd").and_then(|rest| rest.split_once('.'));
     let (pid, minor) = numbers.with_context(|| format!("{name} names no tapdisk"))?;
     Ok((path.parent().context("no directory")?, pid.parse()?, minor.parse()?))
+}
+
+/// What Linux guests call the disk of a number that has Xen's major of disks (202).
+fn linux_name(devid: u32) -> String {
+    let letter = (devid & 0xff) >> 4;
+    format!("xvd{}", char::from(b'a' + letter as u8))
 }
