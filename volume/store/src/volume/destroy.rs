@@ -370,7 +370,7 @@ impl Exclusive<'_> {
     }
 
     /// Whether a process that did not answer does not serve the volume any more. The next one reads the record.
-    pub(crate) fn is_gone(&self, key: &Name) -> Result<bool> {
+    pub(crate) fn has_let_go(&self, key: &Name) -> Result<bool> {
         Ok(self.hold_within(key, PATIENCE)?.is_some())
     }
 

@@ -208,7 +208,7 @@ impl Exclusive<'_> {
         let Some(serving) = served_by(&self.dirs, &record.key)? else { return Ok(true) };
         Ok(record.previous_tops.is_empty()
             && live.reaches()
-            && (live.sole(&record.key, &serving).is_ok() || self.is_gone(&record.key)?))
+            && (live.sole(&record.key, &serving).is_ok() || self.has_let_go(&record.key)?))
     }
 
     /// Sorts a sole set, and drops layers whose file has no memory any more: the volume has overwritten
