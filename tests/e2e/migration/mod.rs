@@ -5,9 +5,12 @@ mod copies;
 mod diagnostics;
 mod incoming;
 mod kills;
+mod load;
 mod outgoing;
 mod proxy;
+mod smapiv1;
 mod tdnbd;
+mod traps;
 
 use end_to_end::{Failure, Xapi};
 use serde_json::{Value, json};

@@ -20,9 +20,9 @@ use super::{Calls, proxy::Proxy};
 use crate::{MIB, maintenance::assert_sound};
 
 pub(super) const MIRROR: &str = "MIR0a1b2c";
-const GUEST: &str = "5";
+pub(super) const GUEST: &str = "5";
 pub(super) const HALTED: &str = "-1";
-const SIZE: u64 = 16 * MIB;
+pub(super) const SIZE: u64 = 16 * MIB;
 
 /// Two hosts, a disk on the first one, and what xapi makes on both for its migration.
 pub(super) struct Migration<'a> {
@@ -38,8 +38,13 @@ pub(super) struct Migration<'a> {
 impl<'a> Migration<'a> {
     /// receive_start3 and send_start, up to Data.mirror.
     pub(super) fn prepare(hosts: &'a [Xapi; 2], domain: &str) -> Self {
+        Self::between(hosts.each_ref(), domain)
+    }
+
+    /// The same for two hosts that may be one.
+    pub(super) fn between(hosts: [&'a Xapi; 2], domain: &str) -> Self {
         let calls = |xapi: &'a Xapi| Calls { xapi, sr: xapi.create_sr("128MiB") };
-        let [source, destination] = hosts.each_ref().map(calls);
+        let [source, destination] = hosts.map(calls);
         let key = source.create(SIZE);
         let disk = source.xapi.plug(&source.sr, &key, "u0_vbd_0_x_xvda");
         let mut client = disk.connect();
@@ -90,7 +95,7 @@ impl<'a> Migration<'a> {
         }
     }
 
-    fn until_complete(&self, domain: &str) -> Value {
+    pub(super) fn until_complete(&self, domain: &str) -> Value {
         let operation = self.mirror(domain).unwrap();
         assert_eq!(self.wait(&operation), complete());
         // DATA.MIRROR.stat.
@@ -103,7 +108,7 @@ impl<'a> Migration<'a> {
     }
 
     /// receive_finalize3, and the machine's start: the bytes that it finds.
-    fn receive(&self) -> Vec<u8> {
+    pub(super) fn receive(&self) -> Vec<u8> {
         self.destination.steps(&["deactivate", "detach"], &self.leaf, MIRROR);
         let key = json!({ "k": "_sm_config_base_mirror" });
         self.destination.volume("unset", &self.leaf, key).unwrap();
@@ -174,7 +179,7 @@ impl Guest {
         Self { stop, thread }
     }
 
-    fn stop(self) -> u64 {
+    pub(super) fn stop(self) -> u64 {
         self.stop_or_die().unwrap()
     }
 
@@ -192,6 +197,7 @@ fn the_disk_of_a_running_machine_moves() {
     let migration = Migration::prepare(&hosts, GUEST);
     let guest = Guest::start(&migration);
     migration.until_complete(GUEST);
+    migration.proxy.assert_no_connection_waits();
     // A mirror's own datapath comes and goes, and stops nothing.
     migration.source.steps(&["deactivate", "detach"], &migration.key, migration.datapath);
     thread::sleep(Duration::from_millis(300));
@@ -439,7 +445,7 @@ pub(super) fn pids(xapi: &Xapi) -> Vec<tapctl::Identity> {
     pids.into_iter().filter_map(|pid| tapctl::Identity::of(pid).unwrap()).collect()
 }
 
-fn kill_tapdisk(calls: &Calls<'_>) {
+pub(super) fn kill_tapdisk(calls: &Calls<'_>) {
     for tapdisk in pids(calls.xapi) {
         tapdisk.kill().unwrap();
         assert!(tapdisk.wait(Duration::from_secs(10)).unwrap());

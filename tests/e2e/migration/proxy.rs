@@ -2,7 +2,7 @@
 //! one connection, and a thread that copies 64 KiB at a time each way.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
@@ -12,6 +12,7 @@ use std::{
 
 pub(super) struct Proxy {
     socket: PathBuf,
+    listener: UnixListener,
     /// Both ends, once there is a connection.
     ends: Ends,
 }
@@ -23,10 +24,11 @@ impl Proxy {
     /// Listens on a socket, and connects the first connection to `to`.
     pub(super) fn start(socket: PathBuf, to: &Path) -> Self {
         let listener = UnixListener::bind(&socket).unwrap();
+        let accepting = listener.try_clone().unwrap();
         let ends = Arc::new(Mutex::new(Vec::new()));
         let (to, kept) = (to.to_owned(), Arc::clone(&ends));
         thread::spawn(move || {
-            let (source, _) = listener.accept().unwrap();
+            let (source, _) = accepting.accept().unwrap();
             // The other host may be dead.
             let Ok(destination) = UnixStream::connect(to) else { return };
             kept.lock().unwrap().extend([&source, &destination].map(|it| it.try_clone().unwrap()));
@@ -34,7 +36,13 @@ impl Proxy {
             thread::spawn(move || copy(&back[0], &back[1]));
             copy(&source, &destination);
         });
-        Self { socket, ends }
+        Self { socket, listener, ends }
+    }
+
+    /// Checks that the one connection which xapi accepts is all that there was: another one would hang.
+    pub(super) fn assert_no_connection_waits(&self) {
+        self.listener.set_nonblocking(true).unwrap();
+        assert_eq!(self.listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     /// Where the source is to connect to.
