@@ -172,6 +172,7 @@ fn tapdisk(
         updates: Slab::new(),
         receivers: Receivers::default(),
         runnable: Vec::new(),
+        client_turns: 0,
         closed: Vec::new(),
         receive_limit: ReceiveLimit::new(),
         listener: required(log, listener.context("waiting for callers")),

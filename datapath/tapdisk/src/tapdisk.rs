@@ -60,6 +60,8 @@ pub(crate) struct Tapdisk {
     pub(crate) receivers: Receivers,
     /// Clients whose next turn need not wait for their sockets.
     pub(crate) runnable: Vec<(VbdKey, ClientKey)>,
+    /// How many turns clients have had in which they had something to do.
+    pub(crate) client_turns: u64,
     /// Disks that are closed and whose memory is let go of in steps.
     pub(crate) closed: Vec<Closed>,
     pub(crate) receive_limit: ReceiveLimit,

@@ -38,8 +38,11 @@ impl Tapdisk {
             Some(drive) => client.frontend.turn(drive, &mut Budget::turn()),
             None => client.frontend.drain(),
         };
-        if let (Progress::Worked | Progress::More, Some(ring)) = (&progress, client.origin.ring()) {
-            self.guest_polling.had_requests(&ring.asked, self.woken);
+        if matches!(progress, Progress::Worked | Progress::More) {
+            self.client_turns += 1;
+            if let Some(ring) = client.origin.ring() {
+                self.guest_polling.had_requests(&ring.asked, self.woken);
+            }
         }
         match progress {
             Progress::Closed { fault } => self.client_closed(vbd, key, fault),

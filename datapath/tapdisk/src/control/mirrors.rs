@@ -150,12 +150,12 @@ impl Tapdisk {
 
     /// Gives a mirror a turn, unless its disk is paused, and answers callers that wait for it.
     pub(crate) fn go_on_mirror(&mut self, key: VbdKey, now: Instant) {
-        let sources = self.sources.clone();
+        let (sources, client_turns) = (self.sources.clone(), self.client_turns);
         let mut ended = None;
         self.with_mirror(key, |mirror, disk| {
             let was_live = mirror.is_live();
             if let Some(drive) = disk.drive() {
-                mirror.turn(key, drive, &sources, now);
+                mirror.turn(key, drive, &sources, client_turns);
             }
             if was_live && !mirror.is_live() {
                 ended = Some((mirror.operation(), mirror.status().stage));

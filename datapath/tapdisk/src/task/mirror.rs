@@ -19,6 +19,10 @@ use crate::{
 
 /// The work of one turn, in bytes: a quarter of that of a client, so that a mirror is no louder than one.
 const TURN_BYTES: usize = 1 << 20;
+/// How many times as long as its turn took a mirror rests, where clients have had turns meanwhile. It takes a
+/// quarter of the process's time then; each byte takes processors in the proxies and at the destination as
+/// well, which the guest may need.
+const REST: u32 = 3;
 /// The longest time that a caller may wait for a status.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const MILLION: f64 = 1e6;
@@ -35,6 +39,10 @@ pub(crate) struct Mirror {
     waiting: Vec<Waiting>,
     /// The next turn need not wait for anything.
     has_more: bool,
+    /// No turn before that, as clients are busy.
+    rests_until: Option<Instant>,
+    /// How many turns clients have had when it had its last one.
+    client_turns: u64,
 }
 
 /// What is sent.
@@ -87,7 +95,15 @@ impl Mirror {
             Remote::parse(remote).map_err(|it| Failure::new(Errno::INVAL, it.to_string()))?;
         let connecting = Connecting::start(remote, &Limits::default(), now);
         let stage = Stage::Connecting(connecting);
-        Ok(Self { operation, purpose, stage, waiting: Vec::new(), has_more: false })
+        Ok(Self {
+            operation,
+            purpose,
+            stage,
+            waiting: Vec::new(),
+            has_more: false,
+            rests_until: None,
+            client_turns: 0,
+        })
     }
 
     /// Whether it is a copy, which ends by itself.
@@ -137,19 +153,25 @@ impl Mirror {
     pub(crate) fn due(&self, attachments: &Attachments) -> Option<Instant> {
         match &self.stage {
             Stage::Connecting(connecting) => Some(connecting.retry_at()),
-            Stage::Running(transfer) => transfer.due(attachments),
+            Stage::Running(transfer) => self.rests_until.or_else(|| transfer.due(attachments)),
             Stage::Over(..) => None,
         }
     }
 
-    /// Goes on, as far as that is possible without waiting.
+    /// Goes on, as far as that is possible without waiting. `client_turns`: how many turns the clients of this
+    /// process have had so far.
     pub(crate) fn turn(
         &mut self,
         vbd: VbdKey,
         drive: &mut Drive<Volume>,
         sources: &Sources,
-        now: Instant,
+        client_turns: u64,
     ) {
+        let now = Instant::now();
+        if self.rests_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.rests_until = None;
         if let Stage::Connecting(connecting) = &mut self.stage
             && let Some(connected) = connecting.poll(now)
         {
@@ -167,10 +189,20 @@ impl Mirror {
                 Err(reason) => Stage::Over(failed(reason), now),
             };
         }
+        let is_copy = self.is_copy();
         let Stage::Running(transfer) = &mut self.stage else { return };
         let turned = transfer.turn(drive, &mut Budget::bytes(TURN_BYTES), now);
+        let mut interest = transfer.interest();
+        // One that waits for nothing but an answer is done for now.
+        let goes_on = turned == Turned::More || interest.writable;
+        let has_others = std::mem::replace(&mut self.client_turns, client_turns) != client_turns;
         self.has_more = turned == Turned::More;
-        let interest = transfer.interest();
+        let is_cut_over = !is_copy && transfer.state() == State::Finishing;
+        if goes_on && has_others && !is_cut_over {
+            self.has_more = false;
+            self.rests_until = Some(now + now.elapsed() * (1 + REST));
+            interest = Interest { readable: false, writable: false };
+        }
         if turned == Turned::Over {
             self.stage = Stage::Over(status(transfer).stage, now);
         } else if let Err(error) = transfer.wait_for(interest) {
@@ -183,6 +215,7 @@ impl Mirror {
     /// Nothing changes the disk any more: what is left is sent in the next turns. A destination that
     /// was never in sync is given up, and so is a copy.
     pub(crate) fn finish(&mut self, attachments: &mut Attachments) {
+        self.rests_until = None;
         match &mut self.stage {
             Stage::Running(transfer) if transfer.status().complete => transfer.finish(),
             Stage::Over(..) => {}
@@ -206,12 +239,14 @@ impl Mirror {
         if self.is_live() {
             self.stage = Stage::Over(failed(reason.to_owned()), Instant::now());
             self.has_more = false;
+            self.rests_until = None;
         }
     }
 
     /// The disk is paused: there are no turns until it is resumed.
     pub(crate) fn pause(&mut self) {
         self.has_more = false;
+        self.rests_until = None;
         if let Stage::Running(transfer) = &mut self.stage {
             // An event that comes all the same finds that there is no disk.
             let _no_events = transfer.wait_for(Interest { readable: false, writable: false });
@@ -223,6 +258,7 @@ impl Mirror {
         if let Stage::Running(transfer) = &mut self.stage {
             transfer.resumed(drive, now);
             self.has_more = true;
+            self.rests_until = None;
         }
     }
 
