@@ -56,6 +56,11 @@ impl Lean {
         Ok(Self { socket, size: client.size(), state: 0x9e37_79b9_7f4a_7c15 })
     }
 
+    /// Only to the first bytes of the disk.
+    pub(crate) fn within(self, bytes: u64) -> Self {
+        Self { size: bytes.min(self.size), ..self }
+    }
+
     /// To the floor, for one kind of load.
     pub(crate) fn floor(path: &Path, size: u64, mode: Mode, length: u32) -> Result<Self> {
         let mut socket = UnixStream::connect(path).context("connecting")?;

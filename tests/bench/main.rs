@@ -3,7 +3,7 @@
 //!
 //! `make bench` runs all of it, `make bench-quick` a shorter one. Every row says what was aimed at
 //! and what was measured; nothing here passes or fails. The rows are in `path`, `ring`, `four`,
-//! `memory`, `plugin` and `snapshots`; who is compared is in `servers`, `load` and `lean` are the generators
+//! `memory`, `plugin`, `snapshots` and `mirror`; who is compared is in `servers`, `load` and `lean` are the generators
 //! and `floor` is the least that moving bytes costs.
 
 mod beside;
@@ -15,6 +15,7 @@ mod lean;
 mod load;
 mod machine;
 mod memory;
+mod mirror;
 mod path;
 mod plugin;
 mod process;
@@ -145,7 +146,7 @@ impl Bench {
 /// A part of the benchmark, and what it is called.
 type Part = (&'static str, fn(&Bench) -> Result<Vec<Row>>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("path", path::rows),
     ("ring", ring::rows),
     ("four", four::rows),
@@ -155,6 +156,7 @@ const PARTS: [Part; 9] = [
     ("snapshots", snapshots::rows),
     ("chain", chain::rows),
     ("beside", beside::rows),
+    ("mirror", mirror::rows),
 ];
 
 fn main() -> Result<()> {

@@ -44,6 +44,11 @@ pub(crate) fn private(pid: u32, shared: &Path) -> Result<(u64, u64)> {
     Ok((kilo << 10, status(pid, "VmPTE:")?))
 }
 
+/// Bytes that a process has for itself, without mapped files.
+pub(crate) fn anonymous(pid: u32) -> Result<u64> {
+    status(pid, "RssAnon:")
+}
+
 /// Bytes resident.
 pub(crate) fn resident(pid: u32) -> Result<u64> {
     status(pid, "VmRSS:")
