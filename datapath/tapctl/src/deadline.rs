@@ -47,6 +47,17 @@ impl Deadline {
         }
     }
 
+    /// Waits until the descriptor is ready (or its peer is gone), for two milliseconds at most and not
+    /// beyond the deadline; false when the deadline has passed.
+    pub(crate) fn wait_briefly(self, descriptor: impl AsFd, events: PollFlags) -> io::Result<bool> {
+        let Some(remaining) = self.remaining() else { return Ok(false) };
+        let timeout = Timespec::try_from(remaining.min(PAUSE_MAX)).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&descriptor, events)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Sleeps for `pause`, not beyond the deadline, and makes it longer for the next time;
     /// false when the deadline has passed.
     pub(crate) fn pause(self, pause: &mut Duration) -> bool {

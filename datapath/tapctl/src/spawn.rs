@@ -30,6 +30,9 @@ use crate::{
 /// How much of the output of a program is kept; the rest is read and discarded.
 const OUTPUT_BYTES_MAX: usize = 16 << 10;
 
+/// The first pause before the process that has announced a tapdisk is looked at again.
+const PAUSE: Duration = Duration::from_micros(50);
+
 const ACTION: &str = "start the tapdisk";
 
 /// A tapdisk to start.
@@ -132,7 +135,7 @@ impl Spawn {
     /// Waits for the line and the exit, whichever comes first.
     fn follow(&self, child: &mut Child, reader: PipeReader, deadline: Deadline) -> Result<Spawned> {
         let mut output = Output { reader, bytes: Vec::new(), ended: false };
-        let (mut status, mut pause) = (None, Duration::from_micros(200));
+        let (mut status, mut pause) = (None, PAUSE);
         loop {
             output.take().map_err(|cause| self.failed(&output, status).caused_by(cause))?;
             if status.is_none() {
@@ -152,6 +155,10 @@ impl Spawn {
             let waited = match (status, output.ended) {
                 // Only the line is missing, so only the pipe is to be watched.
                 (Some(_), _) => deadline.wait(&output.reader, PollFlags::IN).unwrap_or(false),
+                // The line is its last deed. Where it fails, it may end without one.
+                (None, false) if pid.is_none() => {
+                    deadline.wait_briefly(&output.reader, PollFlags::IN).unwrap_or(false)
+                }
                 (None, _) => deadline.pause(&mut pause),
             };
             if !waited {
