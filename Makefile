@@ -6,7 +6,8 @@
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
 #             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
 #             the process that serves one, and of the server in the real program;
-#             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given); and the packages
+#             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
+#             a frontend that vanishes and comes back, and a PVH guest (make test-guests); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
@@ -28,7 +29,7 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-packages test-xen test-xo test-trace lint bench bench-quick install uninstall clean
+.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -55,7 +56,7 @@ test:
 	fi
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
-test-long: test-random test-migrations test-versions test-packages
+test-long: test-random test-migrations test-versions test-packages test-guests
 
 test-random:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
@@ -86,7 +87,11 @@ test-packages: deb rpm
 	PACKAGES=$(abspath $(CARGO_TARGET_DIR)) PACKAGE_PROGRAMS=$(abspath $(call built,release)) \
 		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
-# XEN="disk.sh two.sh suspend.sh kill.sh pvh.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
+# A frontend that vanishes and comes back, and a PVH guest.
+test-guests:
+	$(MAKE) test-xen XEN="again.sh pvh.sh"
+
+# XEN="disk.sh two.sh suspend.sh kill.sh again.sh pvh.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)

@@ -76,7 +76,7 @@ release() {
         call Datapath.detach "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null
 }
 
-# guest NAME SCRIPT [TYPE]: a paused guest that will run SCRIPT; sets DOMID
+# guest NAME SCRIPT [TYPE]: a paused guest that will run SCRIPT; sets DOMID. GUEST_WORDS: more words for its kernel
 guest() {
     files=/tmp/guest-$1
     rm -rf "$files"
@@ -94,7 +94,7 @@ memory = ${GUEST_MEMORY:-256}
 vcpus = 1
 kernel = "/boot/vmlinux"
 ramdisk = "$files.initrd"
-extra = "console=hvc0 loglevel=6 mitigations=off panic=1"
+extra = "console=hvc0 loglevel=6 mitigations=off panic=1 $GUEST_WORDS"
 on_poweroff = "preserve"
 on_reboot = "preserve"
 on_crash = "preserve"
