@@ -7,7 +7,7 @@
 #             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
 #             the process that serves one, and of the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
-#             a frontend that vanishes and comes back, and a PVH guest (make test-guests); and the packages
+#             a frontend that vanishes and comes back, PVH and HVM guests (make test-guests); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
@@ -87,11 +87,11 @@ test-packages: deb rpm
 	PACKAGES=$(abspath $(CARGO_TARGET_DIR)) PACKAGE_PROGRAMS=$(abspath $(call built,release)) \
 		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
-# A frontend that vanishes and comes back, and a PVH guest.
+# A frontend that vanishes and comes back, a PVH and an HVM guest.
 test-guests:
-	$(MAKE) test-xen XEN="again.sh pvh.sh"
+	$(MAKE) test-xen XEN="again.sh pvh.sh hvm.sh"
 
-# XEN="disk.sh two.sh suspend.sh kill.sh again.sh pvh.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
+# XEN="disk.sh two.sh suspend.sh kill.sh again.sh pvh.sh hvm.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)

@@ -4,8 +4,8 @@
 #   tests/xen/build.sh DIRECTORY
 #
 # DIRECTORY gets xen (the hypervisor), vmlinux (the kernel of dom0 and guests), dom0.cpio and guest.cpio
-# (their root file systems). QEMU and cpio are installed on this machine; everything else is downloaded and
-# unpacked only, since the packages' scripts would set up a boot loader and start services here.
+# (their root file systems), model (the device model of HVM guests) and what such a guest is started by. QEMU and cpio are installed on this machine; everything else is downloaded and unpacked only, since the
+# packages' scripts would set up a boot loader and start services here.
 set -euo pipefail
 files=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -24,11 +24,16 @@ fi
 
 kernel=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -1)
 release=${kernel#linux-image-}
-if [ ! -e unpacked/.complete ]; then
-    mkdir -p packages unpacked
-    (cd packages && apt download "$kernel" busybox-static xen-hypervisor-4.17-amd64 \
-        xen-utils-4.17 xen-utils-common xenstore-utils libyajl2 \
-        libxen{store4,misc4.17,call1,devicemodel1,evtchn1,foreignmemory1,gnttab1,hypfs1,toolcore1,toollog1})
+packages="$kernel busybox-static qemu-system-xen xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common
+    xenstore-utils libyajl2 grub-common grub-pc-bin libdevmapper1.02.1"
+for library in store4 misc4.17 call1 devicemodel1 evtchn1 foreignmemory1 gnttab1 hypfs1 toolcore1 toollog1; do
+    packages="$packages libxen$library"
+done
+if [ "$(cat unpacked/.complete 2>/dev/null)" != "$packages" ]; then
+    rm -rf packages unpacked
+    mkdir packages unpacked
+    # shellcheck disable=SC2086 # a list
+    (cd packages && apt download $packages)
     for package in packages/*.deb; do dpkg-deb -x "$package" unpacked; done
     # QEMU loads a hypervisor only when it is not compressed. The kernel is unpacked here, since Xen takes
     # long for that in an emulated machine; its xz stream begins with these six bytes.
@@ -40,7 +45,7 @@ start = packed.index(b"\xfd7zXZ\0")
 with open(sys.argv[2], "wb") as out:
     out.write(lzma.LZMADecompressor().decompress(packed[start:]))
 P
-    touch unpacked/.complete
+    echo "$packages" > unpacked/.complete
 fi
 
 first() { for path; do if [ -e "$path" ]; then echo "$path"; return; fi; done; echo "none of $*" >&2; exit 1; }
@@ -72,7 +77,7 @@ root() {
     mknod -m 666 "$root/dev/null" c 1 3
 }
 
-root guest xen-blkfront ext4 crc32c_generic
+root guest xen-blkfront ext4 crc32c_generic nvme ata_piix sd_mod sr_mod
 install -m 755 "$files/guest-init" guest/init
 
 root dom0 xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs virtio_pci virtio_console 9p 9pnet_virtio
@@ -84,22 +89,52 @@ done
 cp -a unpacked/etc/xen/. dom0/etc/xen/
 cp -a unpacked/usr/bin/xenstore* dom0/usr/bin/
 cp -a unpacked/usr/lib/x86_64-linux-gnu/*.so* dom0/usr/lib/x86_64-linux-gnu/
-# The C library and what else these programs ask for is this machine's. libgcc_s is opened by glibc when a
-# thread is cancelled, which xl does.
-{
-    find dom0/usr -type f \( -perm -u+x -o -name '*.so*' \) -print0 |
-        LD_LIBRARY_PATH=$PWD/dom0/usr/lib/x86_64-linux-gnu xargs -0 -n1 ldd 2>/dev/null |
-        awk '/=> \//{print $3} /^\t\/lib64/{print $1}'
-    echo /lib/x86_64-linux-gnu/libgcc_s.so.1
-} | sort -u | while read -r library; do
-    case $library in
-        "$PWD"/*) ;;
-        /lib64/*) install -D -m 755 "$library" "dom0$library" ;;
-        *) cp -L "$library" dom0/usr/lib/x86_64-linux-gnu/ ;;
-    esac
-done
+# libraries DIRECTORY: the C library and what else the programs there ask for, which are this machine's.
+# libgcc_s is opened by glibc when a thread is cancelled, which xl does.
+libraries() {
+    local root=$1
+    {
+        find "$root/usr" -type f \( -perm -u+x -o -name '*.so*' \) -print0 |
+            LD_LIBRARY_PATH=$PWD/dom0/usr/lib/x86_64-linux-gnu xargs -0 -n1 ldd 2>/dev/null |
+            awk '/=> \//{print $3} /^\t\/lib64/{print $1}'
+        echo /lib/x86_64-linux-gnu/libgcc_s.so.1
+    } | sort -u | while read -r library; do
+        case $library in
+            "$PWD"/*) ;;
+            /lib64/*) install -D -m 755 "$library" "$root$library" ;;
+            *) install -D -m 755 "$library" "$root/usr/lib/x86_64-linux-gnu/${library##*/}" ;;
+        esac
+    done
+}
+libraries dom0
 mkdir -p dom0/lib64 dom0/lib
 ln -sfn ../usr/lib/x86_64-linux-gnu dom0/lib/x86_64-linux-gnu
+
+# The device model of HVM guests and the firmware, which only scripts that need them copy into dom0.
+rm -rf model
+mkdir -p model/usr/{libexec,share/{qemu/keymaps,seabios},lib/xen-4.17/boot}
+cp unpacked/usr/lib/xen-4.17/boot/hvmloader model/usr/lib/xen-4.17/boot/
+cp unpacked/usr/libexec/xen-qemu-system-i386 model/usr/libexec/
+cp /usr/share/seabios/bios-256k.bin model/usr/share/seabios/
+cp /usr/share/qemu/kvmvapic.bin model/usr/share/qemu/
+cp /usr/share/qemu/keymaps/en-us model/usr/share/qemu/keymaps/
+libraries model
+(cd model && find . -type f) | while read -r file; do [ ! -e "dom0/$file" ] || rm "model/$file"; done
+
+# What starts an HVM guest. The boot loader is for the disk that the firmware takes for the first one; it loads the
+# kernel, at 1 MiB, and the root file system, at 16 MiB and of 6 MiB at most, from the second. The first part of
+# that file system is packed here, as the boot loader reads slowly.
+cp "unpacked/boot/vmlinuz-$release" kernel
+cat > boot.cfg <<C
+linux (hd1)2048+$((($(stat -c %s kernel) + 511) / 512)) console=hvc0 loglevel=6 mitigations=off panic=1
+initrd (hd1)32768+12288
+boot
+C
+LD_LIBRARY_PATH=$PWD/unpacked/lib/x86_64-linux-gnu:$PWD/unpacked/usr/lib/x86_64-linux-gnu \
+    unpacked/usr/bin/grub-mkimage -d unpacked/usr/lib/grub/i386-pc -O i386-pc -p / -c boot.cfg \
+    -o core.img biosdisk linux boot
+cat unpacked/usr/lib/grub/i386-pc/boot.img core.img > loader
+(cd guest && find . | cpio --quiet -o -H newc) | gzip -9 | dd of=guest.cpio.gz bs=512 conv=sync status=none
 
 for root in guest dom0; do
     (cd $root && find . | cpio --quiet -o -H newc) > $root.cpio.part

@@ -18,7 +18,7 @@ check() {
     fi
 }
 failed() {
-    for log in /out/guests/guest-*.log; do echo "== $log"; tail -n 25 "$log"; done
+    for log in /out/guests/guest-*.log /var/log/xen/qemu-*.log; do echo "== $log"; tail -n 25 "$log"; done
     echo "== syslog"; tail -n 25 /out/syslog
     exit 1
 }
@@ -54,16 +54,22 @@ on_volume() { call "$1" "\"sr\":\"$SR\",\"key\":\"$2\"${3:+,$3}"; }
 # memory: bytes of the SR's data, as the kernel counts them
 memory() { df -P -k "/run/sr-mount/$SR/data" | awk 'NR == 2 { print $3 * 1024 }'; }
 uri() { on_volume Volume.stat "$1" | grep -o '"uri":\["[^"]*' | cut -d '"' -f 4; }
-# plug DOMID DEVID KEY r|w: as xapi and xenopsd do; the backend is served until the disk is unplugged
-plug() {
-    uri=$(uri "$3")
+# attach DOMID KEY r|w: as xapi does before a machine is built; sets PARAMS, which names the disk
+attach() {
+    uri=$(uri "$2")
     attached=$(call Datapath.attach "\"uri\":\"$uri\",\"domain\":\"$1\"") || return 1
     activate=activate
-    [ "$4" = w ] || activate=activate_readonly
+    [ "$3" = w ] || activate=activate_readonly
     call Datapath.$activate "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null || return 1
-    socket=$(echo "$attached" | grep -o '"params":"[^"]*' | cut -d '"' -f 4 | sed 's/^nbd:unix:\([^:]*\).*/\1/')
-    [ -n "$socket" ] || { echo "no params in $attached"; return 1; }
-    xen-toolstack plug "$1" "$2" "$socket" "$4" || return 1
+    PARAMS=$(echo "$attached" | grep -o '"params":"[^"]*' | cut -d '"' -f 4)
+    [ -n "$PARAMS" ] || { echo "no params in $attached"; return 1; }
+}
+# socket_of PARAMS: the path of the NBD server there
+socket_of() { echo "$1" | sed 's/^nbd:unix:\([^:]*\).*/\1/'; }
+# plug DOMID DEVID KEY r|w: as xapi and xenopsd do; the backend is served until the disk is unplugged
+plug() {
+    attach "$1" "$3" "$4" || return 1
+    xen-toolstack plug "$1" "$2" "$(socket_of "$PARAMS")" "$4" || return 1
     xen-toolstack serve "$1" "$2" >> /out/toolstack.log 2>&1 &
 }
 # unplug DOMID DEVID KEY
@@ -76,8 +82,8 @@ release() {
         call Datapath.detach "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null
 }
 
-# guest NAME SCRIPT [TYPE]: a paused guest that will run SCRIPT; sets DOMID. GUEST_WORDS: more words for its kernel
-guest() {
+# initrd NAME SCRIPT [packed]: makes the root file system of a guest that will run SCRIPT
+initrd() {
     files=/tmp/guest-$1
     rm -rf "$files"
     mkdir -p "$files/bin"
@@ -85,25 +91,44 @@ guest() {
     cp /share/bin/xen-load "$files/bin/"
     (cd "$files" && find . | cpio -o -H newc 2>/dev/null) > "$files.cpio"
     rm -rf "$files"
-    cat /boot/guest.cpio "$files.cpio" > "$files.initrd"
+    cat "/boot/guest.cpio${3:+.gz}" "$files.cpio" > "$files.initrd"
     rm "$files.cpio"
+}
+# guest NAME SCRIPT [TYPE]: a paused guest that will run SCRIPT; sets DOMID
+guest() {
+    initrd "$1" "$2"
     cat > "$files.cfg" <<C
 name = "$1"
 type = "${3:-pv}"
 memory = ${GUEST_MEMORY:-256}
 vcpus = 1
-kernel = "/boot/vmlinux"
-ramdisk = "$files.initrd"
-extra = "console=hvc0 loglevel=6 mitigations=off panic=1 $GUEST_WORDS"
 on_poweroff = "preserve"
 on_reboot = "preserve"
 on_crash = "preserve"
 C
-    # Xen would emulate RDTSCP for a PVH guest, and cannot: the emulated machine does not say how long the
-    # instruction was.
-    [ "$3" != pvh ] || echo 'tsc_mode = "native"' >> "$files.cfg"
+    # Xen would emulate RDTSCP for a PVH or HVM guest, and cannot: the emulated machine does not say how long
+    # the instruction was.
+    case ${3:-pv} in pvh|hvm) echo 'tsc_mode = "native"' ;; esac >> "$files.cfg"
+    if [ "$3" = hvm ]; then model; else kernel; fi >> "$files.cfg"
     xl create -p "$files.cfg" > "$files.log" 2>&1 || { cat "$files.log"; return 1; }
     DOMID=$(xl domid "$1")
+}
+# What the domain builder is told of other guests. GUEST_WORDS: more words for the kernel
+kernel() {
+    cat <<C
+kernel = "/boot/vmlinux"
+ramdisk = "$files.initrd"
+extra = "console=hvc0 loglevel=6 mitigations=off panic=1 $GUEST_WORDS"
+C
+}
+# What an HVM guest has instead. DRIVES: words for its device model
+model() {
+    cat <<C
+boot = "c"
+vga = "none"
+vnc = 0
+device_model_args_hvm = [ "-L", "/usr/share/qemu", "-L", "/usr/share/seabios"$(for word in $DRIVES; do printf ', "%s"' "$word"; done) ]
+C
 }
 says() { grep -q "$2" "/out/guests/guest-$1.log"; }
 # said NAME WORD: what a guest has printed behind "guest: WORD "

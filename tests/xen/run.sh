@@ -30,9 +30,10 @@ status=0
 for script; do
     echo "== $script"
     begin=$SECONDS
-    # Each kill takes an emulated machine a second, and a busy one four.
+    # Each kill takes an emulated machine a second, and a busy one four. An HVM guest is emulated twice.
     case $script in
         kill.sh) seconds=900 ;;
+        hvm.sh) seconds=2700 ;;
         *) seconds=300 ;;
     esac
     XEN_SECONDS=${XEN_SECONDS:-$seconds} "$files/boot.sh" "$work/build" "$share" "$work/out-${script%.sh}" "$script" || status=$?

@@ -1,7 +1,10 @@
 //! Verified I/O inside a guest: threads write to and read from their parts of a disk past the page cache,
 //! know what every sector has to contain, and compare.
 //!
-//!   xen-load DISK SECONDS THREADS SEED
+//!   xen-load DISK[,DISK...] SECONDS THREADS SEED
+//!
+//! Several names of a disk, as of one that a guest has by its ring and as an emulated one, are ways to the
+//! same bytes: each request takes one of them.
 //!
 //! Every sector is read and compared once more at the end. The first wrong byte or error ends it.
 
@@ -27,18 +30,19 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let [disk, seconds, threads, seed] = words[..] else {
-        bail!("usage: xen-load DISK SECONDS THREADS SEED");
+        bail!("usage: xen-load DISK[,DISK...] SECONDS THREADS SEED");
     };
     let (threads, seed) = (threads.parse::<u64>()?, seed.parse::<u64>()?);
     let time = Duration::from_secs(seconds.parse()?);
-    let sectors = sectors_of(Path::new(disk))?;
+    let disks: Vec<&str> = disk.split(',').collect();
+    let sectors = sectors_of(Path::new(disks[0]))?;
     let part = sectors / threads;
     let workers: Vec<_> = (0..threads)
         .map(|number| {
-            let disk = disk.to_owned();
-            thread::spawn(move || Worker::new(&disk, number * part, part, seed + number)?.run(time))
+            let worker = Worker::new(&disks, number * part, part, seed + number)?;
+            Ok(thread::spawn(move || worker.run(time)))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let mut done = Counts::default();
     for worker in workers {
         let counts = worker.join().map_err(|_| anyhow::anyhow!("a thread has panicked"))??;
@@ -72,7 +76,7 @@ struct Counts {
 
 /// One thread and its part of the disk.
 struct Worker {
-    disk: File,
+    disks: Vec<File>,
     /// First sector.
     start: u64,
     /// How often each sector was written.
@@ -85,11 +89,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(disk: &str, start: u64, sectors: u64, seed: u64) -> Result<Self> {
+    fn new(disks: &[&str], start: u64, sectors: u64, seed: u64) -> Result<Self> {
         let flags = i32::try_from(OFlags::DIRECT.bits()).context("O_DIRECT")?;
-        let disk = OpenOptions::new().read(true).write(true).custom_flags(flags).open(disk)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(flags);
         Ok(Self {
-            disk,
+            disks: disks.iter().map(|disk| options.open(disk)).collect::<io::Result<_>>()?,
             start,
             generations: vec![0; usize::try_from(sectors)?],
             seed,
@@ -109,7 +114,7 @@ impl Worker {
             let count = (1 + self.next() % longest).min(self.generations.len());
             let first = self.next() % (self.generations.len() - count + 1);
             match self.next() % 32 {
-                0 => self.timed(|it| Ok(it.disk.sync_data()?), |counts| &mut counts.flushes)?,
+                0 => self.timed(|it| Ok(it.disks[0].sync_data()?), |counts| &mut counts.flushes)?,
                 1..=16 => self.timed(|it| it.write(first, count), |counts| &mut counts.writes)?,
                 _ => self.timed(|it| it.read(first, count), |counts| &mut counts.reads)?,
             }
@@ -143,19 +148,21 @@ impl Worker {
     fn write(&mut self, first: usize, count: usize) -> Result<()> {
         self.generations[first..first + count].iter_mut().for_each(|generation| *generation += 1);
         self.expect(first, count);
+        let way = self.next() % self.disks.len();
         let bytes = aligned(&mut self.buffer, count);
         bytes.copy_from_slice(&self.expected[..count * SECTOR]);
         let at = self.start + first as u64;
-        self.disk
+        self.disks[way]
             .write_all_at(bytes, at * SECTOR as u64)
             .with_context(|| format!("write of {count} at {at}"))
     }
 
     fn read(&mut self, first: usize, count: usize) -> Result<()> {
         self.expect(first, count);
+        let way = self.next() % self.disks.len();
         let bytes = aligned(&mut self.buffer, count);
         let at = self.start + first as u64;
-        self.disk
+        self.disks[way]
             .read_exact_at(bytes, at * SECTOR as u64)
             .with_context(|| format!("read of {count} at {at}"))?;
         let expected = &self.expected[..count * SECTOR];

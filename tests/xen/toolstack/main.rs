@@ -1,5 +1,5 @@
 //! What xenopsd and tapback do for a guest's disk, for the Xen host of `tests/xen`: the nodes, the
-//! conversation with the frontend by states, and the messages to the tapdisk.
+//! conversation with the frontend by states, and the messages to the tapdisk. It also puts bytes on a disk.
 //!
 //! It is written after xen-api's `ocaml/xenopsd/xc/device.ml` and blktap's `tapback/` (frontend.c,
 //! backend.c); the keys and their order are those.
@@ -7,12 +7,14 @@
 mod store;
 
 use std::{
+    io::{self, Read},
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nbd::client::{Client as Nbd, Wish};
 use tapctl::{Client, ControlDir, Ring};
 
 use crate::store::Store;
@@ -30,6 +32,8 @@ mod state {
 /// How long an unplug waits for the frontend.
 const PATIENCE: Duration = Duration::from_secs(200);
 const PAUSE: Duration = Duration::from_millis(20);
+/// How much is written to a disk at a time.
+const WRITE_BYTES: usize = 256 << 10;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -38,7 +42,25 @@ fn main() -> Result<()> {
         ["plug", domid, devid, socket, mode] => Device::new(domid, devid)?.plug(socket, mode),
         ["serve", domid, devid] => Device::new(domid, devid)?.serve(),
         ["unplug", domid, devid] => Device::new(domid, devid)?.unplug(),
-        _ => bail!("usage: xen-toolstack plug DOMID DEVID SOCKET r|w, serve or unplug DOMID DEVID"),
+        ["write", socket, offset] => write(socket, offset.parse()?),
+        _ => bail!(
+            "usage: xen-toolstack plug DOMID DEVID SOCKET r|w, serve or unplug DOMID DEVID, write \
+             SOCKET OFFSET"
+        ),
+    }
+}
+
+/// Writes what comes from stdin to a disk.
+fn write(socket: &str, mut offset: u64) -> Result<()> {
+    let mut disk = Nbd::connect(socket, &Wish::default())?;
+    let mut bytes = vec![0; WRITE_BYTES];
+    loop {
+        let length = io::stdin().read(&mut bytes)?;
+        if length == 0 {
+            return Ok(disk.disconnect()?);
+        }
+        disk.write(offset, &bytes[..length])?;
+        offset += length as u64;
     }
 }
 
