@@ -6,6 +6,9 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::{Words, copy};
 
+/// What is left when a window is cut counts in these: as many bytes as the largest page of any processor.
+const CUT_UNIT: usize = 64 << 10;
+
 /// A `MAP_SHARED` window of a file, unmapped on drop.
 #[derive(Debug)]
 struct Window {
@@ -53,6 +56,25 @@ impl Window {
         // SAFETY: mmap returns page-aligned memory, `length / 4` words lie inside it, they live
         // as long as `self`, and atomics may change under a shared reference.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr().cast(), self.length / 4) }
+    }
+}
+
+impl Window {
+    /// Unmaps about `bytes` at the end; whether anything is left.
+    fn cut(&mut self, bytes: usize) -> bool {
+        let rest = self.length.saturating_sub(bytes) / CUT_UNIT * CUT_UNIT;
+        if rest == 0 || rest == self.length {
+            return false;
+        }
+        // SAFETY: whole pages at the end of the range that `new` mapped; `&mut self` says that nothing is
+        // borrowed from it, and with the smaller `length` nothing will reach them.
+        let unmapped = unsafe {
+            rustix::mm::munmap(self.address.as_ptr().add(rest).cast(), self.length - rest)
+        };
+        if unmapped.is_ok() {
+            self.length = rest;
+        }
+        unmapped.is_ok()
     }
 }
 
@@ -105,6 +127,13 @@ impl ReadMap {
         Words::new(self.0.words())
     }
 
+    /// Unmaps about `bytes` at the end, since to unmap a gigabyte that was touched takes tens of milliseconds.
+    /// Whether anything is left that can be cut so; what cannot is unmapped on drop, as is a mapping that a clone
+    /// of this one keeps.
+    pub fn cut(&mut self, bytes: usize) -> bool {
+        Rc::get_mut(&mut self.0).is_some_and(|window| window.cut(bytes))
+    }
+
     /// Address of a range for the kernel.
     pub(crate) fn at(&self, offset: usize, length: usize) -> *const u8 {
         self.0.at(offset, length)
@@ -123,6 +152,11 @@ impl WriteMap {
     pub fn new(file: &File, offset: u64, length: usize) -> io::Result<Self> {
         let window = Window::new(file, offset, length, ProtFlags::READ | ProtFlags::WRITE)?;
         Ok(Self(ReadMap(Rc::new(window))))
+    }
+
+    /// As [`ReadMap::cut`].
+    pub fn cut(&mut self, bytes: usize) -> bool {
+        self.0.cut(bytes)
     }
 
     /// The same mapping for those who only read.
@@ -222,6 +256,24 @@ mod tests {
         assert_eq!(map.words().count_leading(7), 3);
         assert_eq!(map.words().range(1..5).count_leading(7), 2);
         assert_eq!(map.words().range(2..6).iter().collect::<Vec<_>>(), [7, 8, 7, 0]);
+    }
+
+    #[test]
+    fn a_mapping_is_cut_from_its_end_until_one_piece_is_left_unless_a_clone_has_it() {
+        let file = file(&[5; 256 << 10]);
+        let mut map = ReadMap::new(&file, 0, 256 << 10).unwrap();
+        let clone = map.clone();
+        assert!(!map.cut(100 << 10), "the clone may be in use");
+        drop(clone);
+        let mut lengths = vec![map.length() >> 10];
+        while map.cut(100 << 10) {
+            lengths.push(map.length() >> 10);
+            let mut last = [0];
+            map.read(map.length() - 1, &mut last);
+            assert_eq!(last, [5]);
+        }
+        assert_eq!(lengths, [256, 128]);
+        drop(map);
     }
 
     /// A layer that is frozen is read through the mapping that it was written through.

@@ -1,5 +1,5 @@
-//! Closing a disk in steps. To unmap a gigabyte that was touched takes ten milliseconds, and to free one that
-//! belongs to this process alone seventy: an event loop that serves other disks does both bit by bit.
+//! Closing a disk in steps. To unmap a gigabyte that was touched takes tens of milliseconds, and to free one that
+//! belongs to this process alone more: an event loop that serves other disks does both bit by bit.
 
 use std::{
     mem,

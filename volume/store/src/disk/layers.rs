@@ -1,6 +1,6 @@
 //! The files of the layers that a disk reads and writes: descriptors and mappings, bounded.
 
-use std::{fs::File, sync::atomic::AtomicU32};
+use std::{fs::File, hash::Hash, sync::atomic::AtomicU32};
 
 use memory::{ReadMap, Words, WriteMap};
 use rustc_hash::FxHashMap;
@@ -22,6 +22,8 @@ const MAPPINGS_MAX: usize = 8192;
 const MAPS_BYTES_MAX: usize = 16 << 40;
 /// So much of a loaded file is freed at a time, in bytes.
 const FREED_BYTES: u64 = 4 << 20;
+/// So much is unmapped at a time: where all of it was touched, that takes half a millisecond.
+const UNMAPPED_BYTES: usize = 8 << 20;
 /// Descriptors of frozen layers kept for punching.
 const FILES_MAX: usize = 64;
 
@@ -221,17 +223,14 @@ impl Layers {
                 let rest = length.saturating_sub(FREED_BYTES);
                 return steps::set_len(&top.data, rest).is_ok();
             }
-            if top.windows.pop().is_some() {
+            if let Some(window) = top.windows.last_mut() {
+                if !window.as_mut().is_some_and(|window| window.cut(UNMAPPED_BYTES)) {
+                    top.windows.pop();
+                }
                 return true;
             }
         }
-        let window = self.windows.keys().next().copied();
-        if let Some(window) = window {
-            self.windows.remove(&window);
-            return true;
-        }
-        let map = self.maps.keys().next().copied();
-        map.is_some_and(|map| self.maps.remove(&map).is_some())
+        unmap_some(&mut self.windows) || unmap_some(&mut self.maps)
     }
 
     fn file(&mut self, layer: Layer) -> Result<&File> {
@@ -244,6 +243,15 @@ impl Layers {
         }
         Ok(&self.files[&layer])
     }
+}
+
+/// Unmaps a part of one of the mappings; whether there was any.
+fn unmap_some<K: Copy + Eq + Hash>(mappings: &mut FxHashMap<K, ReadMap>) -> bool {
+    let Some((&key, mapping)) = mappings.iter_mut().next() else { return false };
+    if !mapping.cut(UNMAPPED_BYTES) {
+        mappings.remove(&key);
+    }
+    true
 }
 
 fn read_only() -> Error {
