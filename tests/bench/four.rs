@@ -10,7 +10,7 @@ use crate::{
     lean::Until,
     load::{self, Load},
     samples::Samples,
-    servers::{FLOOR, NBDKIT, OURS, Server},
+    servers::{FLOOR, NBDKIT, OURS, Server, sr_bytes},
     table::{Goal, Row},
 };
 
@@ -18,7 +18,7 @@ const COUNT: usize = 4;
 
 pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let size = bench.scale.disk / COUNT as u64;
-    let sr = bench.xapi.create_sr(&bench.scale.disk.to_string());
+    let sr = bench.xapi.create_sr(&sr_bytes(bench.scale.disk));
     let mut groups: Vec<Vec<Server<'_>>> = vec![
         (0..COUNT).map(|_| Server::ours(OURS, &bench.xapi, &sr, size)).collect::<Result<_>>()?,
     ];

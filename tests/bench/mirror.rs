@@ -28,7 +28,7 @@ use crate::{
     plugin::timed,
     process,
     samples::Samples,
-    servers::Server,
+    servers::{Server, sr_bytes},
     table::{Goal, Row},
 };
 
@@ -140,7 +140,7 @@ impl<'a> Hosts<'a> {
         }
         let volume = json!({ "sr": source_sr, "key": source.export() });
         let uri = bench.xapi.volume("Volume.stat", volume)?["uri"][0].clone();
-        let sr = destination.create_sr(&sr_bytes(size));
+        let sr = destination.create_sr(&sr_bytes(size / 4 + GUEST_BYTES));
         Ok(Self { bench, source, uri, destination, sr, data })
     }
 
@@ -279,16 +279,11 @@ fn same(one: &Server<'_>, other: &Server<'_>) -> Result<bool> {
     Ok(true)
 }
 
-/// A quarter of the disk, what the guest writes, and what metadata takes.
-fn sr_bytes(size: u64) -> String {
-    (size / 4 + size / 32 + (64 << 20)).to_string()
-}
-
 /// All rows of mirrors.
 pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let size = if bench.scale.quick { 1 << 30 } else { 8 << 30 };
     let destination = Xapi::new();
-    let source_sr = bench.xapi.create_sr(&sr_bytes(size));
+    let source_sr = bench.xapi.create_sr(&sr_bytes(size / 4 + GUEST_BYTES));
     let hosts = Hosts::new(bench, &source_sr, &destination, size)?;
     bench.progress("a disk to mirror is made")?;
     let (mut mirror, mut nbdcopy) = (Copies::default(), Copies::default());

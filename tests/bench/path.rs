@@ -12,7 +12,7 @@ use crate::{
     samples::Samples,
     servers::{
         FLOOR, Generator, Measured, NBDKIT, NBDKIT_PLAIN, NBDKITS, NULL, OURS, PEERS, QEMU_NBD,
-        QSD, SLEEPING, Server,
+        QSD, SLEEPING, Server, sr_bytes,
     },
     table::{Goal, Row},
 };
@@ -48,7 +48,7 @@ impl Results {
 pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let size = bench.scale.disk;
     let hosts = [(OURS, &bench.xapi), (SLEEPING, &bench.sleeping)];
-    let srs = hosts.map(|(_, xapi)| xapi.create_sr(&size.to_string()));
+    let srs = hosts.map(|(_, xapi)| xapi.create_sr(&sr_bytes(size)));
     let mut servers = Vec::new();
     for ((name, xapi), sr) in hosts.into_iter().zip(&srs) {
         servers.push(Server::ours(name, xapi, sr, size)?);

@@ -33,6 +33,11 @@ pub(crate) const PEERS: [&str; 4] = [NBDKIT, NBDKIT_PLAIN, QEMU_NBD, QSD];
 /// Those whose processor time is to be beaten: qemu has more to do for a request.
 pub(crate) const NBDKITS: [&str; 2] = [NBDKIT, NBDKIT_PLAIN];
 
+/// The size of an SR for so many bytes of data, which covers metadata too.
+pub(crate) fn sr_bytes(data: u64) -> String {
+    (data + data / 32 + (16 << 20)).to_string()
+}
+
 /// Which generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generator {

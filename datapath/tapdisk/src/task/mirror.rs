@@ -19,10 +19,10 @@ use crate::{
 
 /// The work of one turn, in bytes: a quarter of that of a client, so that a mirror is no louder than one.
 const TURN_BYTES: usize = 1 << 20;
-/// How many times as long as its turn took a mirror rests, where clients have had turns meanwhile. It takes a
-/// quarter of the process's time then; each byte takes processors in the proxies and at the destination as
+/// How many times as long as its turn took a mirror rests, where clients have had turns meanwhile. It takes an
+/// eighth of the process's time then; each byte takes processors in the proxies and at the destination as
 /// well, which the guest may need.
-const REST: u32 = 3;
+const REST: u32 = 7;
 /// The longest time that a caller may wait for a status.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const MILLION: f64 = 1e6;
