@@ -77,7 +77,7 @@ impl RingLoad {
             poll_duration: 1000,
             poll_idle_threshold: 50,
         };
-        let client = Client::new(&xapi.control_dir(), server.pid);
+        let client = Client::new(&xapi.control_dir(), server.tapdisk().context("a tapdisk")?);
         let listed = client.list().context("the tapdisk's disks")?;
         let minor = u16::try_from(listed.first().context("a disk")?.minor)?;
         client.connect(minor, ring).context("connecting the ring")?;

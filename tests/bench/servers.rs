@@ -83,6 +83,11 @@ impl<'a> Server<'a> {
         })
     }
 
+    /// The tapdisk of one of ours, by whose number it is controlled; its server has another one.
+    pub(crate) fn tapdisk(&self) -> Option<u32> {
+        self.ours.as_ref().map(|(.., disk)| disk.tapdisk().pid)
+    }
+
     /// A server of `name` in a directory on tmpfs; `number` tells several apart.
     pub(crate) fn foreign(
         name: &'static str,
