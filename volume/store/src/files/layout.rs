@@ -9,7 +9,7 @@
 //!                      /index/<number>     u32 per 4 MiB of a volume: the layer whose map has the page; its
 //!                                          length says how many blocks of data the volume refers to
 //!                      /map/<layer>        u32 per block of a layer's volume, pages sparse
-//!                      /serving/<key>      locked (flock) by the process that serves the volume
+//!                      /serving/<key>      locked (flock) by the process that serves the volume; says who that is
 //!                      /datapath/<key>     what the datapath plugin remembers of the volume
 //!                      /datapath/<key>.lock  locked (flock) while a call of the datapath works on it
 //!                      /tmp/               files that are about to be renamed into place

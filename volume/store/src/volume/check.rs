@@ -15,6 +15,10 @@ use crate::{
 /// The allocated ranges of the files of a directory, by number: start and end, in units of the file.
 type Allocated = HashMap<u32, Vec<(u64, u64)>>;
 
+/// How often a contradiction has to be found. A disk that is written to without pause lets some blocks go and
+/// takes others between any two looks, but not the same ones each time.
+const LOOKS: usize = 4;
+
 /// Whether the file has memory for a unit.
 fn holds(ranges: &[(u64, u64)], unit: u64) -> bool {
     let after = ranges.partition_point(|&(start, _)| start <= unit);
@@ -22,12 +26,24 @@ fn holds(ranges: &[(u64, u64)], unit: u64) -> bool {
 }
 
 impl Exclusive<'_> {
-    /// Every way in which the SR contradicts itself, in words; none if it is sound. Findings about
-    /// a volume that is served meanwhile may be wrong, since its map is read while it changes.
+    /// Every way in which the SR contradicts itself, in words; none if it is sound. The map of a volume that is
+    /// served is read while it changes: what was found is looked for again, and is told if it is still there.
     ///
     /// # Errors
     /// Where the SR is not attached. A file that cannot be read is one of the findings.
     pub fn check(&self) -> Result<Vec<String>> {
+        let mut found = self.check_once()?;
+        for _ in 1..LOOKS {
+            if found.is_empty() {
+                break;
+            }
+            let again: HashSet<String> = self.check_once()?.into_iter().collect();
+            found.retain(|finding| again.contains(finding));
+        }
+        Ok(found)
+    }
+
+    fn check_once(&self) -> Result<Vec<String>> {
         let Records { sound: records, damaged } = self.volume_records()?;
         let mut found: Vec<String> = damaged.iter().map(|it| it.error.chain()).collect();
         let data = allocated(&self.dirs, Directory::Data, &mut found);

@@ -2,7 +2,12 @@
 //! its map may name is freed before it is destroyed. What proves the latter: its record is put back
 //! after all that was done meanwhile, and it reads as if nothing had happened.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use store::{ErrorKind, Inactive, Name, Sr};
 
@@ -305,4 +310,28 @@ fn an_sr_whose_record_is_damaged_is_found_and_can_be_destroyed() {
     }
     host.destroy(sr.uuid()).unwrap();
     assert!(host.damaged_srs().unwrap().is_empty());
+}
+
+/// A check reads what a disk changes at the same time, in an order in which blocks seem to be missing.
+#[test]
+fn a_disk_that_is_written_to_meanwhile_is_not_taken_for_damaged() {
+    const BLOCKS: u64 = 2048;
+    let fixture = Fixture::new(64 << 20);
+    let key = fixture.create((BLOCKS * 4096).try_into().unwrap());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut disk = fixture.open(&key, false).unwrap();
+            let mut block = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                block = (block + 811) % BLOCKS;
+                disk.write(block * 4096, &[7; 4096]).unwrap();
+                disk.discard((block + 405) % BLOCKS * 4096, 4096).unwrap();
+            }
+        });
+        let found: Vec<_> = (0..300).map(|_| fixture.lock().check().unwrap()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        writer.join().unwrap();
+        assert_eq!(found.concat(), [""; 0]);
+    });
 }
