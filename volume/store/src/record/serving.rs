@@ -55,7 +55,8 @@ impl Served {
     }
 
     /// Writes it into the file, which this process has locked. In place, since a rename would leave the lock on
-    /// a file without a name; and no kill leaves less than a part of either text.
+    /// a file without a name. The file is cut to its new length last: a kill leaves it with the old text, the new
+    /// one, or something that makes no sense and is taken for unswept, but never empty.
     pub(crate) fn write(&self, dirs: &Dirs, lock: &Lock) -> io::Result<()> {
         let text = serde_json::to_vec(self).expect("a plain structure");
         let (file, length) = (lock.file(), text.len() as u64);

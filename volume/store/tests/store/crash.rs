@@ -423,7 +423,7 @@ fn a_killed_copy_is_not_there() {
 }
 
 #[test]
-#[ignore = "the process that the other tests of this module start in order to kill it"]
+#[ignore = "no test by itself: what the child process does that the tests of this module start and kill"]
 fn dying_process() {
     let Ok(task) = env::var(TASK) else { return };
     let [operation, steps, root] = task.lines().collect::<Vec<_>>()[..] else { panic!("{task}") };

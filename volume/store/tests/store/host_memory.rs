@@ -63,7 +63,7 @@ fn memory_is_promised_once_and_given_out_above_the_watermark() {
 }
 
 #[test]
-#[ignore = "what the test above runs in a namespace of its own"]
+#[ignore = "no test by itself: the test above runs it in each run, in a mount namespace of its own"]
 fn inside() {
     if is_inside() {
         an_sr_of_another_format_keeps_what_it_was_promised();

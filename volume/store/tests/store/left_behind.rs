@@ -4,7 +4,8 @@
 use std::fs;
 
 use store::{
-    Error, ErrorKind, ExternalHolder, Inactive, Live, Name, Result, Serving, Switch, testing::Disks,
+    Error, ErrorKind, ExternalHolder, Inactive, Live, Name, NewVolume, Result, Serving, Switch,
+    testing::Disks,
 };
 
 use crate::{
@@ -90,4 +91,20 @@ fn a_disk_that_is_closed_leaves_nothing_to_be_swept() {
     assert_eq!(fs::metadata(&said).unwrap().len(), 0);
     drop(fixture.open(&key, true).unwrap());
     assert_eq!(fs::metadata(&said).unwrap().len(), 0);
+}
+
+/// What was made before the failure is found, as after a kill.
+#[test]
+fn what_an_operation_made_that_failed_half_way_is_collected_by_the_next_one() {
+    let (fixture, _key, disks) = full_disk(64 * MIB, 4 * MIB);
+    drop(disks);
+    let (maps, away) = (fixture.sr.layout().root().join("meta/map"), fixture.root().join(".away"));
+    let (_, _, before) = metadata(&fixture);
+    fs::rename(&maps, &away).unwrap();
+    let new = NewVolume { name: "", description: "", size: 1 << 20, sharable: false };
+    fixture.lock().create_volume(&new).unwrap_err();
+    fs::rename(&away, &maps).unwrap();
+    assert_eq!(metadata(&fixture).2, before + 1, "its layer has no map");
+    drop(fixture.lock());
+    assert_eq!(metadata(&fixture).2, before);
 }

@@ -182,7 +182,7 @@ fn an_sr_on_mounts_that_is_killed_between_any_two_of_them() {
 }
 
 #[test]
-#[ignore = "what the test above runs in a namespace of its own"]
+#[ignore = "no test by itself: the test above runs it in each run, in a mount namespace of its own"]
 fn inside() {
     if is_inside() {
         ["attach", "attach again", "detach", "destroy"].into_iter().for_each(at_every_step);

@@ -201,7 +201,7 @@ fn is_expected(error: &Error) -> bool {
 }
 
 #[test]
-#[ignore = "the processes that the test below starts"]
+#[ignore = "no test by itself: what each of the child processes does that the test below starts"]
 fn caller() {
     let Ok(task) = env::var(TASK) else { return };
     let [seed, collects, steps, root] = task.lines().collect::<Vec<_>>()[..] else {
