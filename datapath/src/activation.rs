@@ -1,7 +1,7 @@
 //! From attach to detach: the provider that serves the volume, and the steps of each of the two.
 
 use host::Provider;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 
 use crate::{blktap::require_size, state::Mode, unused::Claim, vdi::Vdi};
 

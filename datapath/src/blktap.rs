@@ -14,7 +14,7 @@
 use std::{ffi::OsString, time::Duration};
 
 use host::Provider;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use store::{Disk, ErrorKind, ExternalHolder, Name, Serving, Sr, Volume};
 use tapctl::{Flags, Open, Resume, reply::state};
 

@@ -1,8 +1,8 @@
 //! Maintenance commands: for a person and the volume plugin, and never called by the toolstack.
 
 use host::Config;
-use plugin::{Arg, Args, Registry};
-use schemas::Error;
+use smapiv3::Error;
+use smapiv3_plugin::{Arg, Args, Registry};
 use store::{Host, Name, Sr, VolumeUri};
 
 use crate::{Context, unused::Claim, vdi::Vdi};

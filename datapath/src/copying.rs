@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use schemas::{Blocklist, Error, Failure};
+use smapiv3::{Blocklist, Error, Failure};
 use tapctl::{HeldRanges, ranges::RANGES_MAX};
 
 /// Holds the listed blocks of a disk of `size` bytes as ascending ranges that do not touch each other, for the

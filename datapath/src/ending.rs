@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use host::{Provider, variables::STARTED_FOR};
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use tapctl::{Client, Identity, Minor, minors, process, reply::NAME};
 
 use crate::{

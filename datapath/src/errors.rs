@@ -2,7 +2,7 @@
 //! tapdisk, and those of the file system.
 
 use host::{Provider, variables::BLKTAP};
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 
 /// Error numbers, as a tapdisk answers them.
 pub(crate) mod errno {

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use store::{Disk, Memory, Name, Piece, Status, human};
 use tapctl::ControlDir;
 

@@ -1,7 +1,7 @@
 //! Incoming migrations of SMAPIv1: xapi passes the connection of the other host's tapdisk by SCM_RIGHTS,
 //! and the tapdisk here becomes its NBD server.
 
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 
 use crate::{state::Mode, vdi::Vdi};
 

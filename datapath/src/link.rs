@@ -16,7 +16,7 @@ use std::{
 };
 
 use host::variables::CONTROL_DIR;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use store::VolumeUri;
 use tapctl::{ControlDir, Minor};
 

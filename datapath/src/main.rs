@@ -40,8 +40,8 @@ mod write_back;
 use std::process::ExitCode;
 
 use host::{Config, Environment, Misconfigured};
-use plugin::{Edges, Registry};
-use schemas::{data, datapath as d, plugin as p};
+use smapiv3::{data, datapath as d, plugin as p};
+use smapiv3_plugin::{Edges, Registry};
 
 use crate::methods::{data as operation, datapath, plugin as query};
 
@@ -49,12 +49,12 @@ use crate::methods::{data as operation, datapath, plugin as query};
 const NAME: &str = "datapath-plugin";
 
 /// The context of a call, which a method gets beside its parameters.
-type Context<'a> = plugin::Context<'a, Config>;
+type Context<'a> = smapiv3_plugin::Context<'a, Config>;
 
 fn main() -> ExitCode {
     let environment = Environment::process();
     let edges = Edges::process(host::syslog(&environment, NAME));
-    ExitCode::from(plugin::run(edges, &registry(Config::read(&environment))))
+    ExitCode::from(smapiv3_plugin::run(edges, &registry(Config::read(&environment))))
 }
 
 /// The methods of this plugin. Each becomes an installed link.

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use host::Provider;
-use schemas::{Error, Failure, data::Status};
+use smapiv3::{Error, Failure, data::Status};
 use tapctl::{Client, Copy, HeldRanges, Mirror, MirrorStage, MirrorStatus};
 
 use crate::{

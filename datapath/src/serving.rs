@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, path::Path, time::Duration};
 
 use host::Provider;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use store::Name;
 use tapctl::process;
 

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use store::{ErrorKind, Inactive, Name, Volume};
 
 use crate::{state::Mode, vdi::Vdi};

@@ -7,7 +7,7 @@ use host::{
     cgroup::{self, Groups},
     variables::{STARTED_FOR, TAPDISK},
 };
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use tapctl::{
     Client, Minor, Spawn, minors,
     reply::{NAME, REVISION},

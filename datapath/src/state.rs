@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use host::Provider;
-use schemas::{Error, Failure};
 use serde::{Deserialize, Serialize};
+use smapiv3::{Error, Failure};
 use store::{Host, PluginState, VolumeUri};
 use tapctl::{Identity, Minor};
 

@@ -15,7 +15,7 @@ use std::{
 
 use host::Provider;
 use rustix::process::Signal;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use tapctl::{Client, Entry, Flags, Identity, Minor, Open};
 
 use crate::{errors::errno, state::Mode, vdi::Vdi};

@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use schemas::Error;
+use smapiv3::Error;
 
 use crate::{
     state::{Hold, Mode},

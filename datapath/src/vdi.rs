@@ -7,7 +7,7 @@
 use std::cell::{Cell, OnceCell};
 
 use host::Config;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use store::{Host, Layout, Sr, VolumeUri};
 use tapctl::ControlDir;
 

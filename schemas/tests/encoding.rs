@@ -3,10 +3,10 @@
 //! `requests.jsonl` holds the stdin of every call that the caller makes, as recorded from it.
 
 use schemars::JsonSchema;
-use schemas::{Blocklist, Call, NoParams, StringMap, data, datapath, plugin, sr, task, volume};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use smapiv3::{Blocklist, Call, NoParams, StringMap, data, datapath, plugin, sr, task, volume};
 
 /// One way to hold a value against a type: parse it, say whether that worked.
 type Parses = fn(&Value) -> bool;
@@ -283,7 +283,7 @@ fn mutants(root: &Value, pointer: &str, out: &mut Vec<Value>) {
 #[test]
 fn every_method_has_samples_that_its_type_and_its_schema_accept() {
     let samples = samples();
-    for method in schemas::methods() {
+    for method in smapiv3::methods() {
         for half in ["request", "response"] {
             let what = format!("{} {half}", method.name);
             assert!(samples.iter().any(|sample| sample.what == what), "no sample of a {what}");
@@ -380,15 +380,15 @@ fn optional_fields_are_left_out() {
 
 #[test]
 fn the_error_reply_fits_its_schema() {
-    let reply = schemas::Error::sr_not_attached("s").at("f.rs", 1).reply();
-    let schema = schemas::error_schema();
+    let reply = smapiv3::Error::sr_not_attached("s").at("f.rs", 1).reply();
+    let schema = smapiv3::error_schema();
     let value = serde_json::to_value(reply).unwrap();
     jsonschema::draft202012::validate(&schema, &value).unwrap();
     let mut all = Vec::new();
     mutants(&value, "", &mut all);
     for mutant in all {
         assert!(!jsonschema::draft202012::is_valid(&schema, &mutant), "{mutant}");
-        assert!(!parses::<schemas::ErrorReply>(&mutant), "{mutant}");
+        assert!(!parses::<smapiv3::ErrorReply>(&mutant), "{mutant}");
     }
 }
 
@@ -405,7 +405,7 @@ fn every_recorded_request_is_accepted() {
         let recorded: Value = serde_json::from_str(line).unwrap();
         let script = recorded["script"].as_str().unwrap();
         let request = serde_json::from_str(recorded["stdin"].as_str().unwrap()).unwrap();
-        let method = schemas::find(script).unwrap();
+        let method = smapiv3::find(script).unwrap();
         let schema = (method.request_schema)();
         jsonschema::draft202012::validate(&schema, &request)
             .unwrap_or_else(|error| panic!("{script}: {error}"));

@@ -1,6 +1,6 @@
 //! The committed JSON Schemas are what the types say, and say it in valid draft 2020-12.
 //!
-//! After a change of the types: `UPDATE_SCHEMAS=1 cargo test -p schemas --test json_schemas`.
+//! After a change of the types: `UPDATE_SCHEMAS=1 cargo test -p smapiv3 --test json_schemas`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,12 +8,12 @@ use std::path::Path;
 use serde_json::Value;
 
 const HOW_TO_UPDATE: &str =
-    "run UPDATE_SCHEMAS=1 cargo test -p schemas --test json_schemas and commit schemas/json";
+    "run UPDATE_SCHEMAS=1 cargo test -p smapiv3 --test json_schemas and commit schemas/json";
 
 /// File name and schema of everything that lies in `schemas/json`.
 fn generated() -> BTreeMap<String, Value> {
-    let mut files = BTreeMap::from([("error.json".to_owned(), schemas::error_schema())]);
-    for method in schemas::methods() {
+    let mut files = BTreeMap::from([("error.json".to_owned(), smapiv3::error_schema())]);
+    for method in smapiv3::methods() {
         files.insert(format!("{}.request.json", method.name), (method.request_schema)());
         files.insert(format!("{}.response.json", method.name), (method.response_schema)());
     }
@@ -60,7 +60,7 @@ fn each_schema_is_valid_draft_2020_12_and_needs_no_other_file() {
 /// Whoever reads `--help` sees these: nothing may go without a description.
 #[test]
 fn every_parameter_has_a_description() {
-    for method in schemas::methods() {
+    for method in smapiv3::methods() {
         assert!(!method.about.is_empty() && !method.about.contains('\n'), "{}", method.name);
         let schema = (method.request_schema)();
         for (name, parameter) in schema["properties"].as_object().unwrap() {
@@ -72,13 +72,13 @@ fn every_parameter_has_a_description() {
 #[test]
 fn the_list_is_the_whole_interface_and_is_searched_without_regard_to_case() {
     let mut count = BTreeMap::new();
-    for method in schemas::methods() {
+    for method in smapiv3::methods() {
         assert!(method.name.starts_with(&format!("{}.", method.interface)));
         *count.entry(method.interface).or_insert(0) += 1;
     }
     let expected =
         [("Data", 6), ("Datapath", 8), ("Plugin", 3), ("SR", 9), ("Task", 4), ("Volume", 19)];
     assert_eq!(count, BTreeMap::from(expected));
-    assert_eq!(schemas::find("plugin.QUERY").unwrap().name, "Plugin.query");
-    assert!(schemas::find("Plugin.quer").is_none());
+    assert_eq!(smapiv3::find("plugin.QUERY").unwrap().name, "Plugin.query");
+    assert!(smapiv3::find("Plugin.quer").is_none());
 }

@@ -359,7 +359,7 @@ fn every_installed_method_answers_the_same_when_python_runs_it() {
             let reads = ["stat", "ls", "compare", "similar_content", "list_changed_blocks"];
             let is_read = reads.iter().any(|it| name.ends_with(&format!(".{it}")));
             let mut request = json!({ "dbg": "x" });
-            let schema = (schemas::find(&name).unwrap().request_schema)();
+            let schema = (smapiv3::find(&name).unwrap().request_schema)();
             let wanted = |parameter: &str| schema["properties"].get(parameter).is_some();
             for (parameter, value) in known.iter().filter(|it| is_read && wanted(it.0)) {
                 request[parameter] = value.clone();

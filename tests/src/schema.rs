@@ -17,8 +17,8 @@ pub(crate) fn check(name: &str, what: &str, value: &Value) {
     let mut validators =
         VALIDATORS.get_or_init(Mutex::default).lock().expect("no test panics here");
     let validator = validators.entry(format!("{name} {what}")).or_insert_with(|| {
-        let schema = match schemas::find(name) {
-            None => schemas::error_schema(),
+        let schema = match smapiv3::find(name) {
+            None => smapiv3::error_schema(),
             Some(method) => (method.response_schema)(),
         };
         jsonschema::validator_for(&schema).expect("a schema is a schema")

@@ -1,6 +1,6 @@
 //! Conversions from the store's types to those of the interface.
 
-use schemas::{
+use smapiv3::{
     sr::{self, Health},
     volume::{Volume, VolumeType},
 };

@@ -5,8 +5,8 @@
 //! problem of a configuration is told at once.
 
 use host::Provider;
-use plugin::size;
-use schemas::{Error, Failure, StringMap, sr::CreateParams};
+use smapiv3::{Error, Failure, StringMap, sr::CreateParams};
+use smapiv3_plugin::size;
 use store::{Attachment, BLOCK_BYTES, Host, Name};
 
 /// The size of an SR that is created without one: small enough for any host that has room at all.

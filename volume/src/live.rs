@@ -15,8 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use plugin::Log;
 use rustix::{io::Errno, process::Signal};
+use smapiv3_plugin::Log;
 use store::{Error, ErrorKind, Layout, Live, Name, Result, Serving, Sr, Switch};
 use tapctl::{Client, ControlDir, Identity, Minor};
 

@@ -140,7 +140,7 @@ fn answer(disk: &mut Disk, path: &Path, request: &Request) -> Reply {
 
 #[test]
 fn a_snapshot_of_a_disk_that_is_served_keeps_what_was_written_before_it() {
-    let log = &plugin::testing::log();
+    let log = &smapiv3_plugin::testing::log();
     let fixture = Fixture::new();
     let tapdisk = Tapdisk::start(&fixture);
     let mut live = Tapdisks::new(&fixture.sr, log);
@@ -161,7 +161,7 @@ fn a_snapshot_of_a_disk_that_is_served_keeps_what_was_written_before_it() {
 
 #[test]
 fn a_disk_that_is_served_grows() {
-    let log = &plugin::testing::log();
+    let log = &smapiv3_plugin::testing::log();
     let fixture = Fixture::new();
     let tapdisk = Tapdisk::start(&fixture);
     let size = fixture.lock().resize_volume(fixture.key.as_str(), 2 << 20).unwrap();
@@ -176,7 +176,7 @@ fn a_disk_that_is_served_grows() {
 /// Takes a snapshot of a volume that `PID` serves as far as its lock says, while `behave` answers
 /// the one client that may come; the error, and what can still be done with the volume.
 fn with_broken(behave: impl FnOnce(UnixListener, PathBuf) + Send + 'static) -> Error {
-    let log = &plugin::testing::log();
+    let log = &smapiv3_plugin::testing::log();
     let fixture = Fixture::new();
     let open = Open { serving: fixture.serving() };
     let mut disk = Disk::open(&fixture.path(), &open).unwrap();

@@ -18,19 +18,19 @@ mod unused;
 use std::process::ExitCode;
 
 use host::{Config, Environment, Misconfigured};
-use plugin::{Edges, Registry};
-use schemas::{plugin as plugin_interface, sr, volume};
+use smapiv3::{plugin as plugin_interface, sr, volume};
+use smapiv3_plugin::{Edges, Registry};
 
 /// The name by which the plugin introduces itself.
 const NAME: &str = "volume-plugin";
 
 /// The context of a method call.
-type Context<'a> = plugin::Context<'a, Config>;
+type Context<'a> = smapiv3_plugin::Context<'a, Config>;
 
 fn main() -> ExitCode {
     let environment = Environment::process();
     let edges = Edges::process(host::syslog(&environment, NAME));
-    ExitCode::from(plugin::run(edges, &registry(Config::read(&environment))))
+    ExitCode::from(smapiv3_plugin::run(edges, &registry(Config::read(&environment))))
 }
 
 /// Every method and command that works.

@@ -6,7 +6,7 @@
 
 use std::process::{Command, Stdio};
 
-use schemas::Error;
+use smapiv3::Error;
 use store::ErrorKind;
 
 use crate::Context;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use syslog::{Facility, Faults, Syslog};
+use smapiv3_syslog::{Facility, Faults, Syslog};
 use tapctl::ControlDir;
 
 use crate::{
@@ -194,7 +194,7 @@ impl Config {
 pub fn syslog(environment: &Environment, program: &str) -> Syslog {
     let mut reader = Reader { environment, problems: Vec::new() };
     let socket = reader.path(variables::SYSLOG);
-    let socket = socket.unwrap_or_else(|| syslog::SOCKET_DEFAULT.into());
+    let socket = socket.unwrap_or_else(|| smapiv3_syslog::SOCKET_DEFAULT.into());
     let faults = Faults::of(&lock_dir(reader.path(variables::SR_ROOT).as_deref()));
     Syslog::connect(&socket, Facility::Local2, program).keeping(faults)
 }

@@ -14,9 +14,9 @@ use std::{
 };
 
 use host::{Config, Environment};
-use plugin::testing::{self, Refusal, assert_refused as refused};
 use scratch::Scratch;
 use serde_json::{Value, json};
+use smapiv3_plugin::testing::{self, Refusal, assert_refused as refused};
 use store::{Host, Inactive, Name, Sr};
 use tapctl::{
     Client, ControlDir, Identity, Minor,
@@ -97,7 +97,7 @@ impl Fixture {
         let registry = crate::registry(Ok(self.config()));
         let argv = ["datapath-plugin", "end-unused", "--sr", SR];
         let outcome = testing::run_plugin(&registry, &argv, "");
-        assert_eq!((outcome.status, outcome.stderr.as_str()), (plugin::EXIT_OK, ""));
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (smapiv3_plugin::EXIT_OK, ""));
         outcome.stdout
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use host::{Config, Environment};
-use plugin::testing;
+use smapiv3_plugin::testing;
 
 use crate::registry;
 

@@ -2,7 +2,7 @@
 //! kind has on the wire, and which remedy an administrator is told.
 
 use rustix::io::Errno;
-use schemas::Failure;
+use smapiv3::Failure;
 
 use crate::error::{Error, ErrorKind};
 
@@ -10,7 +10,7 @@ const BUSY: i32 = Errno::BUSY.raw_os_error();
 const NOSPC: i32 = Errno::NOSPC.raw_os_error();
 const NOMEM: i32 = Errno::NOMEM.raw_os_error();
 
-impl From<Error> for schemas::Error {
+impl From<Error> for smapiv3::Error {
     fn from(error: Error) -> Self {
         let failure = match error.kind() {
             ErrorKind::Remote(BUSY) => Failure::VdiInUse,
@@ -24,8 +24,8 @@ impl From<Error> for schemas::Error {
 impl Error {
     /// This error for the caller of a plugin, with another code or remedy than the usual one.
     #[must_use]
-    pub fn with_remedy(&self, failure: Failure, remedy: &str) -> schemas::Error {
-        let wire = schemas::Error::new(failure, format!("{self}; {remedy}"));
+    pub fn with_remedy(&self, failure: Failure, remedy: &str) -> smapiv3::Error {
+        let wire = smapiv3::Error::new(failure, format!("{self}; {remedy}"));
         match std::error::Error::source(self) {
             Some(source) => wire.caused_by(source.to_string()),
             None => wire,
@@ -73,7 +73,7 @@ mod tests {
         ] {
             let error = Error::io("open", "minor 3", Errno::ACCESS).of_kind(kind);
             let sentence = error.to_string();
-            let wire = schemas::Error::from(error);
+            let wire = smapiv3::Error::from(error);
             assert_eq!(wire.code(), format!("SR_BACKEND_FAILURE_{number}"), "{kind:?}");
             let message = &wire.params()[1];
             assert!(message.starts_with(&sentence) && message.contains(remedy), "{message}");

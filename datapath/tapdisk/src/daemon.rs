@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use host::cgroup::{self, Groups};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
-use syslog::{Severity, Syslog};
+use smapiv3_syslog::{Severity, Syslog};
 
 /// Leaves everything that would end this process with its caller. What the host does not allow an
 /// unprivileged process is tried and left.

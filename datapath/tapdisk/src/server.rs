@@ -14,8 +14,8 @@ use block::Interest;
 use host::{Config, Environment};
 use nbd::ReceiveLimit;
 use slab::Slab;
+use smapiv3_syslog::{Severity, Syslog};
 use store::Host;
-use syslog::{Severity, Syslog};
 use tapctl::{Conversations, Listener};
 
 use crate::{

@@ -11,8 +11,8 @@ use std::{
 use blkif::Xen;
 use nbd::ReceiveLimit;
 use slab::Slab;
+use smapiv3_syslog::{Severity, Syslog};
 use store::Closed;
-use syslog::{Severity, Syslog};
 use tapctl::{ControlDir, Conversation, Conversations, Key as ConversationKey, Listener, Minor};
 
 use crate::{

@@ -5,8 +5,8 @@
 
 use std::sync::LazyLock;
 
-use schemas::{Call, Error, Failure};
 use serde_json::{Map, Value};
+use smapiv3::{Call, Error, Failure};
 
 use crate::near::nearest;
 

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 
-use syslog::Syslog;
+use smapiv3_syslog::Syslog;
 
 /// The parts of its process that a plugin call uses.
 pub struct Edges<'a> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use syslog::{Severity, Syslog};
+use smapiv3_syslog::{Severity, Syslog};
 
 /// The parameters by which a call is recognised in the log. No others are logged: a remote URI
 /// holds passwords.

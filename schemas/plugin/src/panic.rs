@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 
 thread_local! {
     /// Whether this thread is inside [`catch`].

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schemas::{Call, Error, Failure, MethodInfo};
+use smapiv3::{Call, Error, Failure, MethodInfo};
 
 use crate::diagnose;
 use crate::log::Log;

@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use schemas::{Error, Failure};
 use serde_json::Value;
-use syslog::Syslog;
+use smapiv3::{Error, Failure};
+use smapiv3_syslog::Syslog;
 
 use crate::edges::Edges;
 use crate::log::{Log, Subject};
@@ -63,7 +63,7 @@ impl Line {
 fn method_base_name(path: &OsStr) -> Option<String> {
     let name = Path::new(path).file_name()?.to_str()?;
     let (interface, _) = name.split_once('.')?;
-    schemas::methods()
+    smapiv3::methods()
         .any(|method| method.interface.eq_ignore_ascii_case(interface))
         .then(|| name.to_owned())
 }
@@ -153,7 +153,7 @@ fn spelled<'a, C>(registry: &Registry<C>, name: &'a str) -> Result<Cow<'a, str>,
     {
         return Ok(name.into());
     }
-    let status = if schemas::find(name).is_some() { EXIT_FAILED } else { EXIT_USAGE };
+    let status = if smapiv3::find(name).is_some() { EXIT_FAILED } else { EXIT_USAGE };
     resolve(registry, name).map(|method| method.info.name.into()).map_err(|error| (error, status))
 }
 
@@ -230,7 +230,7 @@ fn resolve<'a, C>(registry: &'a Registry<C>, name: &str) -> Result<&'a Method<C>
     if let Some(method) = registry.find(name) {
         return Ok(method);
     }
-    if let Some(known) = schemas::find(name) {
+    if let Some(known) = smapiv3::find(name) {
         return Err(Error::unimplemented(known.name));
     }
     let available: Vec<&str> = registry.method_names().collect();

@@ -3,10 +3,10 @@
 
 use std::sync::LazyLock;
 
-use schemas::ErrorReply;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use syslog::Syslog;
+use smapiv3::ErrorReply;
+use smapiv3_syslog::Syslog;
 
 use crate::{EXIT_FAILED, EXIT_OK, Edges, Log, Registry, log::Subject, run};
 

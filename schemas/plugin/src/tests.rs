@@ -2,11 +2,11 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use schemas::volume::{self, Volume};
-use schemas::{Error, Failure, StringMap, data, plugin, sr};
 use serde_json::{Value, json};
+use smapiv3::volume::{self, Volume};
+use smapiv3::{Error, Failure, StringMap, data, plugin, sr};
 
-use syslog::{Facility, Syslog};
+use smapiv3_syslog::{Facility, Syslog};
 
 use crate::testing::{Outcome, run_plugin, run_with_log};
 use crate::{Arg, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Edges, Registry, run};

@@ -1,7 +1,7 @@
 //! `check`: checks the invariants of an SR against its files.
 
-use plugin::Args;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
+use smapiv3_plugin::Args;
 
 use crate::{Context, methods};
 

@@ -1,7 +1,7 @@
 //! `gc`: frees the leftovers of killed operations.
 
-use plugin::Args;
-use schemas::Error;
+use smapiv3::Error;
+use smapiv3_plugin::Args;
 
 use crate::{Context, live::Tapdisks, methods};
 

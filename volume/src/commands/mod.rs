@@ -6,7 +6,7 @@ mod reclaim;
 mod srs;
 
 use host::Config;
-use plugin::{Arg, Args, Registry};
+use smapiv3_plugin::{Arg, Args, Registry};
 
 const SR: Arg = Arg::required("sr", "UUID of the SR");
 

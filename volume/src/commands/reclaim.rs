@@ -1,8 +1,8 @@
 //! `reclaim`: destroys an SR that `xe sr-forget` left in memory. One that is attached is not
 //! forgotten, and destroyed only with `--force`.
 
-use plugin::{Arg, Args};
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
+use smapiv3_plugin::{Arg, Args};
 
 use store::Name;
 

@@ -1,8 +1,8 @@
 //! `srs`: lists the SRs in this host's memory, those that the toolstack has forgotten and those that
 //! are damaged included.
 
-use plugin::Args;
-use schemas::Error;
+use smapiv3::Error;
+use smapiv3_plugin::Args;
 
 use crate::{
     Context,

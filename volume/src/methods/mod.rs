@@ -5,7 +5,7 @@ pub(crate) mod sr;
 pub(crate) mod volume;
 
 use host::Provider;
-use schemas::{Error, Failure};
+use smapiv3::{Error, Failure};
 use store::{Host, Sr, human};
 
 use crate::Context;

@@ -6,7 +6,7 @@ use super::{MIB, Plugin, SR};
 
 /// Runs a command; its exit status and what it printed, wherever.
 fn run(plugin: &Plugin, line: &[&str]) -> (u8, String) {
-    let plugin::testing::Outcome { status, stdout, stderr, .. } =
+    let smapiv3_plugin::testing::Outcome { status, stdout, stderr, .. } =
         plugin.run(&[&["volume-plugin"], line].concat(), "");
     assert!(stdout.is_empty() != stderr.is_empty(), "{stdout} {stderr}");
     (status, stdout + &stderr)

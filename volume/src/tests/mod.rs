@@ -10,9 +10,9 @@ mod refusals;
 use std::path::Path;
 
 use host::{Config, Environment};
-use plugin::testing::{self, Outcome, Refusal};
 use scratch::Scratch;
 use serde_json::{Value, json};
+use smapiv3_plugin::testing::{self, Outcome, Refusal};
 use store::{Disk, Host, Layout, Name, Open, Serving};
 
 use crate::registry;
@@ -66,7 +66,7 @@ impl Plugin {
     /// A call as the toolstack makes it.
     fn call(&self, method: &str, params: Value) -> Result<Value, Refusal> {
         let answer = testing::call(&registry(Ok(self.config())), method, params)?;
-        let info = schemas::find(method).unwrap();
+        let info = smapiv3::find(method).unwrap();
         assert_valid(method, &(info.response_schema)(), &answer);
         Ok(answer)
     }

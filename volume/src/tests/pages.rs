@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use plugin::testing;
+use smapiv3_plugin::testing;
 
 use super::Plugin;
 use crate::{device_config, registry};

@@ -4,11 +4,11 @@
 //! The store's sentence is kept whole: it is written for the administrator who reads it as the
 //! second parameter of `SR_BACKEND_FAILURE_<n>`. The operating system's error follows it.
 
-use schemas::{Failure, Interface};
+use smapiv3::{Failure, Interface};
 
 use crate::error::{Error, ErrorKind};
 
-impl From<Error> for schemas::Error {
+impl From<Error> for smapiv3::Error {
     fn from(error: Error) -> Self {
         let (failure, name) = code(error.kind());
         let wire = match name {
@@ -73,7 +73,7 @@ mod tests {
             (ErrorKind::Unresponsive, 453, ""),
             (ErrorKind::Io, 200, ""),
         ] {
-            let error = schemas::Error::from(Error::new(kind, "what is wrong; what to do"));
+            let error = smapiv3::Error::from(Error::new(kind, "what is wrong; what to do"));
             assert_eq!(error.code(), format!("SR_BACKEND_FAILURE_{number}"), "{kind:?}");
             let message = format!("{prefix}what is wrong; what to do");
             assert_eq!(error.params(), ["", &message, ""], "{kind:?}");
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn the_operating_systems_word_follows_the_sentence() {
         let source = std::io::Error::other("no such thing");
-        let error = schemas::Error::from(Error::os("reading", "/x", source));
+        let error = smapiv3::Error::from(Error::os("reading", "/x", source));
         assert_eq!(error.params()[1], "reading /x: no such thing");
         assert_eq!(error.to_string(), "reading /x");
     }

@@ -1,6 +1,6 @@
 //! Data.cancel: a mirror or a copy is given up. One that has ended, or is not known, is none.
 
-use schemas::{Error, data::OperationParams};
+use smapiv3::{Error, data::OperationParams};
 
 use super::key::Key;
 use crate::{Context, vdi::Vdi};

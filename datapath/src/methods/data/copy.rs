@@ -1,6 +1,6 @@
 //! Data.copy: given blocks of the volume are copied to another server. It returns when that has begun.
 
-use schemas::{
+use smapiv3::{
     Error,
     data::{CopyParams, Operation},
 };

@@ -1,6 +1,6 @@
 //! Data.destroy: a mirror or a copy that has ended is forgotten.
 
-use schemas::{Error, data::OperationParams};
+use smapiv3::{Error, data::OperationParams};
 
 use super::key::Key;
 use crate::{Context, vdi::Vdi};

@@ -1,6 +1,6 @@
 //! The key of an operation: `<sr>/<volume>/<operation>`, as the calls about one bring nothing else.
 
-use schemas::{Error, Failure, data::Operation};
+use smapiv3::{Error, Failure, data::Operation};
 use store::{Name, VolumeUri};
 
 /// An operation on a volume.

@@ -1,7 +1,7 @@
 //! Data.ls: the mirrors and copies of all volumes, also those that have ended and are not destroyed.
 
 use host::Config;
-use schemas::{Error, NoParams, data::Operation};
+use smapiv3::{Error, NoParams, data::Operation};
 use store::{Host, Sr, VolumeUri};
 
 use super::key::Key;

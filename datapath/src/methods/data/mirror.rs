@@ -1,7 +1,7 @@
 //! Data.mirror: the volume is copied to another server and kept up to date there. It returns when that has
 //! begun.
 
-use schemas::{
+use smapiv3::{
     Error,
     data::{MirrorParams, Operation},
 };

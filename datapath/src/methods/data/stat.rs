@@ -1,7 +1,7 @@
 //! Data.stat: how far a mirror or a copy is. xapi asks again without a pause, so that one that is not complete is waited
 //! for, for a second at most, while other calls work on the volume.
 
-use schemas::{
+use smapiv3::{
     Error,
     data::{OperationParams, Status},
 };

@@ -1,6 +1,6 @@
 //! Datapath.activate: the volume is served, for reading and writing.
 
-use schemas::{Error, datapath::DomainParams};
+use smapiv3::{Error, datapath::DomainParams};
 
 use crate::{Context, state::Mode, vdi::Vdi};
 

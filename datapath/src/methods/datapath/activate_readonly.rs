@@ -1,6 +1,6 @@
 //! Datapath.activate_readonly: the volume is served, and writes are refused.
 
-use schemas::{Error, datapath::DomainParams};
+use smapiv3::{Error, datapath::DomainParams};
 
 use crate::{Context, state::Mode, vdi::Vdi};
 

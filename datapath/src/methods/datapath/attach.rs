@@ -1,6 +1,6 @@
 //! Datapath.attach: an idle tapdisk with a minor, and the URI of the disk that it will serve.
 
-use schemas::{
+use smapiv3::{
     Error, StringMap,
     datapath::{Backend, DomainParams, Implementation, Nbd, XenDisk},
 };

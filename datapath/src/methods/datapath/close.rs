@@ -1,6 +1,6 @@
 //! Datapath.close: the session is over. Writes that were not to be kept are thrown away.
 
-use schemas::{Error, Failure, datapath::UriParams};
+use smapiv3::{Error, Failure, datapath::UriParams};
 
 use crate::{Context, unused::Claim, vdi::Vdi};
 

@@ -1,7 +1,7 @@
 //! Datapath.deactivate: a domain uses the volume no more; after the last one it is not served. Where the
 //! volume is mirrored for that domain, this is the cut-over of a migration.
 
-use schemas::{Error, datapath::DomainParams};
+use smapiv3::{Error, datapath::DomainParams};
 
 use crate::{Context, vdi::Vdi};
 

@@ -1,6 +1,6 @@
 //! Datapath.detach: a domain has done with the volume; after the last one there is no tapdisk.
 
-use schemas::{Error, datapath::DomainParams};
+use smapiv3::{Error, datapath::DomainParams};
 
 use crate::{Context, vdi::Vdi};
 

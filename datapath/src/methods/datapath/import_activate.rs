@@ -1,6 +1,6 @@
 //! Datapath.import_activate: the socket to which xapi passes the connection of an incoming migration.
 
-use schemas::{Error, datapath::DomainParams};
+use smapiv3::{Error, datapath::DomainParams};
 
 use crate::{Context, vdi::Vdi};
 

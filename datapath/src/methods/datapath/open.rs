@@ -1,7 +1,7 @@
 //! Datapath.open: whether writes are to outlive Datapath.close. Where not, an anonymous clone takes
 //! them from now on; that of an earlier session is thrown away.
 
-use schemas::{Error, Failure, datapath::OpenParams};
+use smapiv3::{Error, Failure, datapath::OpenParams};
 
 use crate::{Context, unused::Claim, vdi::Vdi};
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use host::Config;
-use schemas::{Error, NoParams};
+use smapiv3::{Error, NoParams};
 use store::{Host, Sr, VolumeUri};
 use tapctl::{Client, ControlDir, MirrorStage};
 

@@ -1,6 +1,6 @@
 //! Plugin.query: name, version and features of this plugin. Only working features are named: the caller relies on them.
 
-use schemas::{
+use smapiv3::{
     Error, NoParams, StringMap,
     plugin::{API_VERSION, QueryResult},
 };

@@ -29,7 +29,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, Signal, kill_process},
 };
-use syslog::{Severity, Syslog};
+use smapiv3_syslog::{Severity, Syslog};
 use tapctl::{ControlDir, Identity};
 
 use self::{program::Program, restarts::Restarts};

@@ -11,8 +11,8 @@ use std::{
 
 use blkif::{Xen, mock::MockXen};
 use graphs::{Elected, GuestDisk, INTERVAL, Space};
+use smapiv3_syslog::{Severity, Syslog};
 use store::{Host, Sr};
-use syslog::{Severity, Syslog};
 use tapctl::MetricsDir;
 
 /// How often the thread looks whether disks have come or gone.

@@ -5,8 +5,8 @@ use std::{io, mem, os::unix::net::UnixStream, rc::Rc, time::Instant};
 use block::{Drive, Stats};
 use nbd::{Connection, Export, ReceiveLimit};
 use slab::Slab;
+use smapiv3_syslog::Severity;
 use store::Closed;
-use syslog::Severity;
 use tapctl::Failure;
 
 use super::{

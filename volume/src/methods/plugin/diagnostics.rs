@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use schemas::{Error, NoParams};
+use smapiv3::{Error, NoParams};
 use store::{Host, Memory, Name, Serving, Sr, SrStat, Volume};
 
 use super::tapdisks;

@@ -1,6 +1,6 @@
 //! `Plugin.ls`: the handles of the SRs that are attached.
 
-use schemas::{Error, NoParams};
+use smapiv3::{Error, NoParams};
 
 use crate::{Context, methods};
 

@@ -1,6 +1,6 @@
 //! `Plugin.query`: name, version and features.
 
-use schemas::{
+use smapiv3::{
     Error, NoParams,
     plugin::{API_VERSION, QueryResult},
 };

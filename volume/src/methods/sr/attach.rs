@@ -1,7 +1,7 @@
 //! `SR.attach`: finds the SR's memory, or makes it where a reboot has emptied it, and the file of its
 //! graphs, which the daemon reads from then on.
 
-use schemas::{Error, sr::ConfigurationParams};
+use smapiv3::{Error, sr::ConfigurationParams};
 
 use crate::{Context, device_config, graphs, methods};
 

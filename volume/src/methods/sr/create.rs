@@ -2,7 +2,7 @@
 //! Memory is taken only by SR.attach, which follows.
 
 use host::Provider;
-use schemas::{Error, StringMap, sr::CreateParams};
+use smapiv3::{Error, StringMap, sr::CreateParams};
 
 use crate::{Context, device_config, methods};
 

@@ -1,7 +1,7 @@
 //! `SR.destroy`: gives the memory back. It comes for an attached SR, and no SR.detach follows; the
 //! leftovers of an interrupted one are destroyed too.
 
-use schemas::{Error, sr::SrParams};
+use smapiv3::{Error, sr::SrParams};
 use store::Name;
 
 use crate::{Context, graphs, methods, unused::end_and_retry};

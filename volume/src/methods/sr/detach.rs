@@ -1,6 +1,6 @@
 //! `SR.detach`: the memory stays. One that is detached already is left as it is.
 
-use schemas::{Error, sr::SrParams};
+use smapiv3::{Error, sr::SrParams};
 use store::Sr;
 
 use crate::{Context, graphs, methods, unused::end_and_retry};

@@ -1,7 +1,7 @@
 //! `SR.ls`: the volumes, without those that only a datapath knows of. Damaged volumes are logged
 //! instead of listed.
 
-use schemas::{Error, sr::SrParams, volume::Volume};
+use smapiv3::{Error, sr::SrParams, volume::Volume};
 
 use crate::{Context, convert, methods};
 

@@ -1,7 +1,7 @@
 //! `SR.probe`: the SRs in this host's memory, attached or not, each with the configuration that
 //! attaches it.
 
-use schemas::{
+use smapiv3::{
     Error,
     sr::{ConfigurationParams, ProbeResult},
 };

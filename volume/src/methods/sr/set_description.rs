@@ -1,6 +1,6 @@
 //! `SR.set_description`.
 
-use schemas::{Error, sr::SetDescriptionParams};
+use smapiv3::{Error, sr::SetDescriptionParams};
 
 use crate::{Context, methods};
 

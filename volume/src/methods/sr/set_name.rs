@@ -1,6 +1,6 @@
 //! `SR.set_name`.
 
-use schemas::{Error, sr::SetNameParams};
+use smapiv3::{Error, sr::SetNameParams};
 
 use crate::{Context, methods};
 

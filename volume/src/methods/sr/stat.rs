@@ -1,6 +1,6 @@
 //! `SR.stat`: name, health and space.
 
-use schemas::{
+use smapiv3::{
     Error,
     sr::{SrParams, SrStat},
 };

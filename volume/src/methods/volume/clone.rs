@@ -1,6 +1,6 @@
 //! `Volume.clone`: a writable volume that begins as the volume is now, active or not.
 
-use schemas::{
+use smapiv3::{
     Error,
     volume::{Volume, VolumeParams},
 };

@@ -1,7 +1,7 @@
 //! `Volume.compare`: where two volumes differ. Ranges are in units of the block size
 //! (`ocaml/xapi-storage/generator/lib/common.mli`), not in bytes as the store has them.
 
-use schemas::{Blocklist, Error, volume::CompareParams};
+use smapiv3::{Blocklist, Error, volume::CompareParams};
 use store::BLOCK_BYTES;
 
 use crate::{Context, methods};

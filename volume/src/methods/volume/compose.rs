@@ -1,6 +1,6 @@
 //! `Volume.compose`: the child's updates over the parent, which is gone afterwards.
 
-use schemas::{Error, volume::ComposeParams};
+use smapiv3::{Error, volume::ComposeParams};
 
 use crate::{Context, live::Tapdisks, methods, unused::end_and_retry};
 

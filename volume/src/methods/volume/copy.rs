@@ -1,7 +1,7 @@
 //! `Volume.copy`: within an SR a clone; into another ram SR of this host the blocks that hold data.
 //! Everything else is refused, so that the caller copies through datapaths.
 
-use schemas::{
+use smapiv3::{
     Error, Failure, Interface,
     volume::{CopyParams, Volume},
 };

@@ -1,6 +1,6 @@
 //! `Volume.create`: an empty volume, which takes memory only as it is written.
 
-use schemas::{
+use smapiv3::{
     Error,
     volume::{CreateParams, Volume},
 };

@@ -1,7 +1,7 @@
 //! `Volume.data_destroy`: drops the data of a snapshot and keeps its map, by which changed blocks
 //! are listed. Anything but a snapshot is refused, as xapi itself refuses it.
 
-use schemas::{Error, volume::VolumeParams};
+use smapiv3::{Error, volume::VolumeParams};
 
 use crate::{Context, live::Tapdisks, methods, unused::end_and_retry};
 

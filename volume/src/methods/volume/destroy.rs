@@ -1,6 +1,6 @@
 //! `Volume.destroy`: one that is gone already is no error, one that is active is refused.
 
-use schemas::{Error, volume::VolumeParams};
+use smapiv3::{Error, volume::VolumeParams};
 
 use crate::{Context, live::Tapdisks, methods, unused::end_and_retry};
 

@@ -1,6 +1,6 @@
 //! `Volume.disable_cbt`: changed blocks can always be listed; callers want the flag to change.
 
-use schemas::{Error, volume::VolumeParams};
+use smapiv3::{Error, volume::VolumeParams};
 
 use crate::{Context, methods};
 

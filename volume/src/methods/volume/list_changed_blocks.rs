@@ -1,7 +1,7 @@
 //! `Volume.list_changed_blocks`: a bitmap of the blocks that changed from one volume to another.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use schemas::{
+use smapiv3::{
     Error,
     volume::{ChangedBlocks, ListChangedBlocksParams},
 };

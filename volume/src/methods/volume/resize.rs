@@ -1,7 +1,7 @@
 //! `Volume.resize`: makes a volume larger, also while it is active. Where its tapdisk cannot be
 //! told, the volume has grown all the same, and the call may be repeated.
 
-use schemas::{Error, volume::ResizeParams};
+use smapiv3::{Error, volume::ResizeParams};
 use store::Name;
 
 use crate::{Context, live::Tapdisks, methods};

@@ -1,6 +1,6 @@
 //! `Volume.revert`: the volume gets the contents of the snapshot. An active one is refused.
 
-use schemas::{Error, volume::RevertParams};
+use smapiv3::{Error, volume::RevertParams};
 
 use crate::{Context, live::Tapdisks, methods, unused::end_and_retry};
 

@@ -1,6 +1,6 @@
 //! `Volume.set`: keeps a value with a volume.
 
-use schemas::{Error, Failure, volume::SetParams};
+use smapiv3::{Error, Failure, volume::SetParams};
 
 use crate::{Context, methods};
 

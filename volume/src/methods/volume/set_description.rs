@@ -1,6 +1,6 @@
 //! `Volume.set_description`.
 
-use schemas::{Error, volume::SetDescriptionParams};
+use smapiv3::{Error, volume::SetDescriptionParams};
 
 use crate::{Context, methods};
 

@@ -1,6 +1,6 @@
 //! `Volume.set_name`.
 
-use schemas::{Error, volume::SetNameParams};
+use smapiv3::{Error, volume::SetNameParams};
 
 use crate::{Context, methods};
 

@@ -1,6 +1,6 @@
 //! `Volume.similar_content`: the volumes that share something with one, the most alike first.
 
-use schemas::{Error, volume::VolumeParams};
+use smapiv3::{Error, volume::VolumeParams};
 
 use crate::{Context, methods};
 

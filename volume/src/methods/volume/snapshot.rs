@@ -1,6 +1,6 @@
 //! `Volume.snapshot`: a read-only volume with the contents that the volume has now, active or not.
 
-use schemas::{
+use smapiv3::{
     Error,
     volume::{Volume, VolumeParams},
 };

@@ -1,6 +1,6 @@
 //! `Volume.stat`: the properties of a volume, and the URI that a datapath reaches it by.
 
-use schemas::{
+use smapiv3::{
     Error,
     volume::{Volume, VolumeParams},
 };

@@ -1,6 +1,6 @@
 //! `Volume.unset`: forgets a value; one that is not there is no error.
 
-use schemas::{Error, volume::UnsetParams};
+use smapiv3::{Error, volume::UnsetParams};
 
 use crate::{Context, methods};
 
