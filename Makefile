@@ -12,6 +12,7 @@
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
 # make test-trace  the methods below the real OpenTelemetry packages (takes python3 with pip)
+# make crates  packages smapiv3, smapiv3-plugin and smapiv3-syslog for other authors, and builds what is in them
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
@@ -27,9 +28,11 @@ export CARGO_TARGET_DIR
 cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 	$(CARGO) build --locked --profile $1 --target $(TARGET) $(foreach program,$(PROGRAMS) $2,--bin $(program))
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
+# What other authors of plugins use, and the packages of which the examples in documentation are tests.
+CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build deb rpm run stop test test-long test-random test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick install uninstall clean
+.PHONY: all build crates deb rpm run stop test test-long test-random test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick install uninstall clean
 
 all: build
 
@@ -50,10 +53,15 @@ test:
 	tests/tools.sh test
 	$(CARGO) build --locked --workspace --all-targets
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run --locked --workspace --no-fail-fast; \
+		$(CARGO) nextest run --locked --workspace --no-fail-fast && $(CARGO) test --locked --doc $(CRATES); \
 	else \
 		$(CARGO) test --locked --workspace --no-fail-fast; \
 	fi
+	$(MAKE) crates
+
+# The crates for other authors, as they would be published: complete, and they build on their own.
+crates:
+	$(CARGO) package --locked --allow-dirty $(CRATES)
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
 test-long: test-random test-migrations test-versions test-packages test-guests

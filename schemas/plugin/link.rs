@@ -2,7 +2,7 @@
 //!
 //! A call of a plugin is mostly the start of its program, and that is mostly page faults, a third of them
 //! by relocations. The program ends with its call and reads what xapi says, nothing of a guest's: what is
-//! random about its addresses protects little. tapdisk-ram, which serves guests, keeps that.
+//! random about its addresses protects little. A program that serves guests keeps it.
 
 #![expect(clippy::print_stdout, reason = "cargo reads it")]
 

@@ -137,6 +137,16 @@ impl Interface {
 
 impl Error {
     /// `SR_BACKEND_FAILURE_<n>` with a message that names the fault, the value and the remedy.
+    ///
+    /// ```
+    /// use smapiv3::{Error, Failure};
+    ///
+    /// let cause = std::io::Error::other("disk on fire");
+    /// let error = Error::new(Failure::VdiSize, "a volume of -1 bytes: give a size of at least 1")
+    ///     .caused_by(cause);
+    /// let message = "a volume of -1 bytes: give a size of at least 1: disk on fire";
+    /// assert_eq!((error.code(), error.params()[1].as_str()), ("SR_BACKEND_FAILURE_79", message));
+    /// ```
     pub fn new(failure: Failure, message: impl Into<String>) -> Self {
         let message = message.into();
         Self::raw(
@@ -213,6 +223,11 @@ impl Error {
     }
 
     /// The volume is active on the host with that UUID: the caller sends the call there.
+    ///
+    /// ```
+    /// let error = smapiv3::Error::activated_on_another_host("a-host");
+    /// assert_eq!(error.params(), ["Activated_on_another_host", "a-host"]);
+    /// ```
     pub fn activated_on_another_host(host_uuid: impl Into<String>) -> Self {
         Self::interface(Interface::ActivatedOnAnotherHost, host_uuid)
     }

@@ -8,8 +8,23 @@
 //! object of strings; unit is `null`. Sizes that come in are `i64`, because the caller passes on
 //! whatever it was given: zero and negative ones get an answer from the method, not a parse error.
 //!
+//! ```
+//! use smapiv3::{find, sr};
+//!
+//! let stat: sr::SrStat = serde_json::from_str(
+//!     r#"{"sr":"s","name":"n","description":"","free_space":1,"total_space":2,
+//!         "datasources":[],"clustered":false,"health":["Healthy",""]}"#,
+//! ).unwrap();
+//! assert_eq!(stat.health, sr::Health::Healthy(String::new()));
+//! assert_eq!(find("sr.stat").unwrap().about, "Show an SR's name, health and space");
+//! ```
+//!
 //! Follows `ocaml/xapi-storage/generator/lib/{control,data,plugin,task,common}.ml` of
 //! xapi-project/xen-api, interface version 5.0.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod data;
 pub mod datapath;

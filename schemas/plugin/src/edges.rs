@@ -23,6 +23,15 @@ pub struct Edges<'a> {
 
 impl Edges<'static> {
     /// The edges of the process itself, whose messages go to `log`.
+    ///
+    /// ```no_run
+    /// use smapiv3_plugin::{Edges, Registry, run};
+    /// use smapiv3_syslog::{Facility, SOCKET_DEFAULT, Syslog};
+    ///
+    /// let log = Syslog::connect(SOCKET_DEFAULT.as_ref(), Facility::Local2, "my-plugin");
+    /// let registry = Registry::new("my-plugin", "1.0", "Does nothing yet", Ok::<_, String>(()));
+    /// std::process::exit(run(Edges::process(log), &registry).into());
+    /// ```
     pub fn process(log: Syslog) -> Self {
         Self {
             argv: std::env::args_os().collect(),

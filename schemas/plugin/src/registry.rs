@@ -58,7 +58,7 @@ impl<C> Registry<C> {
         self.config.as_ref().map_err(|error| Error::new(Failure::InvalidArg, error))
     }
 
-    /// Adds a method of the interface. Add working methods only: each becomes an installed
+    /// Adds a method of the interface, by its type in the crate `smapiv3`. Add working methods only: each becomes an installed
     /// link, and each link a feature in the eyes of the caller.
     #[must_use]
     pub fn method<M: Call>(
@@ -80,6 +80,18 @@ impl<C> Registry<C> {
     }
 
     /// Adds a maintenance command, which the toolstack never calls. Its result is printed.
+    ///
+    /// ```
+    /// use smapiv3_plugin::{Arg, Registry, testing};
+    ///
+    /// const ARGS: &[Arg] = &[Arg::required("sr", "The SR to look at")];
+    /// let registry = Registry::new("my-plugin", "1.0", "An example", Ok::<_, String>(()))
+    ///     .command("check", "Look for damage", ARGS, |_, args| {
+    ///         Ok(format!("{} is well\n", args.get("sr").unwrap_or_default()))
+    ///     });
+    /// let outcome = testing::run_plugin(&registry, &["my-plugin", "check", "--sr", "x"], "");
+    /// assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "x is well\n"));
+    /// ```
     #[must_use]
     pub fn command(
         mut self,

@@ -57,6 +57,17 @@ impl fmt::Display for SizeError {
 impl std::error::Error for SizeError {}
 
 /// The bytes that a text like `8GiB` stands for.
+///
+/// ```
+/// use smapiv3_plugin::size;
+///
+/// assert_eq!(size::parse("8GiB"), Ok(8 << 30));
+/// let error = size::parse("8 giant").unwrap_err().to_string();
+/// assert!(error.starts_with(r#""8 giant" is not a size: there is no unit "giant""#));
+/// ```
+///
+/// # Errors
+/// What is wrong with the text, in a sentence for an administrator.
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let error = |kind| SizeError { text: text.to_owned(), kind };
     let trimmed = text.trim();

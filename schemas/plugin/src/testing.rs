@@ -75,7 +75,7 @@ pub fn run_plugin<C>(registry: &Registry<C>, argv: &[&str], stdin: &str) -> Outc
 /// does not fit.
 pub fn call<C>(registry: &Registry<C>, method: &str, mut params: Value) -> Result<Value, Refusal> {
     params["dbg"] = "test".into();
-    let path = format!("/plugins/ram/{method}");
+    let path = format!("/plugins/{}/{method}", registry.name);
     let outcome = run_plugin(registry, &[&path, "--json"], &params.to_string());
     assert_eq!((outcome.unread, outcome.stderr.as_str()), (0, ""), "{method}");
     if outcome.status == EXIT_OK {

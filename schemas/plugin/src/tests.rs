@@ -89,7 +89,7 @@ fn run_with(argv: &[&str], stdin: &str) -> Outcome {
 
 /// A call as the toolstack makes it.
 fn json_call(method: &str, request: &str) -> Outcome {
-    let outcome = run_with(&[&format!("/plugins/ram/{method}"), "--json"], request);
+    let outcome = run_with(&[&format!("/plugins/test/{method}"), "--json"], request);
     assert_eq!(outcome.unread, 0);
     outcome
 }

@@ -4,6 +4,10 @@
 //! Used by the plugins' dispatcher for the log of each call, and by daemons. A failure to log is
 //! not reported: a log must never fail a call, nor hang it.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod faults;
 
 use std::fmt::{self, Write};
