@@ -20,7 +20,7 @@ interface! {
 pub const API_VERSION: &str = "5.0";
 
 /// The description of a plugin.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct QueryResult {
     /// Name of the plugin: the type of its SRs
     pub plugin: String,

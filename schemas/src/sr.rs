@@ -113,7 +113,7 @@ pub struct ProbeResult {
 }
 
 /// The state of an SR.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SrStat {
     /// Handle of the SR
     pub sr: String,
@@ -135,6 +135,13 @@ pub struct SrStat {
     pub clustered: bool,
     /// Whether the SR can be used
     pub health: Health,
+}
+
+/// Healthy, without a reason.
+impl Default for Health {
+    fn default() -> Self {
+        Self::Healthy(String::new())
+    }
 }
 
 tagged! {

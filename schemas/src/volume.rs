@@ -241,7 +241,7 @@ pub struct ComposeParams {
 }
 
 /// The properties of a volume.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Volume {
     /// Key of the volume, unique in its SR
     pub key: String,

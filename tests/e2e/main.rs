@@ -10,6 +10,7 @@ mod conformance;
 mod crash;
 mod datapath;
 mod errors;
+mod examples;
 mod full;
 mod graphs;
 mod install;

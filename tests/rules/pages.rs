@@ -31,11 +31,11 @@ fn numbers() -> BTreeMap<String, String> {
     pairs.map(|(name, number)| (name.to_owned(), number.to_owned())).collect()
 }
 
-/// The text of every program, without tests.
+/// The text of every program, without tests and examples.
 fn sources() -> String {
     let is_test = |path: &PathBuf| {
         let path = path.strip_prefix(root()).expect("below the root");
-        path.components().any(|part| part.as_os_str() == "tests")
+        path.components().any(|part| ["tests", "examples"].iter().any(|it| part.as_os_str() == *it))
             || path.to_string_lossy().ends_with("tests.rs")
     };
     let mut sources = String::new();

@@ -69,7 +69,9 @@ impl std::error::Error for Failure {}
 pub struct Xapi {
     /// Everything of this host, its tapdisks and mounts too: they end with it.
     root: Arc<Scratch>,
-    plugins: PathBuf,
+    /// Where the method files of either side lie.
+    volume_plugin: PathBuf,
+    datapath_plugin: PathBuf,
     environment: Vec<(String, String)>,
 }
 
@@ -94,7 +96,7 @@ impl Xapi {
         for side in [Side::Volume, Side::Datapath] {
             install(side, &programs::directory(), &plugins.join(side.directory()));
         }
-        Self::on(root, plugins, environment)
+        Self::on(root, &plugins, environment)
     }
 
     /// The same host with the plugins of another directory: of another version, which is installed
@@ -109,7 +111,12 @@ impl Xapi {
         for side in [Side::Volume, Side::Datapath] {
             install(side, directory, &plugins.join(side.directory()));
         }
-        Self { root: Arc::clone(&self.root), plugins, environment: self.environment.clone() }
+        Self {
+            root: Arc::clone(&self.root),
+            volume_plugin: plugins.join(Side::Volume.directory()),
+            datapath_plugin: plugins.join(Side::Datapath.directory()),
+            environment: self.environment.clone(),
+        }
     }
 
     /// A host whose plugins were installed elsewhere.
@@ -118,7 +125,22 @@ impl Xapi {
     /// Where its directories cannot be made.
     #[must_use]
     pub fn installed(plugins: &Path) -> Self {
-        Self::on(Scratch::in_memory(), plugins.to_owned(), &[])
+        Self::on(Scratch::in_memory(), plugins, &[])
+    }
+
+    /// A host whose plugins are others than this product's: the directory of a volume plugin, and the one of
+    /// a datapath plugin. What they start ends with the host if a variable of theirs names a place below `root`.
+    #[must_use]
+    pub fn foreign(
+        root: Scratch,
+        volume: &Path,
+        datapath: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let (volume_plugin, datapath_plugin) = (volume.to_owned(), datapath.to_owned());
+        let environment = environment.iter().map(|&(name, value)| (name.into(), value.into()));
+        let environment = environment.collect();
+        Self { root: root.into(), volume_plugin, datapath_plugin, environment }
     }
 
     /// A host on which `make install` has installed programs of that directory.
@@ -131,10 +153,10 @@ impl Xapi {
         let destination = root.path().join("installed");
         let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
         tools::run("sh", &[INSTALLER, "install", &text(built), &text(&destination)]);
-        Self::on(root, destination.join("usr/libexec/xapi-storage-script"), &[])
+        Self::on(root, &destination.join("usr/libexec/xapi-storage-script"), &[])
     }
 
-    fn on(root: Scratch, plugins: PathBuf, environment: &[(&str, &str)]) -> Self {
+    fn on(root: Scratch, plugins: &Path, environment: &[(&str, &str)]) -> Self {
         let own = |name: &str| root.path().join(name).to_string_lossy().into_owned();
         let mut variables = vec![
             ("XAPI_RAM_SR_ROOT".to_owned(), own("sr")),
@@ -148,7 +170,12 @@ impl Xapi {
                 .create(root.path().join(name))
                 .expect("a new directory");
         }
-        Self { root: root.into(), plugins, environment: variables }
+        Self {
+            root: root.into(),
+            volume_plugin: plugins.join(Side::Volume.directory()),
+            datapath_plugin: plugins.join(Side::Datapath.directory()),
+            environment: variables,
+        }
     }
 
     /// Leaves the host as it is, with its running disks, until [`scratch::end`] is called for the
@@ -188,10 +215,19 @@ impl Xapi {
         command
     }
 
+    /// Where the method files of a side lie.
+    #[must_use]
+    pub fn plugin(&self, side: Side) -> &Path {
+        match side {
+            Side::Volume => &self.volume_plugin,
+            Side::Datapath => &self.datapath_plugin,
+        }
+    }
+
     /// The command that executes one method.
     #[must_use]
     pub fn method(&self, side: Side, method: &str) -> Command {
-        let mut command = self.command(&self.plugins.join(side.directory()).join(method));
+        let mut command = self.command(&self.plugin(side).join(method));
         command.arg("--json").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -346,7 +382,7 @@ impl Xapi {
     /// Where it is not installed.
     #[must_use]
     pub fn volume_plugin(&self) -> Command {
-        let program = self.plugins.join(Side::Volume.directory()).join("Volume.stat");
+        let program = self.plugin(Side::Volume).join("Volume.stat");
         let program = fs::canonicalize(program).expect("an installed link");
         self.command(&program)
     }
