@@ -20,7 +20,7 @@ pub struct Counters {
     pub failed: u64,
     /// Calls that copied between the guest's pages and ours: with Xen one hypercall for 16 pages.
     pub copies: u64,
-    /// The longest time from taking a read to its answer.
+    /// The longest time from taking a read to its answer, of which [`block::Direction::time`] is the sum.
     pub read_max: Duration,
     /// The same of a write.
     pub write_max: Duration,

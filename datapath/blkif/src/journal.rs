@@ -66,6 +66,14 @@ const HELD: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Held(u16);
 
+impl Held {
+    /// Below the number of the ring's slots; no two requests that are held have the same.
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        self.0.into()
+    }
+}
+
 /// The journal of a ring.
 #[derive(Debug)]
 pub struct Journal {

@@ -17,6 +17,7 @@ mod request;
 mod ring;
 mod shared;
 mod steps;
+mod times;
 
 pub use copies::{Copies, Grant, Local, OKAY, PAGE_BYTES, Segment};
 pub use counters::{Counters, Indices, SharedCounters};

@@ -28,6 +28,7 @@ impl Ring {
         }
         step();
         let wanted = self.shared.publish(begin, end);
+        self.times.publish(&mut self.stats, &self.counters);
         self.journal.commit_published(end);
         let count = self.answers.len() as u64;
         self.answers.clear();

@@ -1,11 +1,8 @@
 //! Carrying requests out.
 
-use std::{
-    ops::Range,
-    time::{Duration, Instant},
-};
+use std::ops::Range;
 
-use block::{Budget, Direction as DirectionStats, Disk, Drive, Started, Stats};
+use block::{Budget, Disk, Drive, Started, Stats};
 
 use super::{Ring, Taken};
 use crate::{
@@ -15,6 +12,7 @@ use crate::{
     layout::{Status, operation},
     request::{Direction, Head, Limits, Order, Parsed, Refusal, Request, Transfer},
     shared::Answer,
+    times::Way,
 };
 
 /// The cost of a request beside its bytes, in the unit of [`Budget`].
@@ -50,8 +48,6 @@ impl Ring {
         limits: Limits,
         budget: &mut Budget,
     ) {
-        let start = Instant::now();
-        let before = [self.stats.read.answered(), self.stats.write.answered()];
         let mut round = std::mem::take(&mut self.round);
         self.resolve(&mut round, limits);
         for Taken { turn, head, what } in round.drain(..) {
@@ -72,24 +68,6 @@ impl Ring {
         }
         self.run_batch(drive);
         self.round = round;
-        self.count_time(start, before);
-    }
-
-    /// Charges each request of a round the time of the round. `before`: the reads and writes that were
-    /// answered when it began.
-    fn count_time(&mut self, start: Instant, before: [u64; 2]) {
-        let time = start.elapsed();
-        let count = |stats: &mut DirectionStats, before: u64| {
-            let count = u32::try_from(stats.answered() - before).unwrap_or(u32::MAX);
-            stats.time += time * count;
-            if count > 0 { time } else { Duration::ZERO }
-        };
-        let read = count(&mut self.stats.read, before[0]);
-        let write = count(&mut self.stats.write, before[1]);
-        self.counters.update(|it| {
-            it.read_max = it.read_max.max(read);
-            it.write_max = it.write_max.max(write);
-        });
     }
 
     /// Copies the pages of segments of all indirect requests of the round, and parses them.
@@ -222,6 +200,7 @@ impl Ring {
         };
         if added.is_err() {
             count(&mut self.stats, direction, &range, false);
+            self.times.answer(direction.into(), turn.held);
             self.counters.update(|it| it.failed += 1);
             self.answer(turn.held, head, Status::Error);
         }
@@ -233,12 +212,13 @@ impl Ring {
         if self.batch.is_empty() {
             return;
         }
-        let (answers, stats) = (&mut self.answers, &mut self.stats);
+        let (answers, stats, times) = (&mut self.answers, &mut self.stats, &mut self.times);
         let (mut refused, mut failed) = (0, 0);
         let done = |pending: &Pending, outcome: Outcome| {
             refused += u64::from(outcome == Outcome::NotCopied);
             failed += u64::from(outcome == Outcome::Failed);
             count(stats, pending.direction, &pending.range, outcome == Outcome::Done);
+            times.answer(pending.direction.into(), pending.held);
             let Head { id, operation } = pending.head;
             answers.push((pending.held, Answer { id, operation, status: outcome.status() }));
         };
@@ -252,8 +232,14 @@ impl Ring {
 
     fn refuse(&mut self, turn: Turn, head: Head, refusal: Refusal) {
         match head.operation {
-            operation::READ => self.stats.read.count_refused(),
-            operation::WRITE | operation::WRITE_BARRIER => self.stats.write.count_refused(),
+            operation::READ => {
+                self.stats.read.count_refused();
+                self.times.answer(Way::Read, turn.held);
+            }
+            operation::WRITE | operation::WRITE_BARRIER => {
+                self.stats.write.count_refused();
+                self.times.answer(Way::Write, turn.held);
+            }
             _ => self.stats.other_failed += 1,
         }
         self.counters.update(|it| it.refused += 1);

@@ -29,6 +29,7 @@ use crate::{
     layout::Abi,
     request::{Head, Parsed, Refusal},
     shared::{Answer, Shared},
+    times::Times,
 };
 
 /// Where a guest's ring is, and how it is laid out.
@@ -72,6 +73,7 @@ pub struct Ring {
     /// Requests are answered with errors from now on.
     stopping: bool,
     stats: Stats,
+    times: Times,
     counters: Rc<SharedCounters>,
     /// Requests of this round, the segments that they name, and their answers. Kept for their
     /// capacities, as the next two are: no pass allocates.
@@ -108,7 +110,9 @@ impl Ring {
         let mut ring =
             Self::open(domain, location, |shared| Journal::resume(journal, shared.entries()))?;
         ring.publish_recorded()?;
+        // Taken by another process, which told no moment: their time begins here.
         for held in ring.journal.unanswered() {
+            ring.times.take(held);
             let turn = ring.next_turn(held);
             ring.queue.push_back(turn);
         }
@@ -130,6 +134,7 @@ impl Ring {
         let abi = Abi::of_protocol(*protocol).ok_or(Errno::PROTONOSUPPORT)?;
         let shared = Shared::new(pages, abi, grefs.len().ilog2());
         domain.bind(*port)?;
+        let times = Times::new(shared.entries());
         Ok(Self {
             journal: journal(&shared)?,
             shared,
@@ -143,6 +148,7 @@ impl Ring {
             is_event_due: true,
             stopping: false,
             stats: Stats::default(),
+            times,
             counters: Rc::default(),
             round: Vec::new(),
             grants: Vec::new(),

@@ -40,21 +40,24 @@ impl Ring {
     }
 
     fn take_new(&mut self, count: u32, limits: Limits) {
+        if count == 0 {
+            return;
+        }
         let begin = self.journal.taken();
         let mut number = begin;
+        self.times.begin();
         while number != begin.wrapping_add(count) {
             let raw = self.shared.copy_request(number);
             let held = self.journal.take(number, &raw);
             number = number.wrapping_add(1);
+            self.times.take(held);
             let turn = self.next_turn(held);
             if self.add(turn, &raw, limits) {
                 break;
             }
         }
-        if number != begin {
-            self.journal.commit_taken(number);
-            self.counters.update(|it| it.taken += u64::from(number.wrapping_sub(begin)));
-        }
+        self.journal.commit_taken(number);
+        self.counters.update(|it| it.taken += u64::from(number.wrapping_sub(begin)));
     }
 
     /// Parses a request into the round; whether it is a barrier.

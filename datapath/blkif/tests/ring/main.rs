@@ -9,3 +9,4 @@ mod random;
 mod refused;
 mod rig;
 mod speed;
+mod times;

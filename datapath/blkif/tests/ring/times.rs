@@ -1,0 +1,168 @@
+//! A request takes the time from when it is taken off the ring until its answer is in it: what an observer says
+//! that watches the ring with a clock of its own.
+
+use std::{
+    cell::Cell,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    rc::Rc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use blkif::{
+    Abi, Copies, Domain, Journal, Ring, Xen as _,
+    mock::{FrontendRequest, Span},
+};
+use block::{Budget, Frontend as _};
+use memory::WriteMap;
+
+use crate::rig::{Rig, SECTOR, SIZE};
+
+/// What a slow copy takes: much more than all else of a request.
+const COPY: Duration = Duration::from_millis(40);
+
+/// A guest whose pages are reached slowly.
+#[derive(Debug)]
+struct Slow {
+    domain: Box<dyn Domain>,
+    copies: Rc<Cell<u32>>,
+}
+
+impl Domain for Slow {
+    fn map(&mut self, grefs: &[u32]) -> io::Result<WriteMap> {
+        self.domain.map(grefs)
+    }
+
+    fn bind(&mut self, port: u32) -> io::Result<()> {
+        self.domain.bind(port)
+    }
+
+    fn copy(&mut self, copies: &mut Copies) -> io::Result<()> {
+        thread::sleep(COPY);
+        self.copies.set(self.copies.get() + 1);
+        self.domain.copy(copies)
+    }
+
+    fn notify(&mut self) -> io::Result<()> {
+        self.domain.notify()
+    }
+
+    fn take_event(&mut self) -> io::Result<bool> {
+        self.domain.take_event()
+    }
+}
+
+impl AsFd for Slow {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.domain.as_fd()
+    }
+}
+
+/// A rig of one page with slow copies; how many there were.
+fn slow() -> (Rig, Rc<Cell<u32>>) {
+    let mut rig = Rig::new(Abi::X86_64, 0);
+    let copies = Rc::default();
+    let domain = Slow { domain: rig.xen.domain(7).unwrap(), copies: Rc::clone(&copies) };
+    let journal = Journal::create().unwrap();
+    rig.ring = Ring::connect(Box::new(domain), &rig.frontend.location(), journal).unwrap();
+    (rig, copies)
+}
+
+/// Whether a time is what the observer says: within 5 %.
+#[track_caller]
+fn assert_close(time: Duration, observed: Duration) {
+    let (time, observed) = (time.as_secs_f64(), observed.as_secs_f64());
+    assert!((time - observed).abs() <= observed * 0.05, "{time} s, observed: {observed} s");
+}
+
+fn reads_and_writes(rig: &Rig) -> [Duration; 2] {
+    let stats = block::Frontend::<block::memory::Memory>::stats(&rig.ring);
+    [stats.read.time, stats.write.time]
+}
+
+/// One at a time.
+#[test]
+fn a_request_takes_what_the_guest_waits_for_its_answer() {
+    let (mut rig, _) = slow();
+    let page = rig.guest().take_pages(1);
+    for write in [false, true] {
+        let mut observed = Duration::ZERO;
+        for _ in 0..5 {
+            let spans = vec![Span::page(page)];
+            rig.submit(&[match write {
+                true => FrontendRequest::Write(8, spans),
+                false => FrontendRequest::Read(8, spans),
+            }]);
+            let start = Instant::now();
+            rig.turn();
+            observed += start.elapsed();
+            assert_eq!(rig.completions().len(), 1);
+        }
+        assert_close(reads_and_writes(&rig)[usize::from(write)], observed);
+    }
+    let counters = rig.ring.counters().get();
+    assert!(counters.read_max >= COPY && counters.read_max < COPY * 3, "{counters:?}");
+    assert!(counters.write_max >= COPY && counters.write_max < COPY * 3, "{counters:?}");
+}
+
+/// Those that a turn has no time for wait, and all that are taken together are answered together.
+#[test]
+fn waiting_for_another_turn_is_in_the_time() {
+    let (mut rig, copies) = slow();
+    let page = rig.guest().take_pages(8);
+    let requests: Vec<_> =
+        (0..8).map(|it| FrontendRequest::Read(8, vec![Span::page(page + it)])).collect();
+    rig.submit(&requests);
+    let start = Instant::now();
+    let mut observed = Duration::ZERO;
+    let mut answered = 0;
+    while answered < 8 {
+        // One or two requests.
+        rig.ring.turn(&mut rig.drive, &mut Budget::bytes(6 << 10));
+        let count = rig.completions().len();
+        observed += start.elapsed() * u32::try_from(count).unwrap();
+        answered += count;
+    }
+    assert!(copies.get() >= 4, "{} turns: none of them has waited", copies.get());
+    assert_close(reads_and_writes(&rig)[0], observed);
+    let max = rig.ring.counters().get().read_max;
+    assert!(max >= COPY * copies.get(), "{max:?}");
+}
+
+/// A write behind a discard of the same blocks, which takes several turns.
+#[test]
+fn waiting_for_another_request_is_in_the_time() {
+    let mut rig = Rig::new(Abi::X86_64, 0);
+    let page = rig.guest().take_pages(1);
+    let write = FrontendRequest::Write(0, vec![Span::page(page)]);
+    rig.submit(std::slice::from_ref(&write));
+    rig.serve();
+    rig.completions();
+    let before = reads_and_writes(&rig)[1];
+    rig.submit(&[FrontendRequest::Discard(0, SIZE / SECTOR), write]);
+    let start = Instant::now();
+    rig.turn();
+    assert_eq!(rig.completions().len(), 0);
+    thread::sleep(COPY);
+    rig.serve();
+    assert_eq!(rig.completions().len(), 2);
+    assert_close(reads_and_writes(&rig)[1] - before, start.elapsed());
+}
+
+/// What a process had taken that has died takes its time from when another one goes on.
+#[test]
+fn a_successor_begins_anew() {
+    let mut rig = Rig::new(Abi::X86_64, 0);
+    let page = rig.guest().take_pages(1);
+    let write = FrontendRequest::Write(0, vec![Span::page(page)]);
+    rig.submit(&[FrontendRequest::Discard(0, SIZE / SECTOR), write]);
+    rig.turn();
+    thread::sleep(COPY * 2);
+    let start = Instant::now();
+    rig.take_over();
+    thread::sleep(COPY);
+    rig.serve();
+    assert_eq!(rig.completions().len(), 2);
+    assert_close(reads_and_writes(&rig)[1], start.elapsed());
+}
