@@ -12,6 +12,7 @@ use rustix::{
     fs::{AtFlags, CWD, FileType, StatFs, statat, statfs, unlinkat},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
+    system::uname,
 };
 
 use crate::{
@@ -154,6 +155,14 @@ fn create_private(path: &Path) -> Result<()> {
     steps::make_dir(path).doing("creating", || path)
 }
 
+/// Whether the tmpfs of a kernel has the option noswap (tmpfs(5)): Linux 6.4 and later. An earlier one warns of it in
+/// its log.
+fn knows_noswap(release: &str) -> bool {
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or_default();
+    (next(), next()) >= (6, 4)
+}
+
 fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let limits = format!("size={bytes},nr_inodes=0,mode=0700");
@@ -162,9 +171,10 @@ fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
         steps::step();
         mount(SOURCE, directory, "tmpfs", flags, Some(options.as_c_str()))
     };
-    // Kernels before 6.4 do not know noswap (tmpfs(5)) and refuse it.
-    match with(format!("{limits},noswap")) {
-        Err(Errno::INVAL) => with(limits),
+    // Where it is not known all the same, the mount is refused.
+    let first = if knows_noswap(&uname().release().to_string_lossy()) { ",noswap" } else { "" };
+    match with(format!("{limits}{first}")) {
+        Err(Errno::INVAL) if !first.is_empty() => with(limits),
         done => done,
     }
     .doing("mounting a tmpfs on", || directory)
@@ -184,4 +194,20 @@ fn require_tmpfs(directory: &Path) -> Result<()> {
             directory.display()
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Releases as uname(2) of XCP-ng 8.3, Debian and others tells them.
+    #[test]
+    fn only_kernels_that_know_noswap_are_asked_for_it() {
+        for release in ["4.19.0+1", "5.10.0-39-amd64", "6.1.0-41-amd64", "6.3.13", "", "x"] {
+            assert!(!knows_noswap(release), "{release}");
+        }
+        for release in ["6.4.0-rc1", "6.12.48+deb13-amd64", "7.0", "10.1.2"] {
+            assert!(knows_noswap(release), "{release}");
+        }
+    }
 }
