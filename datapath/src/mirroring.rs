@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use host::Provider;
+use nbd::Remote;
 use smapiv3::{Error, Failure, data::Status};
 use tapctl::{Client, Copy, HeldRanges, Mirror, MirrorStage, MirrorStatus};
 
@@ -88,6 +89,7 @@ impl Vdi<'_> {
         ranges: Option<&HeldRanges>,
     ) -> Result<String, Error> {
         self.require_volume()?;
+        Remote::parse(remote).map_err(|bad| Error::new(Failure::InvalidArg, bad.to_string()))?;
         if self.provider()? == Provider::Blktap {
             let message = format!(
                 "volume {} is served by the host's own tapdisk (device-config:tapdisk=blktap), which \

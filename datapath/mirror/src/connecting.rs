@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nbd::Remote;
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
@@ -13,7 +14,6 @@ use rustix::{
 use crate::{
     error::{Error, ErrorKind},
     limits::Limits,
-    remote::Remote,
 };
 
 /// The time between two tries.

@@ -5,8 +5,6 @@ use std::fmt;
 /// The sort of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The URI of the destination makes no sense.
-    Remote,
     /// No server accepts a connection there.
     Unreachable,
     /// The server does not offer what a transfer needs, or its disk does not fit.

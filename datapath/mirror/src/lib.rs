@@ -12,7 +12,7 @@
 //! * A hole of the source is skipped only where the destination says that it reads as zeroes, and only
 //!   before anything was sent there.
 //!
-//! Layers, each using only those before it: [`Remote`] and the errors, `handshake` and `replies` (bytes
+//! Layers, each using only those before it: the errors, `handshake` and `replies` (bytes
 //! that were received), `survey`, `window`, `pieces`, `output`, and the transfer itself.
 
 mod connecting;
@@ -21,7 +21,6 @@ mod handshake;
 mod limits;
 mod output;
 mod pieces;
-mod remote;
 mod replies;
 mod survey;
 mod transfer;
@@ -30,5 +29,4 @@ mod window;
 pub use connecting::Connecting;
 pub use error::{Error, ErrorKind};
 pub use limits::Limits;
-pub use remote::Remote;
 pub use transfer::{Counters, State, Status, Transfer, Turned};

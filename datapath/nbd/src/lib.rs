@@ -10,9 +10,11 @@
 
 pub mod client;
 mod errno;
+mod remote;
 pub mod serve;
 mod server;
 pub mod wire;
 
 pub use errno::Errno;
+pub use remote::{BadRemote, Remote};
 pub use server::{Connection, End, Export, ReceiveLimit, Turned};

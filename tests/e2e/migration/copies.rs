@@ -282,6 +282,7 @@ fn a_copy_that_makes_no_sense_is_refused() {
     ] {
         let failure = source.copy(&source.key, remote, list).unwrap_err();
         assert!(failure.params[1].contains(told), "{failure}");
+        assert_eq!(failure.code, "SR_BACKEND_FAILURE_1", "{failure}");
     }
     source.copy("11111111-2222-3333-4444-555555555555", nowhere, blocks(&[])).unwrap_err();
     let operation = source.copy(&source.key, nowhere, blocks(&[])).unwrap();

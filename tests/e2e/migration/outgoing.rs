@@ -295,6 +295,12 @@ fn a_mirror_that_never_was_complete_owes_nothing() {
     let uri =
         migration.source.xapi.stat(&migration.source.sr, &migration.key).unwrap()["uri"][0].clone();
     let params = json!({ "uri": uri, "domain": GUEST, "remote": remote });
+    let mut bad = params.clone();
+    bad["remote"] = json!("http://host/");
+    let failure = migration.source.xapi.datapath("Data.mirror", bad).unwrap_err();
+    let is_told =
+        failure.params[1].contains("\"http://host/\" is no NBD server on a socket: expected");
+    assert!(is_told && failure.code == "SR_BACKEND_FAILURE_1", "{failure}");
     let operation = migration.source.xapi.datapath("Data.mirror", params.clone()).unwrap();
     // It is tried for some seconds, and each call waits for one of them, so that xapi does not spin.
     let begun = Instant::now();
@@ -319,8 +325,10 @@ fn a_mirror_that_never_was_complete_owes_nothing() {
 fn a_writer_beside_the_mirror_of_a_halted_machine_keeps_the_source() {
     let hosts = hosts();
     let migration = Migration::prepare(&hosts, HALTED);
-    migration.until_complete(HALTED);
+    let operation = migration.until_complete(HALTED);
     migration.source.steps(&["attach", "activate"], &migration.key, GUEST);
+    // At once, not only when the copy would be cut over.
+    assert_eq!(migration.stat(&operation)["failed"], true);
     let failure = migration.source_step("deactivate", migration.datapath).unwrap_err();
     assert!(failure.params[1].contains("for writing"), "{failure}");
     migration.source.steps(&["detach"], &migration.key, migration.datapath);

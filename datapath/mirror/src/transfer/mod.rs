@@ -15,9 +15,10 @@ use std::{
 };
 
 use block::{Attachments, Budget, Dirty, Disk, Drive, Extent, Interest};
+use nbd::Remote;
 
 use crate::{
-    Limits, Remote,
+    Limits,
     error::{Error, ErrorKind},
     handshake::{Handshake, Server},
     output::Output,

@@ -7,7 +7,8 @@ use std::{
 };
 
 use block::{Budget, Drive, Extent, memory::Memory};
-use mirror::{Connecting, Error, Limits, Remote, State, Transfer, Turned};
+use mirror::{Connecting, Error, Limits, State, Transfer, Turned};
+use nbd::Remote;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Limits for tests: what is waited for comes at once, even on a busy machine, or never.
@@ -80,7 +81,7 @@ pub(crate) fn connect(uri: &str) -> Result<(UnixStream, Remote), Error> {
 }
 
 pub(crate) fn connect_with(uri: &str, limits: Limits) -> Result<(UnixStream, Remote), Error> {
-    let remote = Remote::parse(uri)?;
+    let remote = Remote::parse(uri).unwrap();
     let mut connecting = Connecting::start(remote.clone(), &limits, Instant::now());
     loop {
         if let Some(connected) = connecting.poll(Instant::now()) {

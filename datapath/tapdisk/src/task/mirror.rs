@@ -8,7 +8,8 @@ use std::{
 };
 
 use block::{Attachments, Budget, Drive, Interest};
-use mirror::{Connecting, Limits, Remote, State, Transfer, Turned};
+use mirror::{Connecting, Limits, State, Transfer, Turned};
+use nbd::Remote;
 use rustix::io::Errno;
 use tapctl::{Failure, Key as ConversationKey, MirrorStage, MirrorStatus};
 
