@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     io::Write,
     os::unix::fs::symlink,
@@ -35,6 +36,9 @@ const PACKAGES: &str = "PACKAGES";
 const PROGRAMS: &str = "PACKAGE_PROGRAMS";
 const VOLUME: &str = "usr/libexec/xapi-storage-script/volume/org.xen.xapi.storage.ram";
 const DATAPATH: &str = "usr/libexec/xapi-storage-script/datapath/ram";
+
+/// Where programs that are installed keep their locks.
+const LOCKS: &str = "run/xapi-storage-ram";
 
 /// A package manager, and a root that it installs into.
 struct Host {
@@ -80,6 +84,14 @@ impl Host {
 
     fn remove(&self) {
         self.manage(&["--purge", "xapi-storage-ram"], &["--erase", "xapi-storage-ram"]);
+    }
+
+    /// Makes what the programs leave in the host's /run: the locks of these SRs, and more.
+    fn use_run(&self, srs: &[&str]) {
+        fs::create_dir_all(self.path(LOCKS)).unwrap();
+        for name in [".faults", ".faults.old", ".promises"].iter().chain(srs) {
+            fs::write(self.path(LOCKS).join(name), "").unwrap();
+        }
     }
 
     /// Files and links with their contents, but for the records of the package manager.
@@ -163,6 +175,9 @@ fn live(kind: &'static str) {
     let watch = Watch::default();
     let mut load = watch.during(&disk, || {
         upgrade_and_remove(&host, &xapi, &disk, [&sr, &key], &new, &watch);
+        // An SR is in memory, and will be used again.
+        assert_eq!(entries(&host, LOCKS), ["2"]);
+        fs::remove_dir_all(host.path("run")).unwrap();
         assert!(host.contents() == others, "{:?}", host.contents().keys());
         // What was left can be used once the package is there again.
         host.install(&new);
@@ -178,8 +193,18 @@ fn live(kind: &'static str) {
     drop(load);
     disk.unplug();
     assert_sound(&xapi, &sr);
+    host.use_run(&["1", "2"]);
     host.remove();
     assert!(host.contents() == others, "{:?}", host.contents().keys());
+    assert!(!host.path(LOCKS).exists());
+}
+
+/// The names in a directory of a host.
+fn entries(host: &Host, below: &str) -> Vec<OsString> {
+    let entries = fs::read_dir(host.path(below)).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
 }
 
 /// What lies where after an installation.
@@ -188,18 +213,12 @@ fn assert_installed(host: &Host) {
         fs::read_link(host.path(DATAPATH)).unwrap(),
         Path::new("../../xapi-storage-ram/datapath")
     );
-    let entries = |below: &str| {
-        let entries = fs::read_dir(host.path(below)).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        names
-    };
     assert!(
         !host.path(VOLUME).join("Old").exists() && host.path(VOLUME).join("SR.create").exists()
     );
-    assert_eq!(entries("usr/libexec"), ["xapi-storage-ram", "xapi-storage-script"]);
+    assert_eq!(entries(host, "usr/libexec"), ["xapi-storage-ram", "xapi-storage-script"]);
     let all = "usr/libexec/xapi-storage-script/volume";
-    assert_eq!(entries(all), ["org.xen.xapi.storage.other", "org.xen.xapi.storage.ram"]);
+    assert_eq!(entries(host, all), ["org.xen.xapi.storage.other", "org.xen.xapi.storage.ram"]);
     assert!(host.path("usr/share/man/man7/ram-sr.7.gz").exists());
     let of_zsh = if host.kind == "deb" { "vendor-completions" } else { "site-functions" };
     for completion in [
@@ -257,6 +276,8 @@ fn upgrade_and_remove(
     assert_sound(xapi, sr);
 
     let mut client = disk.connect();
+    host.use_run(&["1", "2"]);
+    fs::create_dir_all(host.path("run/sr-mount/2")).unwrap();
     host.remove();
     client.write(at + 8192, &[4; 4096]).unwrap();
     assert!(
@@ -328,7 +349,11 @@ fn a_status_report_of_the_host_asks_this_package_for_its_state() {
         assert!(String::from_utf8(output.stdout).unwrap().contains(&sr), "{command}");
     }
     disk.unplug();
+    let locks = dest.join(LOCKS);
+    fs::create_dir_all(&locks).unwrap();
+    fs::write(locks.join(".faults"), "").unwrap();
     act("uninstall");
+    assert!(!locks.exists());
     assert_eq!(fs::read_dir(bugtool).unwrap().count(), 0);
 }
 
