@@ -6,11 +6,12 @@
 #   run.sh <directory of the programs> <directory for the client>
 set -eu
 
-built=$1 work=$2
+built=$1
 here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$2"
+work=$(cd "$2" && pwd)
 client=$work/node_modules/@vates/nbd-client
 if [ ! -d "$client" ]; then
-    mkdir -p "$work"
     cd "$work"
     echo '{ "private": true }' >package.json
     npm install --silent --no-audit --no-fund --ignore-scripts promise-toolbox @vates/read-chunk \
