@@ -9,7 +9,7 @@ set -eu
 build='cc:gcc ld:binutils make:make'
 run='mkfs.ext4:e2fsprogs nbdcopy:libnbd-bin qemu-img:qemu-utils cmp:diffutils'
 package='rpmbuild:rpm rpm:rpm dpkg-deb:dpkg gzip:gzip'
-test="$run $package man:man-db mandoc:mandoc fish:fish zsh:zsh nbdinfo:libnbd-bin nbdsh:python3-libnbd qemu-io:qemu-utils fio:fio setpriv:util-linux"
+test="$run $package man:man-db mandoc:mandoc fish:fish zsh:zsh nbdinfo:libnbd-bin nbdsh:python3-libnbd qemu-io:qemu-utils fio:fio strace:strace setpriv:util-linux"
 # qemu-storage-daemon comes with qemu-utils since qemu 10; Debian 12 has it in qemu-system-common.
 bench="$test nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common python3:python3"
 

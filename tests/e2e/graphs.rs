@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -67,6 +68,28 @@ fn close(value: f64, wanted: f64) -> bool {
     (value - wanted).abs() <= wanted * 0.05
 }
 
+/// Runs fio on a disk for so long that two readings lie within: what it told of one way, and those readings.
+fn while_fio_runs(
+    (file, sr): (&Path, &str),
+    disk: &Disk<'_>,
+    (way, rw): (&str, &str),
+    arguments: &[&str],
+) -> (Value, [Value; 2]) {
+    let at = |it: &Value| it["timestamp"].as_f64().unwrap();
+    let requests = |it: &Value| value(it, sr, &format!("iops_{way}"));
+    let quiet = read(file);
+    let rw = format!("--rw={rw}");
+    let arguments = [arguments, &["--time_based", "--runtime=17", &rw]].concat();
+    thread::scope(|scope| {
+        let job = scope.spawn(|| fio(disk, &arguments));
+        let first = eventually(file, |it| requests(it) > requests(&quiet));
+        let first = eventually(file, |it| at(it) > at(&first));
+        let last = eventually(file, |it| at(it) > at(&first));
+        assert!(!job.is_finished(), "the readings are of while it runs");
+        (job.join().unwrap()[way].clone(), [first, last])
+    })
+}
+
 /// As the daemon makes them of two readings, while fio runs: rates within 5 % of fio's own.
 ///
 /// A latency of the series is the tapdisk's part of what fio waits: that of receiving, executing and sending, not
@@ -84,20 +107,9 @@ fn rates_and_latencies_while_fio_runs_are_those_of_fio() {
     for (way, rw) in [("write", "randwrite"), ("read", "randread")] {
         let key = |name: &str| format!("{name}_{way}");
         let at = |it: &Value| it["timestamp"].as_f64().unwrap();
-        let requests = |it: &Value| value(it, &sr, &key("iops"));
-        let quiet = read(&file);
         // A fixed rate, which any machine keeps up with: the readings are of other seconds than fio's.
-        let arguments = ["--bs=64k", "--rate_iops=200", "--time_based", "--runtime=17"];
-        let rw = format!("--rw={rw}");
-        let (told, [first, last]) = thread::scope(|scope| {
-            let job = scope.spawn(|| fio(&disk, &[&arguments[..], &[&rw]].concat()));
-            let first = eventually(&file, |it| requests(it) > requests(&quiet));
-            let first = eventually(&file, |it| at(it) > at(&first));
-            let last = eventually(&file, |it| at(it) > at(&first));
-            assert!(!job.is_finished(), "the readings are of while it runs");
-            (job.join().unwrap(), [first, last])
-        });
-        let told = &told[way];
+        let arguments = ["--bs=64k", "--rate_iops=200"];
+        let (told, [first, last]) = while_fio_runs((&file, &sr), &disk, (way, rw), &arguments);
         let of_fio = |name: &str| told[name].as_f64().unwrap();
         let seconds = at(&last) - at(&first);
         let rate = |name: &str| (value(&last, &sr, name) - value(&first, &sr, name)) / seconds;
@@ -113,6 +125,66 @@ fn rates_and_latencies_while_fio_runs_are_those_of_fio() {
         let queue = value(&last, &sr, "avgqu_sz");
         assert!(close(queue, rate("iowait")), "{queue}, {compared}");
     }
+    disk.unplug();
+}
+
+/// What receiving and sending are made to take, each: so much that waiting for a processor beside other tests is
+/// little. Microseconds.
+const SLOW_US: u32 = 250_000;
+/// Requests that fio makes of such a tapdisk.
+const SLOW_REQUESTS: u32 = 20;
+
+/// Makes the tapdisk's system calls that receive and send slow, so that it is the tapdisk that a client waits for.
+struct Slow(Child);
+
+impl Slow {
+    fn new(disk: &Disk<'_>) -> Self {
+        let mut strace = Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-e", "trace=recvfrom,sendmsg", "-p"]);
+        strace.arg(disk.server().pid.to_string());
+        for call in ["recvfrom", "sendmsg"] {
+            strace.args(["-e", &format!("inject={call}:delay_enter={SLOW_US}")]);
+        }
+        Self(strace.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Receiving, executing and sending are in the latency, each once: where they are all that takes time, it is the
+/// one that fio tells, to 5 %.
+#[test]
+fn a_latency_is_that_of_fio_where_fio_waits_for_the_tapdisk_alone() {
+    if !tools::present(&["python3", "fio", "strace"]) {
+        return;
+    }
+    let xapi = Xapi::new();
+    let sr = xapi.create_sr("64MiB");
+    let file = file(&xapi, &sr);
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 8 * MIB), "1");
+    let slow = Slow::new(&disk);
+    for (way, rw) in [("write", "randwrite"), ("read", "randread")] {
+        let requests = |it: &Value| value(it, &sr, &format!("iops_{way}"));
+        let times = |it: &Value| value(it, &sr, "iowait") * 1e6;
+        let before = read(&file);
+        let number = format!("--number_ios={SLOW_REQUESTS}");
+        let told = fio(&disk, &["--bs=4k", "--io_size=1G", &number, &format!("--rw={rw}")]);
+        let all = requests(&before) + f64::from(SLOW_REQUESTS);
+        let after = eventually(&file, |it| requests(it) >= all);
+        // Of the very requests that fio tells of. The series of latencies tells of the last seconds of them alone.
+        let latency = (times(&after) - times(&before)) / f64::from(SLOW_REQUESTS);
+        let client = told[way]["lat_ns"]["mean"].as_f64().unwrap() / 1000.0;
+        assert!(client >= f64::from(2 * SLOW_US), "both calls are slow: {told}");
+        assert!(close(latency, client), "{way}: {latency} us, fio: {client} us");
+        let told = value(&after, &sr, &format!("{way}_latency"));
+        assert!((0.5..1.5).contains(&(told / client)), "{way}: {told} us, fio: {client} us");
+    }
+    drop(slow);
     disk.unplug();
 }
 
@@ -155,8 +227,9 @@ fn the_series_of_an_sr_say_what_fio_says_whichever_process_writes_them() {
     let told = fio(&disks[0], &reads);
     let after = eventually(&file, |it| value(it, &sr, "iops_read") >= 1000.0);
     assert_eq!(value(&after, &sr, "iops_read") as u64, told["read"]["total_ios"].as_u64().unwrap());
-    assert!(close(value(&after, &sr, "io_throughput_write"), 4000.0 * 4.0 / 1024.0), "{after}");
-    assert!(close(value(&after, &sr, "io_throughput_read"), 1000.0 * 8.0 / 1024.0), "{after}");
+    // To the byte: a MB is within 5 % of a MiB.
+    let data = |way: &str| value(&after, &sr, &format!("io_throughput_{way}")) * MIB as f64;
+    assert_eq!([data("write"), data("read")].map(|it| it as u64), [4000 * 4096, 1000 * 8192]);
     assert!(value(&after, &sr, "sr_memory_used") > 0.0 && value(&after, &sr, "iowait") > 0.0);
     assert_eq!(after["values"][format!("iops_read_{}", &sr[..8])]["type"], "derive");
 
