@@ -77,6 +77,7 @@ tagged! {
 
 /// The progress of an operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Status")]
 pub struct Status {
     /// Whether it failed
     pub failed: bool,

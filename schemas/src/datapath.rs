@@ -65,6 +65,7 @@ pub struct DomainParams {
 
 /// How to reach the data of an attached volume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Backend")]
 pub struct Backend {
     /// All ways to reach the data; of two of the same kind the caller takes the last
     pub implementations: Vec<Implementation>,
@@ -86,6 +87,7 @@ tagged! {
 
 /// The xenstore entries of a Xen block backend.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Xen disk")]
 pub struct XenDisk {
     /// Value of the key `params` in xenstore
     pub params: String,
@@ -97,6 +99,7 @@ pub struct XenDisk {
 
 /// A block device of this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Block device")]
 pub struct BlockDevice {
     /// Path of the device
     pub path: String,
@@ -104,6 +107,7 @@ pub struct BlockDevice {
 
 /// A plain file of this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "File")]
 pub struct File {
     /// Path of the file
     pub path: String,
@@ -111,6 +115,7 @@ pub struct File {
 
 /// An NBD server of this host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "NBD")]
 pub struct Nbd {
     /// `nbd:unix:<socket>:exportname=<name>`, with no colon inside either
     pub uri: String,

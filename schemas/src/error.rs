@@ -81,7 +81,7 @@ pub enum Failure {
     Eio = 200,
     /// Not now; worth trying again
     Eagain = 201,
-    /// Any other failure, above all a bug of ours
+    /// Any other failure, above all a bug of the plugin
     SmGeneral = 202,
     /// There is a tapdisk already
     TapdiskAlreadyRunning = 445,
@@ -323,6 +323,7 @@ pub struct ErrorReply {
 
 /// Where an error comes from.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Backtrace")]
 pub struct Backtrace {
     /// The message with all of its causes
     pub error: String,

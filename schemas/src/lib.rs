@@ -19,6 +19,8 @@
 //! assert_eq!(find("sr.stat").unwrap().about, "Show an SR's name, health and space");
 //! ```
 //!
+//! `SMAPIv3.md` beside this crate describes the interface for authors of plugins in any language.
+//!
 //! Follows `ocaml/xapi-storage/generator/lib/{control,data,plugin,task,common}.ml` of
 //! xapi-project/xen-api, interface version 5.0.
 
@@ -29,6 +31,7 @@ struct Readme;
 pub mod data;
 pub mod datapath;
 pub mod error;
+mod examples;
 pub mod method;
 mod methods;
 pub mod plugin;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::ErrorReply;
+use crate::examples::{self, Stream};
 
 /// A method of the interface. Implemented by one empty type per method, e.g. `volume::Create`.
 pub trait Call {
@@ -39,30 +40,35 @@ pub struct MethodInfo {
 
 /// The schema of the error that any method may answer with.
 pub fn error_schema() -> Value {
-    schema_of::<ErrorReply>(SchemaSettings::for_serialize, "Error", "The answer of a failed call.")
+    let about = "The answer of a failed call.";
+    schema_of::<ErrorReply>(SchemaSettings::for_serialize, "Error", about, &examples::of_errors())
 }
 
 /// The schema of a method's parameters.
 pub(crate) fn request_schema<C: Call>() -> Value {
     let title = format!("{} request", C::INFO.name);
-    schema_of::<C::Params>(SchemaSettings::for_deserialize, &title, C::INFO.about)
+    let values = examples::of(C::INFO.name, Stream::Stdin);
+    schema_of::<C::Params>(SchemaSettings::for_deserialize, &title, C::INFO.about, &values)
 }
 
 /// The schema of a method's result.
 pub(crate) fn response_schema<C: Call>() -> Value {
     let title = format!("{} response", C::INFO.name);
-    schema_of::<C::Result>(SchemaSettings::for_serialize, &title, C::INFO.about)
+    let values = examples::of(C::INFO.name, Stream::Stdout);
+    schema_of::<C::Result>(SchemaSettings::for_serialize, &title, C::INFO.about, &values)
 }
 
 fn schema_of<T: JsonSchema>(
     contract: fn(SchemaSettings) -> SchemaSettings,
     title: &str,
     description: &str,
+    values: &[&Value],
 ) -> Value {
     let settings = SchemaSettings::draft2020_12()
         .with(|settings| settings.inline_subschemas = true)
         .with_transform(RecursiveTransform(bound_integers));
-    let schema = contract(settings).into_generator().into_root_schema_for::<T>();
+    let mut schema = contract(settings).into_generator().into_root_schema_for::<T>();
+    examples::annotate(&mut schema, values);
     // Title and description come first, for readers of the files.
     let mut fields = serde_json::Map::new();
     fields.insert("$schema".into(), schemars::consts::meta_schemas::DRAFT2020_12.into());

@@ -21,6 +21,7 @@ pub const API_VERSION: &str = "5.0";
 
 /// The description of a plugin.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Query result")]
 pub struct QueryResult {
     /// Name of the plugin: the type of its SRs
     pub plugin: String,

@@ -99,6 +99,7 @@ pub struct SetDescriptionParams {
 
 /// One result of a probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Probe result")]
 pub struct ProbeResult {
     /// The configuration to probe, create or attach with next
     pub configuration: StringMap,
@@ -114,6 +115,7 @@ pub struct ProbeResult {
 
 /// The state of an SR.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "SR")]
 pub struct SrStat {
     /// Handle of the SR
     pub sr: String,

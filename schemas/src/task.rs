@@ -32,6 +32,7 @@ pub struct TaskParams {
 
 /// A task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Task")]
 pub struct Task {
     /// The task's name
     pub id: String,
@@ -57,6 +58,7 @@ tagged! {
 
 /// A task that succeeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Completion")]
 pub struct Completion {
     /// How long it took, in seconds
     pub duration: f64,

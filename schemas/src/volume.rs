@@ -242,6 +242,7 @@ pub struct ComposeParams {
 
 /// The properties of a volume.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Volume")]
 pub struct Volume {
     /// Key of the volume, unique in its SR
     pub key: String,
@@ -290,6 +291,7 @@ pub enum VolumeType {
 
 /// The blocks that changed between two volumes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Changed blocks")]
 pub struct ChangedBlocks {
     /// Bytes per bit of the bitmap
     pub granularity: u64,

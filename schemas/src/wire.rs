@@ -21,6 +21,7 @@ pub struct NoParams {
 
 /// Which parts of a volume something is about.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Blocklist")]
 pub struct Blocklist {
     /// Bytes per block, the unit of the ranges
     pub blocksize: u64,

@@ -296,6 +296,24 @@ fn every_method_has_samples_that_its_type_and_its_schema_accept() {
     }
 }
 
+/// The schemas' own examples are read back as what they are.
+#[test]
+fn every_example_is_one_of_its_type() {
+    let mut count = 0;
+    for Sample { what, schema, parses, .. } in samples() {
+        for example in schema["examples"].as_array().unwrap_or_else(|| panic!("{what}: none")) {
+            assert!(parses(example), "{what}: {example}");
+            count += 1;
+        }
+    }
+    let errors = smapiv3::error_schema();
+    for example in errors["examples"].as_array().unwrap() {
+        assert!(parses::<smapiv3::ErrorReply>(example), "{example}");
+        count += 1;
+    }
+    assert!(count > 100, "{count}");
+}
+
 #[test]
 fn a_value_of_another_type_is_rejected_wherever_it_stands() {
     for Sample { what, value, schema, parses } in samples() {

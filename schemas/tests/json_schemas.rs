@@ -57,6 +57,42 @@ fn each_schema_is_valid_draft_2020_12_and_needs_no_other_file() {
     }
 }
 
+/// What a schema lacks for a reader: titles, descriptions and examples of all that has a name, and examples that
+/// are none.
+fn lacks(schema: &Value, place: &str, has_name: bool, found: &mut Vec<String>) {
+    let texts = ["title", "description"].into_iter().filter(|it| !schema[*it].is_string());
+    if has_name {
+        found.extend(texts.map(|it| format!("{place}: {it}")));
+        if schema["examples"].as_array().is_none_or(Vec::is_empty) {
+            found.push(format!("{place}: examples"));
+        }
+    }
+    for example in schema["examples"].as_array().into_iter().flatten() {
+        if let Err(error) = jsonschema::draft202012::validate(schema, example) {
+            found.push(format!("{place}: {example}: {error}"));
+        }
+    }
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        lacks(field, &format!("{place}.{name}"), true, found);
+    }
+    for variant in schema["oneOf"].as_array().into_iter().flatten() {
+        let tag = variant.get("const").or(variant.pointer("/prefixItems/0/const"));
+        lacks(variant, &format!("{place}={}", tag.unwrap()), true, found);
+    }
+    for inner in schema["prefixItems"].as_array().into_iter().flatten().chain(schema.get("items")) {
+        lacks(inner, &format!("{place}[]"), false, found);
+    }
+}
+
+#[test]
+fn everything_has_a_title_a_description_and_an_example_that_fits() {
+    let mut found = Vec::new();
+    for (name, schema) in generated() {
+        lacks(&schema, &name, true, &mut found);
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 /// Whoever reads `--help` sees these: nothing may go without a description.
 #[test]
 fn every_parameter_has_a_description() {

@@ -3,8 +3,10 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use end_to_end::{Failure, Side, Xapi, programs, tools};
@@ -19,31 +21,58 @@ const SIZE: u64 = 3 * MIB + 512;
 /// The example of `smapiv3-plugin`, from SR.create to SR.destroy.
 #[test]
 fn the_directory_sr_in_rust_does_what_xapi_asks() {
-    if !tools::present(&["qemu-nbd", "nbdcopy", "nbdinfo", "cp", "bash"]) {
+    if !tools::present(&["python3", "qemu-nbd", "nbdcopy", "nbdinfo", "bash"]) {
         return;
     }
-    let root = Scratch::in_memory();
     let program = programs::path("examples/dir-sr");
     let methods = tools::run(&program.to_string_lossy(), &["methods"]);
-    let [volume, datapath] =
-        ["volume/org.example.dir", "datapath/dir"].map(|it| root.path().join(it));
-    for (directory, own) in [(&volume, &["SR.", "Volume."][..]), (&datapath, &["Datapath."])] {
-        fs::create_dir_all(directory).unwrap();
-        let is_own = |it: &&str| own.iter().any(|own| it.starts_with(own)) || *it == "Plugin.query";
-        for method in methods.lines().filter(is_own) {
-            symlink(&program, directory.join(method)).unwrap();
-        }
-    }
-    let xapi = host(root, &volume, &datapath, "DIR_SR_RUN");
+    let archive = tools::attempt(&program.to_string_lossy(), &["python-archive"]).stdout;
+    let xapi = host(&program, methods.lines(), &archive, ("dir", "DIR_SR_RUN"));
     does_what_xapi_asks(&xapi, "dir");
 }
 
-/// A host with such plugins, which keep what holds until the host restarts where `variable` says, and an SR's
-/// disks in the directory `disks`.
-fn host(root: Scratch, volume: &Path, datapath: &Path, variable: &str) -> Xapi {
+/// The one in Python, which was written from SMAPIv3.md alone.
+#[test]
+fn the_directory_sr_in_python_does_what_xapi_asks() {
+    if !tools::present(&["python3", "qemu-nbd", "nbdcopy", "nbdinfo", "bash"]) {
+        return;
+    }
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/examples/dir_sr.py");
+    let text = fs::read_to_string(&program).unwrap();
+    // It dispatches without regard to case; the files are spelled as the interface is.
+    let is_there = |name: &&str| text.contains(&format!("\"{}\":", name.to_lowercase()));
+    let methods = smapiv3::methods().map(|it| it.name).filter(is_there);
+    let xapi = host(&program, methods, &[], ("pydir", "PYDIR_SR_RUN"));
+    does_what_xapi_asks(&xapi, "pydir");
+}
+
+/// A host with one program as both plugins, which has these methods. What holds until the host restarts is where
+/// `variable` says, and an SR's disks go to the directory `disks`.
+fn host<'a>(
+    program: &Path,
+    methods: impl Iterator<Item = &'a str>,
+    archive: &[u8],
+    (scheme, variable): (&str, &str),
+) -> Xapi {
+    let root = Scratch::in_memory();
+    // A caller that traces runs it through Python: the archive behind a program makes that work.
+    let copy = root.path().join(program.file_name().unwrap());
+    fs::copy(program, &copy).unwrap();
+    fs::OpenOptions::new().append(true).open(&copy).unwrap().write_all(archive).unwrap();
+    let program = &copy;
+    let volume = root.path().join("volume").join(format!("org.example.{scheme}"));
+    let datapath = root.path().join("datapath").join(scheme);
+    for directory in [&volume, &datapath] {
+        fs::create_dir_all(directory).unwrap();
+        symlink(program, directory.join("Plugin.query")).unwrap();
+    }
+    for method in methods.filter(|it| *it != "Plugin.query") {
+        let own = if method.starts_with("Datapath.") { &datapath } else { &volume };
+        symlink(program, own.join(method)).unwrap();
+    }
     fs::create_dir(root.path().join("disks")).unwrap();
     let run = root.path().join("run").to_string_lossy().into_owned();
-    Xapi::foreign(root, volume, datapath, &[(variable, &run)])
+    Xapi::foreign(root, &volume, &datapath, &[(variable, &run)])
 }
 
 /// A plugged disk: where its NBD server is, and what unplugs it.
@@ -150,6 +179,14 @@ impl Sr<'_> {
         fs::write(&file, bytes).unwrap();
         tools::run("nbdcopy", &[file.to_str().unwrap(), &disk.nbd]);
         assert!(read(self.xapi, &disk.nbd) == bytes, "the disk has what was written");
+        // A snapshot of a disk in use has what it was at that moment.
+        let snapshot = self.volume("Volume.snapshot", key, json!({})).unwrap()["key"].clone();
+        let blank = self.file("blank");
+        fs::File::create(&blank).unwrap().set_len(bytes.len() as u64).unwrap();
+        tools::run("nbdcopy", &[blank.to_str().unwrap(), &disk.nbd]);
+        assert!(self.contents(&snapshot) == bytes, "the snapshot has what was there before");
+        tools::run("nbdcopy", &[file.to_str().unwrap(), &disk.nbd]);
+        self.volume("Volume.destroy", &snapshot, json!({})).unwrap();
         // A disk in use is neither lost nor torn from under its guest, and the error says what to do.
         let refused = self.volume("Volume.destroy", key, json!({})).unwrap_err();
         assert_eq!(refused.code, "SR_BACKEND_FAILURE_24");
@@ -169,9 +206,24 @@ fn read(xapi: &Xapi, nbd: &str) -> Vec<u8> {
     fs::read(&file).unwrap()
 }
 
+/// As with tracing on: by Python, through whatever the file ends in.
+fn runs_under_python(xapi: &Xapi) {
+    let file = xapi.plugin(Side::Volume).join("Plugin.query");
+    let code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')";
+    let mut traced = xapi.command(Path::new("/usr/bin/python3"));
+    traced.args(["-c", code]).arg(file).arg("--json");
+    traced.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = traced.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(br#"{"dbg":"d"}"#).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let query: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(query["required_api_version"], "5.0");
+}
+
 /// `xe sr-create`, disks of it with snapshots and clones, and `xe sr-destroy`.
 fn does_what_xapi_asks(xapi: &Xapi, scheme: &str) {
     let features: Vec<Value> = [Side::Volume, Side::Datapath].map(|side| query(xapi, side)).into();
+    runs_under_python(xapi);
     let path = xapi.root().join("disks");
     let device_config = json!({ "path": path });
     let new = json!({
@@ -199,7 +251,9 @@ fn does_what_xapi_asks(xapi: &Xapi, scheme: &str) {
     sr.fill(&disk, &first);
     copies(&sr, &disk, &first);
 
-    sr.call("SR.detach", &json!({})).unwrap();
+    for _ in 0..2 {
+        sr.call("SR.detach", &json!({})).expect("detaching twice");
+    }
     let refused = sr.call("SR.ls", &json!({})).unwrap_err();
     assert!(refused.params.join(" ").contains("not_attached"), "{refused}");
     assert_eq!(attach(), sr.sr);

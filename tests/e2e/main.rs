@@ -11,6 +11,7 @@ mod crash;
 mod datapath;
 mod errors;
 mod examples;
+mod exchanges;
 mod full;
 mod graphs;
 mod install;

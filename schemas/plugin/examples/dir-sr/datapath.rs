@@ -33,11 +33,11 @@ impl Disk {
         self.active.join(format!("user-{}", domain.chars().map(safe).collect::<String>()))
     }
 
-    /// The process of the server, if it lives. Numbers of dead processes are used again.
+    /// The process of the server, if it lives: a dead one has no command line, and its number is used again.
     fn server(&self) -> Option<String> {
         let pid = fs::read_to_string(self.active.join("pid")).ok()?.trim().to_owned();
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        (name.trim() == "qemu-nbd").then_some(pid)
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        line.starts_with("qemu-nbd\0").then_some(pid)
     }
 
     fn start(&self, read_only: bool) -> Result<()> {

@@ -1,5 +1,5 @@
 //! A small storage repository, complete, to start one's own from: each disk is a sparse file in a directory,
-//! and qemu-nbd serves it.
+//! and qemu-nbd serves it. `SMAPIv3.md` of the crate `smapiv3` says why each step is as it is.
 //!
 //! One program is both plugins: links named SR.*, Volume.* and Plugin.query lead to it from the volume plugin's
 //! directory, Datapath.* and Plugin.query from the datapath plugin's. An SR's directory holds `sr.json`, and
@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         .method::<plugin::Query>(|_, _| Ok(query()))
         .method::<sr::Create>(|_, it| create_sr(it))
         .method::<sr::Attach>(|to, it| attach(to, &it.configuration))
-        .method::<sr::Detach>(|to, it| attached(to, &it.sr)?.detach())
+        // Twice is no error: a daemon that died after the call repeats it.
+        .method::<sr::Detach>(|to, it| attached(to, &it.sr).map_or(Ok(()), |sr| sr.detach()))
         .method::<sr::Destroy>(|to, it| attached(to, &it.sr)?.destroy())
         .method::<sr::Stat>(|to, it| attached(to, &it.sr)?.stat())
         .method::<sr::Ls>(|to, it| attached(to, &it.sr)?.volumes())

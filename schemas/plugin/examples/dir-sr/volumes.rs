@@ -9,6 +9,15 @@ use smapiv3::{Error, Failure, StringMap, sr, sr::SrStat};
 
 use crate::{Context, Result, done, lock, plain};
 
+/// Stops a server, if there is one, while a command runs: a copy has what the file was at one moment. The server
+/// goes on when the command ends, and also when this program is killed.
+const FROZEN: &str = r#"pid=$1; shift
+if grep -q ^qemu-nbd "/proc/$pid/cmdline" 2>/dev/null; then
+    trap 'kill -CONT $pid' EXIT; kill -STOP $pid
+    while grep -L '^State:.T' /proc/$pid/task/*/status | grep -q .; do sleep 0.01; done
+fi
+"$@""#;
+
 /// An SR that is attached.
 pub(crate) struct Sr {
     path: PathBuf,
@@ -121,14 +130,14 @@ impl Sr {
         self.add(volume, |image| fs::File::create_new(image)?.set_len(virtual_size))
     }
 
-    /// A snapshot, or a clone, which can be written to. Name and description are copied, keys are not. A copy of
-    /// a disk that is written to meanwhile is of use only if it is made at one moment: by reflink (XFS, btrfs).
+    /// A snapshot, or a clone, which can be written to. Name and description are copied, keys are not.
     pub(crate) fn copy(&self, key: &str, read_write: bool) -> Result<Volume> {
         let (_lock, old, from) = (lock(&self.path)?, self.volume(key)?, self.file(key, "img")?);
-        let unused = self.unused(key);
-        let how = if unused.is_ok() { "--reflink=auto" } else { "--reflink=always" };
-        let new = self.add(Volume { read_write, ..old }, |to| {
-            let cp = Command::new("cp").args([how, "--sparse=auto"]).arg(from).arg(to).output()?;
+        let pid = fs::read_to_string(self.run_dir.join("active").join(key).join("pid"));
+        self.add(Volume { read_write, ..old }, |to| {
+            let mut cp = Command::new("bash");
+            cp.args(["-c", FROZEN, "bash", pid.as_deref().unwrap_or_default().trim(), "cp"]);
+            let cp = cp.args(["--reflink=auto", "--sparse=always"]).arg(from).arg(to).output()?;
             let mode = fs::Permissions::from_mode(if read_write { 0o600 } else { 0o400 });
             let text = String::from_utf8_lossy(&cp.stderr);
             if cp.status.success() {
@@ -136,8 +145,7 @@ impl Sr {
             } else {
                 Err(io::Error::other(text))
             }
-        });
-        new.map_err(|why| if let Err(in_use) = unused { in_use.caused_by(why) } else { why })
+        })
     }
 
     /// Gives a volume its key and makes its files.
