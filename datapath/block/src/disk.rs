@@ -40,6 +40,12 @@ pub trait Disk {
     /// Where the range cannot be read; extents that were appended are then ignored.
     fn read(&mut self, offset: u64, length: u32, into: &mut Vec<Extent>) -> io::Result<()>;
 
+    /// Says that the byte at `offset` is read or written soon, so that what the disk looks up for it can
+    /// be on its way into the cache meanwhile.
+    fn prefetch(&mut self, offset: u64) {
+        let _ = offset;
+    }
+
     /// Stores the bytes.
     ///
     /// # Errors

@@ -162,6 +162,14 @@ impl<D: Disk> Drive<D> {
         })
     }
 
+    /// Says that the byte at `offset` is read or written soon: see [`Disk::prefetch`].
+    #[inline]
+    pub fn prefetch(&mut self, offset: u64) {
+        if offset < self.size() {
+            self.disk.prefetch(offset);
+        }
+    }
+
     /// Stores the bytes.
     ///
     /// # Errors

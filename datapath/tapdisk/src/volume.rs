@@ -135,6 +135,11 @@ impl Disk for Volume {
     }
 
     #[inline]
+    fn prefetch(&mut self, offset: u64) {
+        self.0.disk.prefetch(offset);
+    }
+
+    #[inline]
     fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
         Ok(self.0.disk.write(offset, data)?)
     }

@@ -25,22 +25,38 @@ pub(crate) unsafe fn load(from: *const u8, into: &mut [u8]) {
     unsafe { machine::load(from, into.as_mut_ptr(), into.len()) }
 }
 
-/// Copies `bytes` into shared memory at `to`.
+/// When bytes that were stored are read again: what the architectures call their temporal locality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// At once, as what a client asked for: the bytes had better be in the cache.
+    Soon,
+    /// Some time, as a block of a disk: the cache is left to others.
+    Late,
+}
+
+/// Has lines of the cache fetched from an address on, and the translation of the address. It is a hint: an
+/// address where nothing is mapped does no harm, and a page that is not there is not made.
+#[inline]
+pub(crate) fn prefetch(from: *const u8, lines: usize) {
+    machine::prefetch(from, lines);
+}
+
+/// Copies `bytes` into shared memory at `to`, from which they are read [late](Reuse::Late).
 ///
 /// # Safety
 /// `to` must be valid for writes of `bytes.len()` bytes and must not overlap with `bytes`.
 pub(crate) unsafe fn store(bytes: &[u8], to: *mut u8) {
     // SAFETY: what the caller guarantees; `bytes` is a reference, so it is valid for reads.
-    unsafe { machine::store(bytes.as_ptr(), to, bytes.len()) }
+    unsafe { machine::store(bytes.as_ptr(), to, bytes.len(), Reuse::Late) }
 }
 
 /// Copies from shared memory to shared memory. Where the ranges overlap the result is a mixture.
 ///
 /// # Safety
 /// `from` must be valid for reads and `to` for writes of `length` bytes.
-pub(crate) unsafe fn between(from: *const u8, to: *mut u8, length: usize) {
+pub(crate) unsafe fn between(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
     // SAFETY: what the caller guarantees.
-    unsafe { machine::between(from, to, length) }
+    unsafe { machine::between(from, to, length, reuse) }
 }
 
 #[cfg(test)]
@@ -48,19 +64,28 @@ mod tests {
     use super::*;
 
     type Load = unsafe fn(*const u8, *mut u8, usize);
-    type Store = unsafe fn(*const u8, *mut u8, usize);
+    type Store = unsafe fn(*const u8, *mut u8, usize, Reuse);
 
     /// Every alignment of both sides, sizes around those at which the copy changes its way, and
     /// nothing before the first byte or behind the last.
     fn check(load: Load, store: Store, between: Store) {
         let from: Vec<u8> = (0..(33 << 10) + 300).map(|i| (i % 251) as u8 + 1).collect();
-        for length in [0, 1, 7, 8, 63, 64, 65, 4096, (32 << 10) - 1, 32 << 10, (32 << 10) + 100] {
+        for length in [0, 1, 7, 8, 63, 64, 65, 4095, 4096, 4160, 4200, (32 << 10) + 100] {
             for (skew, at) in (0..65).map(|skew| (skew, 64 + 7 * skew % 64)) {
-                for copy in [load, store, between] {
+                for copy in 0..5 {
                     let mut memory = vec![0; length + 256];
+                    let (source, to) = (from[skew..].as_ptr(), memory[at..].as_mut_ptr());
                     // SAFETY: `skew + length` is less than the length of `from`, and
                     // `at + length` than that of `memory`.
-                    unsafe { copy(from[skew..].as_ptr(), memory[at..].as_mut_ptr(), length) };
+                    unsafe {
+                        match copy {
+                            0 => load(source, to, length),
+                            1 => store(source, to, length, Reuse::Soon),
+                            2 => store(source, to, length, Reuse::Late),
+                            3 => between(source, to, length, Reuse::Soon),
+                            _ => between(source, to, length, Reuse::Late),
+                        }
+                    }
                     assert!(
                         memory[at..at + length] == from[skew..skew + length],
                         "{length} {skew}"

@@ -22,6 +22,7 @@ mod send;
 mod slice;
 mod words;
 
+pub use copy::Reuse;
 pub use heap::{return_freed, return_large_blocks};
 pub use inherit::close_inherited_on_exec;
 pub use map::{ReadMap, SharedWords, WriteMap};

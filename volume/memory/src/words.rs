@@ -2,8 +2,11 @@
 
 use std::{
     ops::Range,
+    ptr,
     sync::atomic::{AtomicU32, Ordering, fence},
 };
+
+use crate::copy;
 
 /// Words of a mapping, which other processes may change while they are looked at.
 ///
@@ -45,6 +48,15 @@ impl<'a> Words<'a> {
         let count = self.0.iter().take_while(|word| word.load(Ordering::Relaxed) == value).count();
         fence(Ordering::Acquire);
         count
+    }
+
+    /// Says that the word at an index is loaded soon.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[inline]
+    pub fn prefetch(self, index: usize) {
+        copy::prefetch(ptr::from_ref(&self.0[index]).cast(), 1);
     }
 
     /// All words in order.

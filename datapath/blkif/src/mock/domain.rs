@@ -10,7 +10,7 @@ use std::{
 };
 
 use block::Interest;
-use memory::{Slice, WriteMap, WriteSlice};
+use memory::{Reuse, Slice, WriteMap, WriteSlice};
 use rustix::io::Errno;
 
 use super::{domain_dir, events::Events, keys_path, memory_path, port_paths};
@@ -128,9 +128,13 @@ impl MockDomain {
         let Some(at) = self.place(grant) else { return BAD_GRANT };
         let length = usize::from(grant.length());
         match local {
-            Local::ToBlock(place) => place.copy_from(&Slice::new(self.memory.reader(), at, length)),
+            Local::ToBlock(place) => {
+                place.copy_from(&Slice::new(self.memory.reader(), at, length), Reuse::Late);
+            }
             Local::ToBuffer(to) => self.memory.reader().read(at, &mut buffer[*to..*to + length]),
-            Local::FromBlock(slice) => WriteSlice::new(&self.memory, at, length).copy_from(slice),
+            Local::FromBlock(slice) => {
+                WriteSlice::new(&self.memory, at, length).copy_from(slice, Reuse::Soon);
+            }
             Local::Zeroes => self.memory.write(at, &ZEROES[..length]),
         }
         OKAY

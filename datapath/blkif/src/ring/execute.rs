@@ -50,6 +50,11 @@ impl Ring {
     ) {
         let mut round = std::mem::take(&mut self.round);
         self.resolve(&mut round, limits);
+        for taken in &round {
+            if let Ok(Parsed::Request(Request::Transfer(transfer))) = &taken.what {
+                drive.prefetch(transfer.range.start);
+            }
+        }
         for Taken { turn, head, what } in round.drain(..) {
             if budget.is_spent() {
                 self.enqueue(turn);

@@ -1,6 +1,8 @@
 //! The copy for machines without one of their own: volatile accesses to the shared side, in words
 //! where it is aligned to them.
 
+use super::Reuse;
+
 const WORD: usize = size_of::<u64>();
 
 /// Copies `length` bytes from shared memory to memory of this process.
@@ -22,7 +24,7 @@ pub(super) unsafe fn load(from: *const u8, into: *mut u8, length: usize) {
 ///
 /// # Safety
 /// As [`load`].
-pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize) {
+pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize, _: Reuse) {
     // SAFETY: `at` is less than `length`.
     let byte = |at: usize| unsafe { to.add(at).write_volatile(from.add(at).read()) };
     // SAFETY: the word lies before `length`, and `to + at` is aligned to words.
@@ -37,7 +39,7 @@ pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize) {
 ///
 /// # Safety
 /// `from` must be valid for reads and `to` for writes of that many bytes.
-pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize) {
+pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize, _: Reuse) {
     // SAFETY: `at` is less than `length`.
     let byte = |at: usize| unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
     if from.align_offset(WORD) != to.align_offset(WORD) {
@@ -50,6 +52,10 @@ pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize) {
     };
     copy(to, length, byte, word);
 }
+
+/// No hint.
+#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "tests compare the copies alone"))]
+pub(super) fn prefetch(_: *const u8, _: usize) {}
 
 /// Calls `word` for every aligned word of the shared side, and `byte` for each byte before the first
 /// word and behind the last.

@@ -185,6 +185,14 @@ impl Layers {
         Ok(self.maps[&layer].words())
     }
 
+    /// The same, where they are mapped.
+    pub(super) fn mapped_words(&self, layer: Layer) -> Option<Words<'_>> {
+        match &self.top {
+            Some(top) if top.layer == layer => Some(top.words.reader().words()),
+            _ => self.maps.get(&layer).map(ReadMap::words),
+        }
+    }
+
     /// Frees `count` blocks of the data of `layer`.
     pub(super) fn punch(&mut self, layer: Layer, block: u64, count: u64) -> Result<()> {
         let file = match self.top.as_ref().filter(|top| top.layer == layer) {

@@ -96,6 +96,16 @@ impl BlockMap {
         self.index[chunk]
     }
 
+    /// Has the entry of a block fetched into the cache, where its map is mapped.
+    #[inline]
+    pub(super) fn prefetch(&self, layers: &Layers, block: u64) {
+        let (chunk, position) = split(block);
+        let Some(&named) = self.index.get(chunk).filter(|&&named| is_data(named)) else { return };
+        if let Some(words) = layers.mapped_words(named) {
+            words.prefetch(chunk * CHUNK + position);
+        }
+    }
+
     /// The layer of `block`, and where the run of blocks with the same layer ends, at most at `end`.
     pub(super) fn run(&self, layers: &mut Layers, block: u64, end: u64) -> Result<(Layer, u64)> {
         let (mut chunk, mut position) = split(block);

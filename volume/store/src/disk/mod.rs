@@ -158,6 +158,13 @@ impl Disk {
         })
     }
 
+    /// Says that the byte at `offset` is read or written soon: its entry of the map is on its way into the
+    /// cache then.
+    #[inline]
+    pub fn prefetch(&self, offset: u64) {
+        self.map.prefetch(&self.layers, offset / BLOCK_BYTES);
+    }
+
     /// The layer of `block`, and where the run of blocks with the same layer ends, at most at `end`.
     fn run(&mut self, block: u64, end: u64) -> Result<(Layer, u64)> {
         self.map.run(&mut self.layers, block, end)
