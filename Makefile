@@ -125,7 +125,8 @@ lint:
 bench bench-quick:
 	tests/tools.sh bench
 	$(call cargo_build,release,bench)
-	$(call built,release)/bench $(if $(filter bench-quick,$@),--quick) --json $(CARGO_TARGET_DIR)/bench.json $(BENCH)
+	$(CARGO) build --locked --release --manifest-path tests/vhost/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/vhost
+	$(call built,release)/bench --vhost-load $(CARGO_TARGET_DIR)/vhost/release/vhost-load $(if $(filter bench-quick,$@),--quick) --json $(CARGO_TARGET_DIR)/bench.json $(BENCH)
 
 install: build
 	tests/install.sh install $(call built,release) "$(DESTDIR)"

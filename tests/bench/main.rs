@@ -24,6 +24,7 @@ mod samples;
 mod servers;
 mod snapshots;
 mod table;
+mod vhost;
 
 use std::{
     cell::RefCell,
@@ -61,6 +62,9 @@ struct Options {
     /// A Plugin.query in Python, made with xapi-storage's bindings, to be compared too
     #[arg(long, value_name = "FILE")]
     python_plugin: Option<PathBuf>,
+    /// The program of tests/vhost, to compare a guest's ring with vhost-user-blk too
+    #[arg(long, value_name = "PROGRAM")]
+    vhost_load: Option<PathBuf>,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -109,6 +113,7 @@ struct Bench {
     /// A host whose tapdisks do not poll.
     sleeping: Xapi,
     python_plugin: Option<PathBuf>,
+    vhost_load: Option<PathBuf>,
     /// On tmpfs.
     directory: Scratch,
     start: Instant,
@@ -201,9 +206,10 @@ fn main() -> Result<()> {
     let directory = Scratch::in_memory();
     let start = Instant::now();
     let skipped = RefCell::default();
-    let python_plugin = options.python_plugin;
+    let (python_plugin, vhost_load) = (options.python_plugin, options.vhost_load);
+    let xapi = Xapi::new();
     let bench =
-        Bench { scale, xapi: Xapi::new(), sleeping, python_plugin, directory, start, skipped };
+        Bench { scale, xapi, sleeping, python_plugin, vhost_load, directory, start, skipped };
     let machine = machine::describe()?;
     let mut rows = Vec::new();
     for (name, part) in PARTS {

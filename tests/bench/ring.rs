@@ -1,4 +1,5 @@
-//! A guest's ring beside NBD: the same disk, the same tapdisk, the same loads.
+//! A guest's ring beside NBD: the same disk, the same tapdisk, the same loads; and beside qemu's
+//! vhost-user-blk, which moves requests by shared memory too.
 //!
 //! The guest is the mock, a thread of this process that sleeps until an event comes, as a guest does. The
 //! tapdisk copies between its pages and the disk by itself; with Xen the hypervisor does so, and one call
@@ -27,6 +28,7 @@ use crate::{
     samples::Samples,
     servers::{Generator, Measured, Server},
     table::{Goal, Row},
+    vhost::Export,
 };
 
 const RING: &str = "ring";
@@ -198,9 +200,13 @@ pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
         Xapi::with(&[("XAPI_RAM_MOCK_XEN", &variable(&guests[1])), ("XAPI_RAM_POLL_US", "0")]);
     let mut hosts =
         [Host::new(bench, &polling, &guests[0])?, Host::new(bench, &sleeping, &guests[1])?];
+    let exports = Export::all(bench);
+    let mut names = vec![RING, NBD, RING_SLEEPING, NBD_SLEEPING];
+    names.extend(exports.iter().map(|export| export.name));
     let mut rows = Vec::new();
     for load in loads() {
-        let mut measured: [Vec<Measured>; 4] = Default::default();
+        let mut measured: Vec<(&'static str, Vec<Measured>)> =
+            names.iter().map(|&name| (name, Vec::new())).collect();
         let mut copies = Samples::default();
         for _ in 0..bench.scale.rounds {
             for (index, host) in hosts.iter_mut().enumerate() {
@@ -211,8 +217,15 @@ pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
                     let calls = host.ring.copies()? - before;
                     copies.push(calls as f64 / by_ring.outcome.requests.max(1) as f64);
                 }
-                measured[2 * index].push(by_ring);
-                measured[2 * index + 1].push(host.server.measure(Generator::Lean, &load, time)?);
+                measured[2 * index].1.push(by_ring);
+                measured[2 * index + 1].1.push(host.server.measure(
+                    Generator::Lean,
+                    &load,
+                    time,
+                )?);
+            }
+            for (export, (_, measured)) in exports.iter().zip(&mut measured[2 * hosts.len()..]) {
+                measured.push(export.measure(&load, bench.scale.time)?);
             }
         }
         rows.extend(rows_of(&load, &measured));
@@ -234,10 +247,9 @@ fn loads() -> Vec<Load> {
     loads
 }
 
-fn rows_of(load: &Load, measured: &[Vec<Measured>; 4]) -> [Row; 2] {
-    let names = [RING, NBD, RING_SLEEPING, NBD_SLEEPING];
+fn rows_of(load: &Load, measured: &[(&'static str, Vec<Measured>)]) -> [Row; 2] {
     let row = |measure: String, unit, value: &dyn Fn(&Measured) -> f64| {
-        names.iter().zip(measured).fold(Row::new(measure, unit), |row, (name, measured)| {
+        measured.iter().fold(Row::new(measure, unit), |row, (name, measured)| {
             row.figure(*name, measured.iter().map(value).collect::<Samples>())
         })
     };
