@@ -51,6 +51,17 @@ pub(crate) fn is_data(entry: Layer) -> bool {
     entry != NEVER && entry & ZEROED == 0
 }
 
+/// So many bytes of a block are looked at together, after its first word.
+const LOOKED_AT_BYTES: usize = 128;
+
+/// Whether a block is all zeroes. Most that are not say so in their first word.
+pub(crate) fn is_zero(block: &[u8; BLOCK_BYTES as usize]) -> bool {
+    let first = block.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+    // Within one part there is no way out, so that the compiler can use wide registers.
+    let is_zero = |part: &[u8; LOOKED_AT_BYTES]| part.iter().fold(0, |any, byte| any | byte) == 0;
+    first == 0 && block.as_chunks().0.iter().all(is_zero)
+}
+
 /// The unit of the size of a volume, in bytes. The rest of its last block is never written, and reads as
 /// zeroes once the volume has grown.
 pub(crate) const SECTOR_BYTES: u64 = 512;

@@ -9,3 +9,4 @@ mod kill;
 mod life;
 mod mirror;
 mod switch;
+mod zeroes;

@@ -29,7 +29,7 @@ impl Live for Tapdisk {
     }
 }
 
-fn path(fixture: &Fixture, key: &str) -> PathBuf {
+pub(crate) fn path(fixture: &Fixture, key: &str) -> PathBuf {
     fixture.sr.layout().volume(&Name::parse(key).unwrap())
 }
 

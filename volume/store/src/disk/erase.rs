@@ -2,7 +2,7 @@
 
 use std::{mem, ops::Range};
 
-use super::Disk;
+use super::{Disk, write::Zeroes};
 use crate::{
     block::{BLOCK_BYTES, CHUNK_BLOCKS, Layer, is_data, zeroed},
     budget::Purpose,
@@ -62,7 +62,7 @@ impl Disk {
         self.writable()?;
         let end = self.end(offset, length)?;
         if keep {
-            return self.write_zero_bytes(offset, end);
+            return self.write_zero_bytes(offset, end, Zeroes::Allocated);
         }
         let (first, last) = self.whole_blocks(offset, end);
         if first >= last {
@@ -88,7 +88,7 @@ impl Disk {
             let stop = ((block + 1) * BLOCK_BYTES).min(end);
             let (layer, _) = self.run(block, block + 1)?;
             if is_data(layer) {
-                self.write_zero_bytes(at, stop)?;
+                self.write_zero_bytes(at, stop, Zeroes::Hole)?;
             } else if layer != zeroed(self.top) {
                 self.erase(block, block + 1, Erase::All)?;
             }
@@ -97,10 +97,15 @@ impl Disk {
         Ok(())
     }
 
-    fn write_zero_bytes(&mut self, mut at: u64, end: u64) -> Result<()> {
+    /// Lets the blocks from `first` up to `last`, of which the top holds none, be zeroes that were written.
+    pub(super) fn write_holes(&mut self, first: u64, last: u64) -> Result<()> {
+        self.erase(first, last, Erase::All)
+    }
+
+    fn write_zero_bytes(&mut self, mut at: u64, end: u64, zeroes: Zeroes) -> Result<()> {
         while at < end {
             let count = usize::try_from(end - at).unwrap_or(ZEROES.len()).min(ZEROES.len());
-            self.write(at, &ZEROES[..count])?;
+            self.write_with(at, &ZEROES[..count], zeroes)?;
             at += count as u64;
         }
         Ok(())

@@ -267,7 +267,12 @@ impl BlockMap {
         }
         let page = page(top, chunk);
         let first = page[0].load(Ordering::Relaxed);
-        if is_data(first) || page.iter().any(|entry| entry.load(Ordering::Relaxed) != first) {
+        // Where a page is filled from its start, its last entry tells.
+        let last = page[CHUNK - 1].load(Ordering::Relaxed);
+        if is_data(first)
+            || last != first
+            || page.iter().any(|entry| entry.load(Ordering::Relaxed) != first)
+        {
             return Ok(());
         }
         self.set_chunk(layers, chunk, first, budget)

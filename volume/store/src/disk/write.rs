@@ -1,4 +1,5 @@
-//! Writing: in place where the top holds the block, into the top where it does not yet.
+//! Writing: in place where the top holds the block, into the top where it does not yet. Whole blocks of
+//! zeroes that the top does not hold take no memory: they become entries of the map.
 
 use std::{io, os::unix::fs::FileExt};
 
@@ -6,7 +7,7 @@ use memory::WriteSlice;
 
 use super::{Disk, layers::WINDOW_BYTES};
 use crate::{
-    block::{BLOCK_BYTES, Layer, is_data},
+    block::{BLOCK_BYTES, Layer, is_data, is_zero, zeroed},
     budget::Purpose,
     error::{Error, ErrorKind, Result},
     files::steps,
@@ -14,13 +15,27 @@ use crate::{
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
+/// What becomes of blocks of zeroes for which there is no memory yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Zeroes {
+    /// They take none.
+    Hole,
+    /// They take it, so that later writes need none.
+    Allocated,
+}
+
 impl Disk {
-    /// Writes bytes at an offset, both of any alignment.
+    /// Writes bytes at an offset, both of any alignment. A block of zeroes that has no memory in the top takes
+    /// none: it is an update of the map, as by [`write_zeroes`](Self::write_zeroes).
     ///
     /// # Errors
     /// [`ErrorKind::ReadOnly`](crate::ErrorKind), [`ErrorKind::BadArgument`](crate::ErrorKind) for a range outside the
     /// disk, [`ErrorKind::NoSpace`](crate::ErrorKind): then a part of the bytes may have been written.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write_with(offset, bytes, Zeroes::Hole)
+    }
+
+    pub(super) fn write_with(&mut self, offset: u64, bytes: &[u8], zeroes: Zeroes) -> Result<()> {
         self.writable()?;
         let end = self.end(offset, bytes.len() as u64)?;
         let (mut at, mut rest) = (offset, bytes);
@@ -40,9 +55,9 @@ impl Disk {
                 let mut full = self.block(block, layer)?;
                 let inside = usize::try_from(inside).expect("less than a block");
                 full[inside..inside + now.len()].copy_from_slice(now);
-                self.add(block, &full, layer)?;
+                self.add(block, &full, layer, zeroes)?;
             } else {
-                self.add(block, now, layer)?;
+                self.add(block, now, layer, zeroes)?;
             }
             at += now.len() as u64;
             rest = later;
@@ -103,7 +118,29 @@ impl Disk {
     }
 
     /// Writes whole blocks that the top does not hold yet; all of them are `old` so far.
-    fn add(&mut self, block: u64, bytes: &[u8], old: Layer) -> Result<()> {
+    fn add(&mut self, block: u64, bytes: &[u8], old: Layer, zeroes: Zeroes) -> Result<()> {
+        if zeroes == Zeroes::Allocated {
+            return self.add_data(block, bytes, old);
+        }
+        let (mut at, mut rest) = (block, bytes);
+        while let Some(first) = rest.first_chunk::<BLOCK>() {
+            let is_hole = is_zero(first);
+            let others = rest.as_chunks::<BLOCK>().0[1..].iter();
+            let count = 1 + others.take_while(|&it| is_zero(it) == is_hole).count();
+            let (now, later) = rest.split_at(count * BLOCK);
+            let next = at + count as u64;
+            if !is_hole {
+                self.add_data(at, now, old)?;
+            } else if old != zeroed(self.top) {
+                self.write_holes(at, next)?;
+            }
+            (at, rest) = (next, later);
+        }
+        Ok(())
+    }
+
+    /// Writes whole blocks that take memory.
+    fn add_data(&mut self, block: u64, bytes: &[u8], old: Layer) -> Result<()> {
         let added = self.add_blocks(block, bytes, old);
         match &added {
             Ok(()) if self.no_room.is_none() => {}

@@ -13,6 +13,7 @@ fn allocations(disk: &mut Disk, round: u64, what: &str) -> u64 {
             let at = (i * 7919 + round * 31) % (BLOCKS - 2) * BLOCK;
             match what {
                 "write" => disk.write(at, &data).unwrap(),
+                "write zeroes as data" => disk.write(at, &[0; 2 * 4096]).unwrap(),
                 "write in part" => disk.write(at + 100, &data[..300]).unwrap(),
                 "discard" => disk.discard(at, 2 * BLOCK).unwrap(),
                 "zeroes" => disk.write_zeroes(at, 2 * BLOCK, false).unwrap(),
@@ -35,7 +36,15 @@ fn reads_writes_discards_and_zeroes_allocate_nothing() {
     drop(disk);
     fixture.lock().snapshot_volume(&key, &mut store::Inactive).unwrap();
     let mut disk = fixture.open(&key, false).unwrap();
-    let all = ["read", "write", "write in part", "discard", "zeroes", "zeroes in part"];
+    let all = [
+        "read",
+        "write",
+        "write zeroes as data",
+        "write in part",
+        "discard",
+        "zeroes",
+        "zeroes in part",
+    ];
     // Layers are opened, windows are mapped, vectors find their size.
     for what in all {
         (0..3).for_each(|round| _ = allocations(&mut disk, round, what));

@@ -26,3 +26,4 @@ mod tree;
 mod utilisation;
 mod versions;
 mod write_back;
+mod zeroes;

@@ -29,7 +29,7 @@ fn backups_of_an_active_disk_need_no_more_metadata_from_round_to_round() {
     for round in 0..100_u64 {
         let disk = disks.0.get_mut(&key).unwrap();
         for chunk in 0..CHUNKS {
-            disk.write(chunk * (4 << 20), &[u8::try_from(round).unwrap(); 4096]).unwrap();
+            disk.write(chunk * (4 << 20), &[u8::try_from(round + 1).unwrap(); 4096]).unwrap();
         }
         let (bytes, maps, layers) = metadata(&fixture);
         assert!(bytes <= CHUNKS * 4096, "round {round}: {bytes} bytes of maps");

@@ -34,8 +34,9 @@ fn range() -> impl Strategy<Value = (u64, u64)> {
 
 fn op() -> impl Strategy<Value = Op> {
     let volume = 0..4_usize;
+    let byte = prop_oneof![3 => 1..=255_u8, 1 => Just(0)];
     prop_oneof![
-        8 => (volume.clone(), range(), 1..=255_u8).prop_map(|(volume, (offset, length), byte)| {
+        8 => (volume.clone(), range(), byte).prop_map(|(volume, (offset, length), byte)| {
             Op::Write { volume, offset, length, byte }
         }),
         4 => (volume.clone(), range())
@@ -81,9 +82,10 @@ impl World {
                 let range = clamp(offset, length, model.len());
                 let mut data = Vec::with_capacity(range.len());
                 for sector in range.start / 512..range.end.div_ceil(512) {
-                    // All sectors differ from their neighbours.
+                    // All sectors differ from their neighbours, unless all are zeroes.
                     let end = ((sector + 1) * 512).min(range.end);
-                    data.resize(end - range.start, byte ^ sector as u8);
+                    let is_zero = byte == 0;
+                    data.resize(end - range.start, if is_zero { 0 } else { byte ^ sector as u8 });
                 }
                 disk.write(offset, &data).unwrap();
                 model[range].copy_from_slice(&data);

@@ -26,6 +26,7 @@ const VOLUMES_MAX: usize = 24;
 enum Op {
     Create,
     Write { volume: usize, block: usize, count: usize },
+    WriteZeroes { volume: usize, block: usize, count: usize },
     Discard { volume: usize, block: usize, count: usize },
     Zero { volume: usize, block: usize, count: usize },
     Resize { volume: usize, more: usize },
@@ -57,6 +58,8 @@ fn op() -> impl Strategy<Value = Op> {
         24 => (volume(), range())
             .prop_map(|(volume, (block, count))| Op::Write { volume, block, count }),
         6 => (volume(), range())
+            .prop_map(|(volume, (block, count))| Op::WriteZeroes { volume, block, count }),
+        6 => (volume(), range())
             .prop_map(|(volume, (block, count))| Op::Discard { volume, block, count }),
         6 => (volume(), range())
             .prop_map(|(volume, (block, count))| Op::Zero { volume, block, count }),
@@ -76,11 +79,21 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What one block is: when it was touched last, and what it reads as (0: zeros).
+/// What one block is: when it was touched last, what it reads as (0: zeros), whether it takes memory, and
+/// whether that is the volume's own, so that a write changes it in place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Block {
     stamp: u32,
     fill: u32,
+    takes_memory: bool,
+    is_own: bool,
+}
+
+impl Block {
+    /// A block that a volume has in common with another one from now on.
+    fn shared(self) -> Self {
+        Self { is_own: false, ..self }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -148,10 +161,26 @@ impl World {
                 disk.write_zeroes(offset, length, false).unwrap();
             }
             // A discard changes nothing of blocks without data; zeroes that are written are an update.
-            for block in model.blocks[range].iter_mut().filter(|it| !discard || it.fill != 0) {
+            for block in model.blocks[range].iter_mut().filter(|it| !discard || it.takes_memory) {
                 *stamp += 1;
-                *block = Block { stamp: *stamp, fill: 0 };
+                *block = Block { stamp: *stamp, ..Block::default() };
             }
+        });
+    }
+
+    /// Writes blocks of a stamp each, or zeroes, of which only those take memory that had some already.
+    fn fill(&mut self, volume: usize, block: usize, count: usize, zeroes: bool) {
+        self.write(volume, |disk, model, stamp| {
+            let range = clamp(block, count, model.blocks.len());
+            let mut bytes = Vec::with_capacity(range.len() * BLOCK);
+            for block in &mut model.blocks[range] {
+                *stamp += 1;
+                let is_own = !zeroes || block.is_own;
+                let contents = if zeroes { 0 } else { *stamp };
+                *block = Block { stamp: *stamp, fill: contents, takes_memory: is_own, is_own };
+                bytes.extend(fill(contents));
+            }
+            disk.write((block * BLOCK) as u64, &bytes).unwrap();
         });
     }
 
@@ -166,7 +195,9 @@ impl World {
         } else {
             sr.lock().unwrap().snapshot_volume(&key, &mut self.disks)
         };
-        let blocks = self.models[&key].blocks.clone();
+        let origin = self.models.get_mut(&key).unwrap();
+        origin.blocks.iter_mut().for_each(|block| *block = block.shared());
+        let blocks = origin.blocks.clone();
         let model = Model { base: blocks.clone(), blocks, writable, has_data: true };
         self.add(made.unwrap().key.to_string(), model);
     }
@@ -184,8 +215,8 @@ impl World {
         let over = self.models.get_mut(&child).unwrap();
         over.blocks.resize(over.blocks.len().max(under.blocks.len()), Block::default());
         for (at, block) in over.blocks.iter_mut().enumerate() {
-            if *block == over.base.get(at).copied().unwrap_or_default() {
-                *block = under.blocks.get(at).copied().unwrap_or_default();
+            if block.stamp == over.base.get(at).copied().unwrap_or_default().stamp {
+                *block = under.blocks.get(at).copied().unwrap_or_default().shared();
             }
         }
     }
@@ -233,7 +264,7 @@ impl World {
         }
     }
 
-    /// Into another SR, where it is all that takes memory.
+    /// Into another SR, where it is all that takes memory, and no block of zeroes does.
     fn copy(&mut self, volume: usize) {
         let Some(key) = self.pick(volume).filter(|key| self.models[key].has_data) else { return };
         let host = &self.fixture.host;
@@ -248,7 +279,9 @@ impl World {
         let here = std::mem::replace(&mut self.fixture.sr, there);
         let mut disk = self.fixture.open(copy.key.as_str(), true).unwrap();
         let there = std::mem::replace(&mut self.fixture.sr, here);
-        let model = &self.models[&key];
+        // It is taken from a snapshot.
+        let model = self.models.get_mut(&key).unwrap();
+        model.blocks.iter_mut().for_each(|block| *block = block.shared());
         assert_reads(&mut disk, model, "the copy");
         let data = model.blocks.iter().filter(|block| block.fill != 0).count();
         assert_eq!(there.stat().unwrap().used, (data * BLOCK) as u64);
@@ -266,16 +299,8 @@ impl World {
                     self.add(key, model);
                 }
             }
-            Op::Write { volume, block, count } => self.write(volume, |disk, model, stamp| {
-                let range = clamp(block, count, model.blocks.len());
-                let mut bytes = Vec::with_capacity(range.len() * BLOCK);
-                for block in &mut model.blocks[range] {
-                    *stamp += 1;
-                    *block = Block { stamp: *stamp, fill: *stamp };
-                    bytes.extend(fill(*stamp));
-                }
-                disk.write((block * BLOCK) as u64, &bytes).unwrap();
-            }),
+            Op::Write { volume, block, count } => self.fill(volume, block, count, false),
+            Op::WriteZeroes { volume, block, count } => self.fill(volume, block, count, true),
             Op::Discard { volume, block, count } => self.erase(volume, block, count, true),
             Op::Zero { volume, block, count } => self.erase(volume, block, count, false),
             Op::Resize { volume, more } => {
@@ -345,7 +370,8 @@ impl World {
         self.disks.0.remove(&key);
         self.fixture.lock().revert_volume(&to, &key, &mut self.disks).unwrap();
         let model = self.models.get_mut(&key).unwrap();
-        *model = Model { writable: true, base: model.base.clone(), ..from };
+        let blocks = from.blocks.into_iter().map(Block::shared).collect();
+        *model = Model { blocks, writable: true, base: model.base.clone(), ..from };
     }
 
     /// Contents are right at any time.
@@ -369,7 +395,7 @@ impl World {
     fn check_utilisation(&self) {
         for volume in self.fixture.sr.volumes().unwrap() {
             let model = &self.models[volume.key.as_str()];
-            let data = model.blocks.iter().filter(|it| model.has_data && it.fill != 0).count();
+            let data = model.blocks.iter().filter(|it| model.has_data && it.takes_memory).count();
             let data = (data * BLOCK) as u64;
             let is_served = self.disks.0.get(volume.key.as_str()).is_some_and(|it| !it.read_only());
             let behind_max = if is_served { (1 << 20) - 1 } else { 0 };
@@ -388,7 +414,7 @@ impl World {
         self.fixture.lock().collect(&mut self.disks).unwrap();
         let mut readable = HashSet::new();
         for model in self.models.values().filter(|model| model.has_data) {
-            let data = model.blocks.iter().enumerate().filter(|(_, block)| block.fill != 0);
+            let data = model.blocks.iter().enumerate().filter(|(_, block)| block.takes_memory);
             readable.extend(data.map(|(at, block)| (at, block.stamp)));
         }
         let used = self.fixture.sr.stat().unwrap().used;
