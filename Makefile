@@ -4,8 +4,9 @@
 # make install [DESTDIR=...] [TARGET=<rustc target>]   make uninstall
 # make deb   make rpm   packages for dpkg and rpm, in target/
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
-#             twelve callers at once; twice ten minutes of a guest that attacks its ring, 1,000 deaths of
-#             the process that serves one, and of the server in the real program;
+#             twelve callers at once; 100 fill-ups of SRs beside other programs (as root); twice ten
+#             minutes of a guest that attacks its ring, 1,000 deaths of the process that serves one, and of
+#             the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
 #             a frontend that vanishes and comes back, PVH and HVM guests (make test-guests); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
@@ -69,6 +70,8 @@ test-long: test-random test-migrations test-versions test-packages test-guests
 test-random:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
 		$(CARGO) test --locked --workspace --test store tree -- --nocapture
+	STORE_FILL_UPS=$${STORE_FILL_UPS:-100} \
+		$(CARGO) test --locked --workspace --test store host_memory -- --nocapture
 	STORE_STORM_SECONDS=$${STORE_STORM_SECONDS:-600} \
 		$(CARGO) test --locked --workspace --test store storm -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture

@@ -93,12 +93,13 @@ uninstall)
         name=${completion##*/}
         rm -f "$bash/$name" "$fish/$name" "$zsh/$name"
     done
-    # What the programs have left in /run: locks, and the last errors. That of an SR in memory stays.
+    # What the programs have left in /run: locks, the last errors, what was granted of the memory. The lock of an SR in memory stays.
     locks=$dest/run/xapi-storage-ram
     for file in "$locks"/* "$locks"/.[!.]*; do
         if [ ! -e "$dest/run/sr-mount/${file##*/}" ]; then rm -f "$file"; fi
     done
     rmdir "$locks" 2>/dev/null || true
+    rm -f "$dest/run/sr-mount/.memory"
     rm -f "$dropin" "$bugtool.xml" "$bugtool/state.xml"
     rmdir "$bugtool" 2>/dev/null || true
     rmdir "$(dirname "$dropin")" 2>/dev/null || true

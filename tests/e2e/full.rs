@@ -5,7 +5,7 @@ use std::{os::unix::net::UnixDatagram, time::Duration};
 use end_to_end::{Xapi, tools};
 use serde_json::json;
 
-use crate::MIB;
+use crate::{MIB, maintenance::maintain};
 
 #[test]
 fn an_sr_filled_to_the_last_byte_tells_the_client_and_goes_on() {
@@ -46,6 +46,46 @@ fn fill(xapi: &Xapi) {
     b.write(40 * MIB, &tools::noise(4, 8 << 20)).unwrap();
     assert_eq!(b.read(40 * MIB, 8 << 20).unwrap(), tools::noise(4, 8 << 20));
     two.unplug();
+}
+
+/// The client writes on in an SR that has grown, keeps to one that has shrunk, and neither it nor its tapdisk
+/// is told anything. The same by a PBD with another size.
+#[test]
+fn an_sr_changes_its_size_under_a_disk_that_is_used() {
+    let xapi = Xapi::new();
+    let mut configuration = xapi.create_sr_only("16MiB");
+    let sr = xapi.attach_sr(&configuration);
+    let total = || xapi.volume("SR.stat", json!({ "sr": sr })).unwrap()["total_space"].clone();
+    let resize = |size| maintain(&xapi, &["resize", "--sr", &sr, "--size", size]);
+    let disk = xapi.plug(&sr, &xapi.create_vdi(&sr, 64 * MIB), "1");
+    let mut client = disk.connect();
+    let noise = tools::noise(1, 12 << 20);
+    client.write(0, &noise).unwrap();
+    client.write(20 * MIB, &noise).unwrap_err();
+    client.trim(20 * MIB, 12 << 20).unwrap();
+    resize("32MiB").success();
+    client.write(20 * MIB, &noise).unwrap();
+    let refused = resize("16MiB").failure();
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(said.contains("24 MiB of data"), "{said}");
+    assert_eq!(total(), 32 * MIB);
+    client.trim(20 * MIB, 12 << 20).unwrap();
+    resize("16MiB").success();
+    client.write(20 * MIB, &noise).unwrap_err();
+    assert!(xapi.used(&sr) <= 16 * MIB);
+    client.trim(20 * MIB, 12 << 20).unwrap();
+    assert_eq!(client.read(0, 12 << 20).unwrap(), noise);
+
+    configuration["size"] = json!((24 * MIB).to_string());
+    assert_eq!(xapi.attach_sr(&configuration), sr);
+    assert_eq!(total(), 24 * MIB);
+    configuration["size"] = json!((8 * MIB).to_string());
+    let refused = xapi.volume("SR.attach", json!({ "configuration": configuration })).unwrap_err();
+    assert!(refused.to_string().contains("12 MiB of data"), "{refused}");
+    assert_eq!(total(), 24 * MIB);
+    client.write(40 * MIB, &noise[..10 << 20]).unwrap();
+    assert!(disk.tapdisk().is_same());
+    disk.unplug();
 }
 
 /// The log of the host says that a disk finds no room, why, and what helps: once, however often its guest

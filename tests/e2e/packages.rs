@@ -39,6 +39,8 @@ const DATAPATH: &str = "usr/libexec/xapi-storage-script/datapath/ram";
 
 /// Where programs that are installed keep their locks.
 const LOCKS: &str = "run/xapi-storage-ram";
+/// What disks were granted of the host's memory.
+const GRANTED: &str = "run/sr-mount/.memory";
 
 /// A package manager, and a root that it installs into.
 struct Host {
@@ -92,6 +94,8 @@ impl Host {
         for name in [".faults", ".faults.old", ".promises"].iter().chain(srs) {
             fs::write(self.path(LOCKS).join(name), "").unwrap();
         }
+        fs::create_dir_all(self.path(GRANTED).parent().unwrap()).unwrap();
+        fs::write(self.path(GRANTED), "").unwrap();
     }
 
     /// Files and links with their contents, but for the records of the package manager.
@@ -177,6 +181,7 @@ fn live(kind: &'static str) {
         upgrade_and_remove(&host, &xapi, &disk, [&sr, &key], &new, &watch);
         // An SR is in memory, and will be used again.
         assert_eq!(entries(&host, LOCKS), ["2"]);
+        assert!(!host.path(GRANTED).exists());
         fs::remove_dir_all(host.path("run")).unwrap();
         assert!(host.contents() == others, "{:?}", host.contents().keys());
         // What was left can be used once the package is there again.
@@ -196,7 +201,7 @@ fn live(kind: &'static str) {
     host.use_run(&["1", "2"]);
     host.remove();
     assert!(host.contents() == others, "{:?}", host.contents().keys());
-    assert!(!host.path(LOCKS).exists());
+    assert!(!host.path(LOCKS).exists() && !host.path(GRANTED).exists());
 }
 
 /// The names in a directory of a host.

@@ -42,7 +42,7 @@ pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::S
             first.error.chain()
         )
     });
-    let words: Vec<String> = damage.into_iter().chain(nearly_full(stat)).collect();
+    let words: Vec<String> = damage.into_iter().chain(short_of_room(stat)).collect();
     sr::SrStat {
         sr: stat.uuid.to_string(),
         name: stat.name.clone(),
@@ -58,20 +58,34 @@ pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::S
 
 /// An SR of which less than this part is free is nearly full: one part in...
 const NEARLY_FULL_PART: u64 = 16;
+/// An SR lacks memory of the host where that keeps so many bytes of its size from being written.
+const LACKING_BYTES: u64 = 1 << 20;
 
-/// What there is to say of an SR that has little room left, and what is to be done.
-pub(crate) fn nearly_full(stat: &store::SrStat) -> Option<String> {
-    if stat.free >= stat.total / NEARLY_FULL_PART {
-        return None;
-    }
+/// What there is to say of an SR that has little room left, or less than its size promises, and what is to be
+/// done.
+pub(crate) fn short_of_room(stat: &store::SrStat) -> Option<String> {
     let own = stat.total.saturating_sub(stat.used + stat.metadata);
-    let (why, remedy) = if own > stat.free {
-        ("the host has no more memory above its watermark", "give the control domain more memory")
-    } else {
-        ("the rest is in use", "discard what the disks do not need (fstrim)")
+    let host_lacks = own.saturating_sub(stat.free) > LACKING_BYTES;
+    let is_nearly_full = stat.free < stat.total / NEARLY_FULL_PART;
+    let (state, why, remedy) = match (is_nearly_full, host_lacks) {
+        (false, false) => return None,
+        (true, false) => (
+            "is nearly full",
+            "the rest is in use".to_owned(),
+            "discard what the disks do not need (fstrim)".to_owned(),
+        ),
+        (_, true) => (
+            if is_nearly_full { "is nearly full" } else { "lacks memory of the host" },
+            format!("the host has no more memory above its watermark for the {} left", human(own)),
+            format!(
+                "stop programs in the control domain, give it more memory, or promise less \
+                 (volume-plugin resize --sr {} --size ...)",
+                stat.uuid
+            ),
+        ),
     };
     Some(format!(
-        "SR {} is nearly full: {} of {} can still be written, as {why} ({} of data, {} of metadata); \
+        "SR {} {state}: {} of {} can still be written, as {why} ({} of data, {} of metadata); \
          delete disks or snapshots (xe vdi-destroy), or {remedy}",
         stat.uuid,
         human(stat.free),
@@ -79,4 +93,43 @@ pub(crate) fn nearly_full(stat: &store::SrStat) -> Option<String> {
         human(stat.used),
         human(stat.metadata)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use store::SrStat;
+
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    /// An SR of 8 GiB.
+    fn said(used: u64, free: u64) -> Option<String> {
+        short_of_room(&SrStat {
+            uuid: Name::parse("sr-1").unwrap(),
+            name: String::new(),
+            description: String::new(),
+            total: 8 * GIB,
+            used,
+            metadata: 0,
+            free,
+            attached: true,
+        })
+    }
+
+    #[test]
+    fn an_sr_says_that_the_host_cannot_keep_its_promise() {
+        assert_eq!(said(2 * GIB, 6 * GIB), None);
+        assert_eq!(said(2 * GIB, 6 * GIB - 4096), None);
+        let lacks = said(2 * GIB, 3 * GIB).unwrap();
+        for part in
+            ["sr-1 lacks memory", "3 GiB of 8 GiB", "for the 6 GiB left", "resize --sr sr-1"]
+        {
+            assert!(lacks.contains(part), "{part:?} is missing in {lacks:?}");
+        }
+        let full = said(8 * GIB - (64 << 20), 64 << 20).unwrap();
+        assert!(full.contains("nearly full") && full.contains("is in use"), "{full}");
+        let both = said(2 * GIB, 0).unwrap();
+        assert!(both.contains("nearly full") && both.contains("watermark"), "{both}");
+    }
 }

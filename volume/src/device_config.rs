@@ -7,7 +7,7 @@
 use host::Provider;
 use smapiv3::{Error, Failure, StringMap, sr::CreateParams};
 use smapiv3_plugin::size;
-use store::{Attachment, BLOCK_BYTES, Host, Name};
+use store::{Attachment, BLOCK_BYTES, Host, Name, human};
 
 /// The size of an SR that is created without one: small enough for any host that has room at all.
 pub(crate) const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
@@ -23,7 +23,11 @@ const SR_MASTER: &str = "SRmaster";
 
 /// Every key that is accepted, with its help text. Keys without one are not shown to people.
 pub(crate) const KEYS: &[(&str, &str)] = &[
-    (SIZE, "Bytes that the SR may take of the host's memory, e.g. 16GiB (default: 1GiB)"),
+    (
+        SIZE,
+        "Bytes that the SR may take of the host's memory, e.g. 16GiB; another value at the next attach \
+         changes the size of an SR that is there (default: 1GiB)",
+    ),
     (
         TAPDISK,
         "Who serves the disks: ram, or blktap, the host's own tapdisk, which loses what was written \
@@ -108,6 +112,16 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
             provider: provider?.to_sr(),
         })
     })
+}
+
+/// What there is to say of an SR of which the configuration names another size.
+pub(crate) fn other_size(size: u64, configured: u64) -> String {
+    format!(
+        "its device-config names {}, which it has again after a restart of the host: to keep {}, make its \
+         PBD anew (xe pbd-unplug, pbd-destroy, and pbd-create with device-config:size={size})",
+        human(configured),
+        human(size)
+    )
 }
 
 /// The SR that SR.probe is to look for; `None`: any.

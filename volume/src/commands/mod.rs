@@ -3,6 +3,7 @@
 mod check;
 mod gc;
 mod reclaim;
+mod resize;
 mod srs;
 
 use host::Config;
@@ -19,6 +20,12 @@ pub(crate) fn register(registry: Registry<Config>) -> Registry<Config> {
             "Prove that an attached SR is sound, or say what is wrong",
             &[SR],
             check::run,
+        )
+        .command(
+            "resize",
+            "Give an attached SR another size, while its disks are used",
+            resize::ARGS,
+            resize::run,
         )
         .command("gc", "Free what no volume of an attached SR needs", &[SR], gc::run)
         .command(

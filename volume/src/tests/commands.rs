@@ -114,3 +114,29 @@ fn a_damaged_sr_is_listed_and_reclaimed_by_force_only() {
     assert_eq!(run(&plugin, &["reclaim", "--sr", "sr-two", "--force"]), destroyed);
     assert_eq!(run(&plugin, &["srs"]).1.lines().count(), 1);
 }
+
+#[test]
+fn resize_says_what_the_size_is_now_and_what_a_restart_makes_of_it() {
+    let plugin = Plugin::with_sr();
+    let resize = |size| run(&plugin, &["resize", "--sr", SR, "--size", size]);
+    let (status, text) = resize("32MiB");
+    assert_eq!(status, 0, "{text}");
+    for part in ["may take 32 MiB now, it was 64 MiB", "names 64 MiB", "size=33554432"] {
+        assert!(text.contains(part), "{part:?} is missing in {text:?}");
+    }
+    assert_eq!(plugin.ok("SR.stat", json!({"sr": SR}))["total_space"], 32 * MIB);
+    // xapi attaches it again with the configuration that it knows.
+    let known = json!({"sr_uuid": SR, "host": plugin.host().uuid, "size": "64MiB"});
+    plugin.ok("SR.attach", json!({"configuration": known}));
+    assert_eq!(plugin.ok("SR.stat", json!({"sr": SR}))["total_space"], 32 * MIB);
+    assert_eq!(resize("64MiB"), (0, format!("SR {SR} may take 64 MiB now, it was 32 MiB\n")));
+    let key = plugin.create(16 * MIB);
+    plugin.write(&key, 0, 8 << 20, 1);
+    for (size, part) in
+        [("4MiB", "8 MiB of data"), ("lots", "--size: \"lots\""), ("1024TiB", "at most")]
+    {
+        let (status, text) = resize(size);
+        assert!(status == 1 && text.contains(part), "{part:?} is missing in {text:?}");
+    }
+    assert_eq!(plugin.ok("SR.stat", json!({"sr": SR}))["total_space"], 64 * MIB);
+}

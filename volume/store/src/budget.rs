@@ -31,6 +31,8 @@ const STRUCTURE_BYTES: u64 = 1 << 20;
 pub(crate) const OVERHEAD_BYTES: u64 = 4 << 20;
 /// The host's memory is looked at again after so many new pages: 16 MiB...
 const LOOK_PAGES: u64 = (16 << 20) / PAGE_BYTES;
+/// ... 1 MiB of a loaded file, which shares its count with no other...
+const LOOK_PAGES_ALONE: u64 = LOOK_PAGES / 16;
 /// ... or, where little is left above its watermark, after one part in this many of that...
 const LOOK_PART: u64 = 8;
 /// ... or after so many milliseconds.
@@ -55,7 +57,9 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Budget {
     words: Words,
-    /// Pages.
+    /// The count that all SRs of the host share, of what was granted of its memory.
+    host: Option<Counter>,
+    /// Pages, where the count does not say how many.
     size: u64,
     /// The SR, for errors; a loaded file has none.
     sr: Option<String>,
@@ -66,7 +70,7 @@ pub(crate) struct Budget {
 enum Words {
     Shared(Counter),
     /// Of a loaded file, which belongs to no SR.
-    Own([AtomicU32; 3]),
+    Own([AtomicU32; 4]),
 }
 
 impl Words {
@@ -82,13 +86,21 @@ impl Budget {
     /// The budget of an SR of `size` bytes.
     pub(crate) fn of(dirs: &Dirs, size: u64) -> Result<Self> {
         let words = Words::Shared(dirs.counter()?.clone());
-        Ok(Self { words, size: size / PAGE_BYTES, sr: Some(dirs.layout().uuid().to_string()) })
+        let sr = Some(dirs.layout().uuid().to_string());
+        Ok(Self { words, host: None, size: size / PAGE_BYTES, sr })
+    }
+
+    /// The same for a process that writes data: what it may take of the host's memory is granted to all
+    /// disks of the host together.
+    pub(crate) fn of_disk(dirs: &Dirs, size: u64) -> Result<Self> {
+        // Without the file, as where the file system has no page left, the disks of each SR share a grant.
+        Ok(Self { host: dirs.host_counter().ok(), ..Self::of(dirs, size)? })
     }
 
     /// The budget of a loaded file: only the host limits it.
     pub(crate) fn host() -> Self {
         let size = u64::from(u32::MAX);
-        Self { words: Words::Own(Default::default()), size, sr: None }
+        Self { words: Words::Own(Default::default()), host: None, size, sr: None }
     }
 
     /// Asks for new pages.
@@ -100,10 +112,10 @@ impl Budget {
         if purpose == Purpose::Data && !self.host_allows(count) {
             return Err(self.host_is_low());
         }
-        let limit = self.limit(purpose);
         let more = |used: u32| {
             let used = u64::from(used) + count;
-            u32::try_from(used).ok().filter(|_| used <= limit)
+            // Read each time: the SR may have another size by now.
+            u32::try_from(used).ok().filter(|_| used <= self.limit(purpose))
         };
         let used = self.words.get(Word::Used);
         match used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
@@ -136,23 +148,33 @@ impl Budget {
     /// Bytes that can be written, as far as the SR itself limits them.
     pub(crate) fn left(&self) -> u64 {
         let used = self.words.get(Word::Used).load(Ordering::Acquire);
-        self.size.saturating_sub(used.into()) * PAGE_BYTES
+        self.size().saturating_sub(used.into()) * PAGE_BYTES
+    }
+
+    /// Pages that the SR may take now.
+    fn size(&self) -> u64 {
+        match self.words.get(Word::Size).load(Ordering::Acquire) {
+            0 => self.size,
+            pages => pages.into(),
+        }
     }
 
     fn limit(&self, purpose: Purpose) -> u64 {
         match purpose {
-            Purpose::Data => self.size,
-            Purpose::Structure => self.size + STRUCTURE_BYTES / PAGE_BYTES,
+            Purpose::Data => self.size(),
+            Purpose::Structure => self.size() + STRUCTURE_BYTES / PAGE_BYTES,
         }
     }
 
     /// Whether the host's memory allows so many new pages. It is read again when what was granted the
-    /// last time is used up or old; all processes of the SR share that.
+    /// last time is used up or old; all disks of the host share that.
     fn host_allows(&self, count: u64) -> bool {
+        let word =
+            |word| self.host.as_ref().map_or_else(|| self.words.get(word), |it| it.word(word));
+        let (looked, granted) = (word(Word::Looked), word(Word::Granted));
         let now = milliseconds();
-        let age = now.wrapping_sub(self.words.get(Word::Looked).load(Ordering::Relaxed));
+        let age = now.wrapping_sub(looked.load(Ordering::Relaxed));
         let take = |left: u32| u64::from(left).checked_sub(count)?.try_into().ok();
-        let granted = self.words.get(Word::Granted);
         if age < LOOK_AGE_MS
             && granted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
         {
@@ -160,22 +182,24 @@ impl Budget {
         }
         // Where the host does not say, the size is the only limit.
         let above = Memory::now().map_or(u64::MAX, |memory| memory.above_watermark()) / PAGE_BYTES;
-        let grant = if above < count { 0 } else { (above / LOOK_PART).clamp(1, LOOK_PAGES) };
+        let most = if self.sr.is_some() { LOOK_PAGES } else { LOOK_PAGES_ALONE };
+        let grant = if above < count { 0 } else { (above / LOOK_PART).clamp(1, most) };
         let left = u32::try_from(grant.saturating_sub(count)).unwrap_or(u32::MAX);
         granted.store(left, Ordering::Relaxed);
-        self.words.get(Word::Looked).store(now, Ordering::Relaxed);
+        looked.store(now, Ordering::Relaxed);
         above >= count
     }
 
     fn is_full(&self, count: u64, used: u64) -> Error {
         let sr = self.sr.as_deref().unwrap_or_default();
-        let (size, used, wanted) = (self.size * PAGE_BYTES, used * PAGE_BYTES, count * PAGE_BYTES);
+        let [size, used, wanted] = [self.size(), used, count].map(|pages| pages * PAGE_BYTES);
         Error::new(
             ErrorKind::NoSpace,
             format!(
                 "SR {sr} is full: of {}, {} are in use by data and metadata, and {} more are needed; \
-                 delete disks or snapshots (xe vdi-destroy), or discard what the disks do not need \
-                 (fstrim); or copy disks into a larger SR (xe vdi-copy)",
+                 delete disks or snapshots (xe vdi-destroy), discard what the disks do not need (fstrim), \
+                 give it more of the host's memory (volume-plugin resize --sr {sr} --size ...), or copy \
+                 disks into a larger SR (xe vdi-copy)",
                 human(size),
                 human(used),
                 human(wanted)

@@ -37,6 +37,6 @@ pub use host::{Host, Name};
 pub use live::{Inactive, Live, Switch};
 pub use memory::{Memory, human};
 pub use record::{Attachment, Damaged, ExternalHolder, Serving};
-pub use sr::{Exclusive, PluginState, Sr, SrStat, Summary};
+pub use sr::{Exclusive, PluginState, Resized, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
 pub use volume::{ChangedBlocks, GRANULE_BYTES, NewVolume, Volume, WriteBack};

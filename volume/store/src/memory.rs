@@ -66,21 +66,32 @@ impl Memory {
         self.available.saturating_sub(watermark)
     }
 
-    /// Refuses an SR of `size` bytes, which takes `fixed` bytes more, beside `promised` bytes that other
-    /// SRs have not used yet.
-    pub(crate) fn check_promise(&self, size: u64, fixed: u64, promised: u64) -> Result<()> {
-        let wanted = size.saturating_add(size / OVERHEAD_PART).saturating_add(fixed);
+    /// Refuses an SR of `size` bytes, which has `taken` bytes already and takes `fixed` bytes more than its
+    /// size, beside `promised` bytes that other SRs have not used yet.
+    pub(crate) fn check_promise(
+        &self,
+        size: u64,
+        taken: u64,
+        fixed: u64,
+        promised: u64,
+    ) -> Result<()> {
+        let rest = size.saturating_sub(taken);
+        let wanted = rest.saturating_add(rest / OVERHEAD_PART).saturating_add(fixed);
         let free = self.available.saturating_sub(promised).saturating_sub(self.reserve());
         if wanted <= free {
             return Ok(());
         }
         let free = free.saturating_sub(fixed);
-        let largest = free - free / (OVERHEAD_PART + 1);
+        let largest = taken + free - free / (OVERHEAD_PART + 1);
+        let taken = match taken {
+            0 => String::new(),
+            taken => format!(" beside the {} that it has in use", human(taken)),
+        };
         Err(Error::new(
             ErrorKind::NoSpace,
             format!(
                 "a ram SR of {} does not fit into this host's memory: of {} in all, {} are \
-                 available, {} are promised to other ram SRs and {} are kept for the host; at \
+                 available{taken}, {} are promised to other ram SRs and {} are kept for the host; at \
                  most device-config:size={largest} ({}) is possible now. Choose a smaller size, \
                  destroy another ram SR, or give the control domain more memory \
                  (/opt/xensource/libexec/xen-cmdline --set-xen dom0_mem=...,max:..., then restart \
@@ -132,22 +143,34 @@ mod tests {
     #[test]
     fn a_promise_counts_what_others_were_promised_and_the_reserve() {
         let memory = Memory { total: 8 * GIB, available: 6 * GIB };
-        memory.check_promise(4 * GIB, 0, 0).unwrap();
-        memory.check_promise(4 * GIB, 0, 2 * GIB).unwrap_err();
-        memory.check_promise(6 * GIB, 0, 0).unwrap_err();
-        memory.check_promise(2 * GIB, 0, 3 * GIB).unwrap();
-        memory.check_promise(2 * GIB, GIB, 3 * GIB).unwrap_err();
-        let error = memory.check_promise(u64::MAX, 0, 0).unwrap_err();
+        memory.check_promise(4 * GIB, 0, 0, 0).unwrap();
+        memory.check_promise(4 * GIB, 0, 0, 2 * GIB).unwrap_err();
+        memory.check_promise(6 * GIB, 0, 0, 0).unwrap_err();
+        memory.check_promise(2 * GIB, 0, 0, 3 * GIB).unwrap();
+        memory.check_promise(2 * GIB, 0, GIB, 3 * GIB).unwrap_err();
+        let error = memory.check_promise(u64::MAX, 0, 0, 0).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
     }
 
     #[test]
     fn the_largest_size_that_the_error_names_is_accepted() {
         let memory = Memory { total: 8 * GIB, available: 6 * GIB };
-        let message = memory.check_promise(7 * GIB, 4 << 20, GIB).unwrap_err().to_string();
+        let message = memory.check_promise(7 * GIB, 0, 4 << 20, GIB).unwrap_err().to_string();
         let (_, rest) = message.split_once("device-config:size=").unwrap();
         let size: u64 = rest.split_once(' ').unwrap().0.parse().unwrap();
-        memory.check_promise(size, 4 << 20, GIB).unwrap();
+        memory.check_promise(size, 0, 4 << 20, GIB).unwrap();
+    }
+
+    #[test]
+    fn what_an_sr_has_already_is_not_asked_of_the_host_again() {
+        let memory = Memory { total: 8 * GIB, available: 2 * GIB };
+        memory.check_promise(5 * GIB, 4 * GIB, 0, 0).unwrap();
+        let message = memory.check_promise(7 * GIB, 4 * GIB, 0, 0).unwrap_err().to_string();
+        assert!(message.contains("2 GiB are available beside the 4 GiB that it has"), "{message}");
+        let (_, rest) = message.split_once("device-config:size=").unwrap();
+        let size: u64 = rest.split_once(' ').unwrap().0.parse().unwrap();
+        assert!((5 * GIB..6 * GIB).contains(&size), "{size}");
+        memory.check_promise(size, 4 * GIB, 0, 0).unwrap();
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: SrParams) -> Result<SrStat, Error> {
     for volume in &damaged {
         ctx.log.error(volume.error.chain());
     }
-    if let Some(word) = convert::nearly_full(&stat) {
+    if let Some(word) = convert::short_of_room(&stat) {
         ctx.log.warning(word);
     }
     graphs::written(ctx, &stat);

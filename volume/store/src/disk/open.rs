@@ -144,7 +144,7 @@ impl Disk {
             size: record.size,
             top: if write { record.top } else { 0 },
             map: BlockMap::new(index, index_file, record.sole_maps, blocks),
-            budget: Budget::of(dirs, sr.size)?,
+            budget: Budget::of_disk(dirs, sr.size)?,
             layers: Layers::new(Some(dirs.clone()), top),
             sole: HashSet::from_iter(record.sole),
             found: Found::default(),

@@ -2,13 +2,16 @@
 
 use std::{fs::File, io};
 
-use rustix::fs::fstat;
+use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat};
 
-use super::{Dirs, Entry, allocated, counter::Counter, steps};
+use super::{Dirs, Entry, allocated, counter::Counter, dirs::require_plain, steps};
 use crate::{
     block::{PAGE_BYTES, pages},
     error::{Context, Result},
 };
+
+/// Beside the directories of SRs. No SR has this name.
+const HOST_COUNT: &str = ".memory";
 
 impl Dirs {
     /// The count, which begins here where the SR has none yet. It is mapped once.
@@ -66,18 +69,31 @@ impl Dirs {
         }
     }
 
+    /// Maps the count that all SRs below one directory share, of the host's memory: only the words `Granted` and
+    /// `Looked` are used of it. It is made where there is none yet.
+    pub(crate) fn host_counter(&self) -> io::Result<Counter> {
+        let above = self.layout().root().parent().ok_or(io::ErrorKind::NotFound)?;
+        let how = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = openat(CWD, above.join(HOST_COUNT), how | OFlags::CLOEXEC, mode)?;
+        let file = File::from(file);
+        map(&file, &require_plain(&file)?)
+    }
+
     /// Maps the count, and begins one where there is none yet.
     fn map_counter(&self) -> Result<Counter> {
         const DOING: &str = "mapping the count of memory";
         let path = || self.path(Entry::Used);
         let (file, found) = self.edit_or_create_with_stat(Entry::Used)?;
-        if u64::try_from(found.st_size).is_ok_and(|size| size < PAGE_BYTES) || found.st_blocks == 0
-        {
-            // Its page is allocated by writing to it: a store to a hole of a full tmpfs is a SIGBUS.
-            steps::write_at(&file, &[0; 4], 0)
-                .and_then(|()| steps::set_len(&file, PAGE_BYTES))
-                .doing(DOING, path)?;
-        }
-        Counter::map(&file).doing(DOING, path)
+        map(&file, &found).doing(DOING, path)
     }
+}
+
+/// Maps the page of a count.
+fn map(file: &File, found: &Stat) -> io::Result<Counter> {
+    if u64::try_from(found.st_size).is_ok_and(|size| size < PAGE_BYTES) || found.st_blocks == 0 {
+        // Its page is allocated by writing to it: a store to a hole of a full tmpfs is a SIGBUS.
+        steps::write_at(file, &[0; 4], 0).and_then(|()| steps::set_len(file, PAGE_BYTES))?;
+    }
+    Counter::map(file)
 }

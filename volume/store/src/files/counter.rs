@@ -24,10 +24,14 @@ use crate::block::PAGE_BYTES;
 pub(crate) enum Word {
     /// Pages in use.
     Used = 0,
-    /// Pages that may still be given out before the host's memory is looked at again.
+    /// Pages that may still be given out before the host's memory is looked at again. In the file that all SRs
+    /// of the host share, as the next one; those of an SR are used where there is no such file.
     Granted = 1,
     /// When it was looked at, in milliseconds of the host's monotonic clock.
     Looked = 2,
+    /// Pages that the SR may take, which a change of its size changes for all processes at once; 0 where a
+    /// version made it that had none.
+    Size = 3,
 }
 
 /// A mapping of the page. Copies share it.
@@ -50,6 +54,16 @@ impl Counter {
     /// Pages in use.
     pub(crate) fn used(&self) -> u32 {
         self.word(Word::Used).load(Ordering::Acquire)
+    }
+
+    /// Pages that the SR may take, if that was said.
+    pub(crate) fn size(&self) -> Option<u32> {
+        Some(self.word(Word::Size).load(Ordering::Acquire)).filter(|&pages| pages > 0)
+    }
+
+    /// Says how many pages the SR may take.
+    pub(crate) fn set_size(&self, pages: u64) {
+        self.word(Word::Size).store(narrow(pages), Ordering::Release);
     }
 
     /// Counts pages that are in use from now on.

@@ -18,6 +18,8 @@
 //!                      /ballast            given up before metadata is written on a full tmpfs
 //! ```
 //!
+//! Beside the SRs' directories, `<sr root>/.memory` says what was granted of the host's memory to all of them.
+//!
 //! Numbers are eight hexadecimal digits. Integers in files are in the host's byte order: memory
 //! never leaves its host.
 

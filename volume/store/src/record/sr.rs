@@ -16,18 +16,21 @@ use crate::{
 pub(crate) const FORMAT: u32 = 1;
 
 /// `meta/sr.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) format: u32,
     pub(crate) name: String,
     pub(crate) description: String,
-    /// Bytes of data.
+    /// Bytes of data and metadata.
     pub(crate) size: u64,
     /// Whether xapi has it attached; a detached SR keeps its memory.
     pub(crate) attached: bool,
     /// Eight hexadecimal digits, new for every memory: keys begin with them, so that a key tells
     /// whether its volume was lost with an earlier memory.
     pub(crate) generation: String,
+    /// The size that its device-config names, where a command has given the SR another one since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) configured: Option<u64>,
     /// A text that the plugins keep with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) provider: String,
@@ -85,7 +88,8 @@ pub struct Attachment {
     pub name: String,
     /// Its description, likewise.
     pub description: String,
-    /// Bytes of data, likewise.
+    /// Bytes that it may take. An SR whose memory is still there gets this size, unless it is the one that
+    /// was named before.
     pub size: u64,
     /// The host whose memory it is.
     pub host: String,

@@ -51,6 +51,12 @@ impl<'a> Exclusive<'a> {
         let dirs = dirs.reopened();
         files::restore_ballast(&dirs);
         let maps = Lock::maps(&dirs)?;
+        // A change of the size may have been killed between the record and the count.
+        let size = pages(record.size);
+        let counter = dirs.counter()?;
+        if counter.size().map(u64::from) != Some(size) {
+            counter.set_size(size);
+        }
         Ok(Self { sr, dirs, record, volumes: RefCell::default(), _maps: maps, lock })
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
+    block::pages,
     budget::{OVERHEAD_BYTES, statfs},
     error::{Context, Error, ErrorKind, Result},
     files::{self, Directory, Dirs, Entry, Layout, lock::Lock, missing},
@@ -47,10 +48,18 @@ impl Host {
                 ),
             ));
         }
-        self.check_size(uuid, new.size)
+        self.check_size(uuid, new.size, 0)
     }
 
-    fn check_size(&self, uuid: &Name, size: u64) -> Result<()> {
+    /// Refuses a size that the host's memory does not back, beside `taken` bytes that the SR has already.
+    pub(super) fn check_size(&self, uuid: &Name, size: u64, taken: u64) -> Result<()> {
+        self.check_size_min(size)?;
+        let promised = self.promised(uuid)?;
+        Memory::now()?.check_promise(size, taken, OVERHEAD_BYTES, promised)
+    }
+
+    /// Refuses a size without its unit.
+    pub(super) fn check_size_min(&self, size: u64) -> Result<()> {
         if size < SR_BYTES_MIN {
             return Err(Error::new(
                 ErrorKind::BadSize,
@@ -61,8 +70,7 @@ impl Host {
                 ),
             ));
         }
-        let promised = self.promised(uuid)?;
-        Memory::now()?.check_promise(size, OVERHEAD_BYTES, promised)
+        Ok(())
     }
 
     /// Bytes that other SRs were promised and have not used.
@@ -103,13 +111,7 @@ impl Host {
         let promises = Lock::promises(self)?;
         let lock = Lock::sr(self, &sr.uuid)?;
         match sr.found()? {
-            Some((_, record)) if record.attached && record.provider == wanted.provider => {}
-            Some((dirs, record)) => {
-                let mut record = Record::clone(&record);
-                record.attached = true;
-                record.provider.clone_from(&wanted.provider);
-                record.write(&dirs)?;
-            }
+            Some((dirs, found)) => self.attach_found(&sr, &dirs, &found, wanted)?,
             None => {
                 if let Err(error) = self.make(&sr, wanted) {
                     // There is no such SR: nothing would remove its lock. The first error is the one to tell.
@@ -124,13 +126,31 @@ impl Host {
         Ok(sr)
     }
 
+    /// Attaches an SR whose memory is there.
+    fn attach_found(
+        &self,
+        sr: &Sr,
+        dirs: &Dirs,
+        found: &Record,
+        wanted: &Attachment,
+    ) -> Result<()> {
+        let mut record = found.clone();
+        if found.configured != Some(wanted.size) {
+            record.configured = None;
+            self.change_size(sr, dirs, &mut record, wanted.size)?;
+        }
+        record.attached = true;
+        record.provider.clone_from(&wanted.provider);
+        if record == *found { Ok(()) } else { record.write(dirs) }
+    }
+
     fn make(&self, sr: &Sr, wanted: &Attachment) -> Result<()> {
         // An interrupted attach or destroy leaves directories without a record, which hold nothing
         // of value.
         mount::check_ours(&sr.layout)?;
         mount::remove(&sr.layout)?;
         texts::check(&wanted.name, &wanted.description)?;
-        self.check_size(&sr.uuid, wanted.size)?;
+        self.check_size(&sr.uuid, wanted.size, 0)?;
         mount::make(&sr.layout, wanted.size, self.may_mount)?;
         let record = Record {
             format: FORMAT,
@@ -138,6 +158,7 @@ impl Host {
             description: wanted.description.clone(),
             size: wanted.size,
             attached: true,
+            configured: None,
             generation: format!("{:08x}", random_uuid().as_fields().0),
             provider: wanted.provider.clone(),
             unknown: [].into(),
@@ -146,7 +167,7 @@ impl Host {
             .and_then(|dirs| dirs.ok_or_else(|| missing(&sr.layout)))
             .and_then(|dirs| {
                 // The first file: it counts what the others take.
-                dirs.counter()?;
+                dirs.counter()?.set_size(pages(wanted.size));
                 start_numbers(&dirs)?;
                 files::restore_ballast(&dirs);
                 record.write(&dirs)

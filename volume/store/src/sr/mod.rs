@@ -6,10 +6,11 @@ mod idle;
 mod life;
 mod mount;
 mod plugin_state;
+mod size;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState};
+pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState, size::Resized};
 use crate::{
     budget::{OVERHEAD_BYTES, Usage, free, recount},
     error::{Error, ErrorKind, Result},
@@ -143,6 +144,14 @@ impl Sr {
             free: free(dirs, record.size)?,
             attached: record.attached,
         })
+    }
+
+    /// Bytes that data and metadata may take.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SrNotAttached`].
+    pub fn size(&self) -> Result<u64> {
+        Ok(self.attached()?.1.size)
     }
 
     /// The text that the plugins keep with it: see [`Attachment`](crate::Attachment).

@@ -1,7 +1,7 @@
 //! The memory of an SR: tmpfs mounts as root, directories on an existing tmpfs otherwise.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs, io,
     os::fd::{AsFd, BorrowedFd},
     os::unix::fs::MetadataExt,
@@ -11,7 +11,7 @@ use std::{
 use rustix::{
     fs::{AtFlags, CWD, FileType, StatFs, statat, statfs, unlinkat},
     io::Errno,
-    mount::{MountFlags, UnmountFlags, mount, unmount},
+    mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount},
     system::uname,
 };
 
@@ -25,6 +25,8 @@ use crate::{
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// The two places of an SR, each with a tmpfs of its own where that can be.
 const PLACES: [Directory; 2] = [Directory::Data, Directory::Meta];
+
+const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// The device that mount(8) shows.
 const SOURCE: &str = "xapi-storage-ram";
@@ -48,6 +50,16 @@ pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool) -> Result<()> {
         let _incomplete = remove(layout);
     }
     made
+}
+
+/// Lets the mounts of an SR hold `size` bytes. Directories on another file system have no limit.
+pub(crate) fn resize(layout: &Layout, size: u64) -> Result<()> {
+    let limit = format!("size={}", size + OVERHEAD_BYTES);
+    let mounted = PLACES.map(|place| layout.directory(place));
+    mounted.iter().filter(|path| is_mount_point(path)).try_for_each(|path| {
+        with_or_without_noswap(&limit, |options| mount_remount(path, FLAGS, options))
+            .doing("changing the size of the tmpfs on", || &**path)
+    })
 }
 
 /// Removes the two places with all that is in them. A place that does not exist is no error.
@@ -164,20 +176,27 @@ fn knows_noswap(release: &str) -> bool {
 }
 
 fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let limits = format!("size={bytes},nr_inodes=0,mode=0700");
+    let mount = |options: &CStr| mount(SOURCE, directory, "tmpfs", FLAGS, Some(options));
+    with_or_without_noswap(&limits, mount).doing("mounting a tmpfs on", || directory)
+}
+
+/// With noswap where the kernel knows it. A mount that exists keeps what it has of it: any other is refused.
+fn with_or_without_noswap(
+    limits: &str,
+    act: impl Fn(&CStr) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
     let with = |options: String| {
         let options = CString::new(options).expect("no NUL in numbers");
         steps::step();
-        mount(SOURCE, directory, "tmpfs", flags, Some(options.as_c_str()))
+        act(&options)
     };
     // Where it is not known all the same, the mount is refused.
     let first = if knows_noswap(&uname().release().to_string_lossy()) { ",noswap" } else { "" };
     match with(format!("{limits}{first}")) {
-        Err(Errno::INVAL) if !first.is_empty() => with(limits),
+        Err(Errno::INVAL) if !first.is_empty() => with(limits.to_owned()),
         done => done,
     }
-    .doing("mounting a tmpfs on", || directory)
 }
 
 fn require_tmpfs(directory: &Path) -> Result<()> {

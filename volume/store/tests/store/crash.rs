@@ -55,6 +55,8 @@ impl fmt::Debug for Seen {
 struct State {
     volumes: Vec<Seen>,
     data_bytes: u64,
+    /// Of the SR.
+    size: u64,
     map_bytes: u64,
     indexes: usize,
     leftovers: usize,
@@ -169,9 +171,12 @@ impl World {
         let (counted, real) = testing::counted(&self.fixture.sr);
         assert_eq!(counted, real, "the count is right after a collection");
         let meta = self.fixture.sr.layout().root().join("meta");
+        let stat = self.fixture.sr.stat().unwrap();
+        assert_eq!(stat.free, stat.total - real, "writers keep to the size that the record has");
         State {
             volumes,
-            data_bytes: self.fixture.sr.stat().unwrap().used,
+            data_bytes: stat.used,
+            size: stat.total,
             map_bytes: allocated(&meta.join("map")),
             indexes: files(&meta.join("index")).len(),
             leftovers: files(&meta.join("tmp")).len() + strays(&meta),
@@ -469,6 +474,8 @@ at_every_step! {
     a_killed_create: "create", Not;
     a_killed_rename: "rename", Not;
     a_killed_resize: "resize", Not;
+    a_killed_growth_of_the_sr: "grow the SR", Survives;
+    a_killed_shrinking_of_the_sr: "shrink the SR", Survives;
     a_killed_snapshot: "snapshot", Not;
     a_killed_snapshot_of_a_snapshot: "snapshot of a snapshot", Not;
     a_killed_clone: "clone", Not;

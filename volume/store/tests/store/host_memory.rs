@@ -1,7 +1,15 @@
 //! What SRs may take of the host's memory: promises that count everything, and a watermark that all disks
 //! of an SR see at once. On mounts, and with a made-up `/proc/meminfo`, in a namespace of its own.
 
-use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    process::Command,
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
 
 use scratch::Scratch;
 use store::{
@@ -38,8 +46,10 @@ impl World {
     }
 
     fn available(&self, mib: u64) {
-        let text = format!("MemTotal: {} kB\nMemAvailable: {} kB\n", 2 << 20, mib << 10);
-        fs::write(&self.meminfo, text).unwrap();
+        let text = format!("MemTotal: {} kB\nMemAvailable: {:>8} kB\n", 2 << 20, mib << 10);
+        // At no moment is it empty.
+        let file = File::options().write(true).create(true).truncate(false).open(&self.meminfo);
+        file.unwrap().write_all_at(text.as_bytes(), 0).unwrap();
     }
 
     fn attach(&self, number: u32, size: u64) -> store::Result<Sr> {
@@ -69,6 +79,9 @@ fn inside() {
         an_sr_of_another_format_keeps_what_it_was_promised();
         tiny_srs_are_promised_their_metadata();
         ten_disks_see_the_watermark_at_once();
+        disks_of_ten_srs_see_the_watermark_at_once();
+        an_sr_grows_and_shrinks_with_its_mounts();
+        fill_ups_leave_the_host_its_watermark();
         a_full_sr_on_mounts_is_full_to_the_page();
     }
 }
@@ -159,6 +172,145 @@ fn ten_disks_see_the_watermark_at_once() {
     for key in keys {
         sr.lock().unwrap().destroy_volume(key.as_str(), &mut Inactive).unwrap();
     }
+}
+
+/// There is one host, and one watermark.
+fn disks_of_ten_srs_see_the_watermark_at_once() {
+    let world = World::new(1500);
+    let srs: Vec<Sr> = (1..=10).map(|number| world.attach(number, 64 * MIB).unwrap()).collect();
+    let mut disks: Vec<Disk> =
+        srs.iter().map(|sr| open(sr, create(sr, 256 << 20).as_str(), false).unwrap()).collect();
+    disks.iter_mut().for_each(|disk| disk.write(0, &[1; 4096]).unwrap());
+    // What was granted before was granted to all together.
+    world.available(20);
+    let taken = take(&mut disks, 1);
+    assert!(taken <= 16, "{taken} MiB were taken of a host that has 20 left");
+    for sr in &srs {
+        let stat = sr.stat().unwrap();
+        assert_eq!((stat.total, stat.free), (64 * MIB, 0), "SR.stat knows of the watermark");
+    }
+}
+
+/// Blocks that a place of an SR may hold.
+fn mount_limit(sr: &Sr, place: &str) -> u64 {
+    let path = sr.layout().root().join(place);
+    let shown = Command::new("stat").args(["-f", "-c", "%b"]).arg(path).output().unwrap();
+    String::from_utf8(shown.stdout).unwrap().trim().parse().unwrap()
+}
+
+fn an_sr_grows_and_shrinks_with_its_mounts() {
+    let world = World::new(1500);
+    let sr = world.attach(1, 64 * MIB).unwrap();
+    let limits = |mib: u64| {
+        for place in ["data", "meta"] {
+            let limit = mount_limit(&sr, place) * BLOCK;
+            assert!((mib * MIB..(mib + 8) * MIB).contains(&limit), "{place} holds {limit}");
+        }
+    };
+    limits(64);
+    world.host.resize_sr(sr.uuid(), 128 * MIB).unwrap();
+    limits(128);
+    let mut disk = open(&sr, create(&sr, 256 << 20).as_str(), false).unwrap();
+    (0..100).for_each(|at| disk.write(at * MIB, &vec![1; 1 << 20]).unwrap());
+    world.host.resize_sr(sr.uuid(), 110 * MIB).unwrap();
+    limits(110);
+    world.host.resize_sr(sr.uuid(), 64 * MIB).unwrap_err();
+    limits(110);
+    // The other SR was promised what is left, but for the reserve of 128 MiB.
+    let other = world.attach(2, 1300 * MIB).unwrap();
+    let error = world.host.resize_sr(sr.uuid(), 256 * MIB).unwrap_err().to_string();
+    for part in ["beside the 100.", "1.3 GiB are promised", "128 MiB are kept", "at most"] {
+        assert!(error.contains(part), "{part:?} is missing in {error:?}");
+    }
+    world.host.resize_sr(other.uuid(), 1000 * MIB).unwrap();
+    world.host.resize_sr(sr.uuid(), 256 * MIB).unwrap();
+    // The host is short of what it has promised. An SR may promise less in any case.
+    world.available(300);
+    world.host.resize_sr(sr.uuid(), 200 * MIB).unwrap();
+    world.host.resize_sr(other.uuid(), 100 * MIB).unwrap();
+    assert!(sr.stat().unwrap().free < 99 * MIB + MIB);
+}
+
+/// What the host has, but for what other programs and the SRs take of it at the moment.
+struct Ledger<'a> {
+    world: &'a World,
+    srs: &'a [Sr],
+    /// MiB that programs take, and the least that was available.
+    state: Mutex<(u64, u64)>,
+}
+
+impl Ledger<'_> {
+    const ALL: u64 = 700;
+
+    /// Has programs take more or less, and the host say what is left, in MiB.
+    fn balance(&self, change: impl FnOnce(&mut u64, u64)) {
+        let mut state = self.state.lock().unwrap();
+        let used: u64 = self.srs.iter().map(|sr| counted(sr).0.div_ceil(MIB)).sum();
+        let left = |others: u64| Self::ALL.saturating_sub(used + others);
+        let before = left(state.0);
+        change(&mut state.0, before);
+        let left = left(state.0);
+        state.1 = state.1.min(left);
+        self.world.available(left);
+    }
+}
+
+/// Three SRs are filled together, again and again, beside a program that takes what it can get and gives it
+/// back: no fill-up takes what is below the watermark of 40 MiB, and all that was taken comes back.
+/// `STORE_FILL_UPS` sets how many.
+fn fill_ups_leave_the_host_its_watermark() {
+    let rounds = std::env::var("STORE_FILL_UPS").map_or(3, |count| count.parse().unwrap());
+    let world = World::new(Ledger::ALL);
+    let srs: Vec<Sr> = (1..=3).map(|number| world.attach(number, 150 * MIB).unwrap()).collect();
+    let (mut by_host, mut by_size) = (0, 0);
+    for round in 0..rounds {
+        let keys: Vec<Name> = srs.iter().map(|sr| create(sr, 512 << 20)).collect();
+        // In every other round not all of the SRs can be full.
+        let least = if round % 2 == 0 { 250 } else { 0 };
+        let ledger = Ledger { world: &world, srs: &srs, state: Mutex::new((least, u64::MAX)) };
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (sr, key) in srs.iter().zip(&keys) {
+                let ledger = &ledger;
+                threads.push(scope.spawn(move || {
+                    let mut disk = open(sr, key.as_str(), false).unwrap();
+                    let refused = (0..512).find_map(|at| {
+                        ledger.balance(|_, _| {});
+                        disk.write(at * MIB, &vec![1; 1 << 20]).err()
+                    });
+                    refused.expect("it is larger than the SR").to_string().contains("watermark")
+                }));
+            }
+            for step in round * 7.. {
+                if threads.iter().all(|thread| thread.is_finished()) {
+                    break;
+                }
+                ledger.balance(|others, left| match step % 64 {
+                    // The program does not take the last memory itself.
+                    0..48 if left > 80 => *others += 8,
+                    0..48 => {}
+                    _ => *others = others.saturating_sub(16).max(least),
+                });
+                thread::sleep(Duration::from_micros(200));
+            }
+            for thread in threads {
+                let count = if thread.join().unwrap() { &mut by_host } else { &mut by_size };
+                *count += 1;
+            }
+        });
+        ledger.balance(|_, _| {});
+        let lowest = ledger.state.into_inner().unwrap().1;
+        // Each writer may be about to take 1 MiB, and what an SR uses is rounded up.
+        assert!(lowest >= 40 - 6, "{lowest} MiB were left of the watermark of 40 MiB");
+        // The program ends.
+        world.available(Ledger::ALL);
+        for (sr, key) in srs.iter().zip(keys) {
+            sr.lock().unwrap().destroy_volume(key.as_str(), &mut Inactive).unwrap();
+            let stat = sr.stat().unwrap();
+            assert_eq!((stat.used, stat.metadata, counted(sr)), (0, 0, (0, 0)), "round {round}");
+        }
+    }
+    assert!(by_host > 0, "of {} fill-ups the host ended none", by_host + by_size);
 }
 
 fn a_full_sr_on_mounts_is_full_to_the_page() {

@@ -16,6 +16,7 @@ mod mounts;
 mod numbers;
 mod operations;
 mod places;
+mod resize;
 mod scale;
 mod session;
 mod share;

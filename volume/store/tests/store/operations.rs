@@ -33,6 +33,8 @@ pub(crate) fn operate(operation: &str, sr: &Sr, keys: &Keys, live: &mut dyn Live
         "snapshot of a snapshot" => sr.lock().unwrap().snapshot_volume(key("old"), live).map(drop),
         "clone" => sr.lock().unwrap().clone_volume(key("origin"), live).map(drop),
         "clone of a snapshot" => sr.lock().unwrap().clone_volume(key("new"), live).map(drop),
+        "grow the SR" => sr_host(sr).resize_sr(sr.uuid(), SR_BYTES * 2).map(drop),
+        "shrink the SR" => sr_host(sr).resize_sr(sr.uuid(), SR_BYTES / 2).map(drop),
         "revert" => sr.lock().unwrap().revert_volume(key("old"), key("origin"), live),
         "compose" => sr.lock().unwrap().compose_volumes(key("child"), key("origin"), live),
         "data_destroy" => sr.lock().unwrap().destroy_volume_data(key("new"), live),
