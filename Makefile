@@ -17,6 +17,7 @@
 # make lint   formatting and clippy
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
+# make bench-fleet   a hundred clones, also of a disk with Debian that was started in each (as root)
 
 CARGO ?= cargo
 TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
@@ -33,7 +34,7 @@ built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build crates deb rpm run stop test test-long test-random test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick install uninstall clean
+.PHONY: all build crates deb rpm run stop test test-long test-random test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet install uninstall clean
 
 all: build
 
@@ -130,6 +131,10 @@ bench bench-quick:
 	$(call cargo_build,release,bench)
 	$(CARGO) build --locked --release --manifest-path tests/vhost/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/vhost
 	$(call built,release)/bench --vhost-load $(CARGO_TARGET_DIR)/vhost/release/vhost-load $(if $(filter bench-quick,$@),--quick) --json $(CARGO_TARGET_DIR)/bench.json $(BENCH)
+
+bench-fleet:
+	tests/bench/system.sh $(CARGO_TARGET_DIR)/fleet
+	$(MAKE) bench BENCH="--only fleet --image $(CARGO_TARGET_DIR)/fleet/disk.raw --booted $(CARGO_TARGET_DIR)/fleet/booted.raw $(BENCH)"
 
 install: build
 	tests/install.sh install $(call built,release) "$(DESTDIR)"

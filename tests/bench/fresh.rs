@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     Bench,
-    lean::Until,
+    lean::{Contents, Until},
     load::Load,
     samples::Samples,
     servers::{FLOOR, Generator, NBDKIT, OURS, QSD, Server},
@@ -29,6 +29,9 @@ pub(crate) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for depth in [1, 32] {
         rows.push(first_write(bench, &sr, depth)?);
+    }
+    for load in [Load::sequential(true, 4 << 10, 32), Load::sequential(true, 1 << 20, 8)] {
+        rows.extend(zeroes(bench, &sr, &load)?);
     }
     rows.extend(sparse(bench, &sr)?);
     bench.xapi.volume("SR.destroy", json!({ "sr": sr }))?;
@@ -63,6 +66,45 @@ fn first_write(bench: &Bench, sr: &str, depth: usize) -> Result<Row> {
     let row =
         names.iter().zip(results).fold(row, |row, (name, samples)| row.figure(*name, samples));
     Ok(row.figure("dd to tmpfs", dd).against(FLOOR, Goal::AtLeast(0.85)))
+}
+
+/// What it costs to see that data is not zeroes, which most of it says in its first word, and what zeroes
+/// take.
+fn zeroes(bench: &Bench, sr: &str, load: &Load) -> Result<[Row; 2]> {
+    const DATA: &str = "data";
+    let size = bench.scale.disk / 4;
+    let all = [
+        (Contents::Data, DATA),
+        (Contents::NearlyZeroes, "zeroes but the last byte of each block"),
+        (Contents::Zeroes, "zeroes"),
+    ];
+    let mut results = vec![Samples::default(); all.len()];
+    let empty = bench.xapi.used(sr);
+    let mut taken = 0;
+    // Each round takes a tenth of a second: more of them tell more.
+    for round in 0..3 * bench.scale.rounds {
+        for number in 0..all.len() {
+            let at = (number + round) % all.len();
+            let server = Server::ours(OURS, &bench.xapi, sr, size)?;
+            let mut lean = server.lean(load)?.writing(all[at].0);
+            let count = Until::Count(size / u64::from(load.bytes));
+            results[at].push(lean.run(load, count, |_| {})?.megabytes(load));
+            let used = bench.xapi.used(sr) - empty;
+            match all[at].0 {
+                Contents::Zeroes => taken = taken.max(used),
+                _ => ensure!(used >= size, "{used} bytes hold {size}"),
+            }
+            drop(lean);
+            server.end();
+        }
+    }
+    let row =
+        Row::new(format!("first write of what may be zeroes, {}, lean", load.label()), "MB/s");
+    let row = all.iter().zip(results).fold(row, |row, ((_, name), it)| row.figure(*name, it));
+    let memory = Row::new(format!("memory of {} MiB of zeroes, written so", size >> 20), "KiB")
+        .figure(OURS, taken as f64 / 1024.0)
+        .goal(Goal::AtMost(64.0));
+    Ok([row.against(DATA, Goal::AtLeast(0.9)), memory])
 }
 
 fn copy_zeroes(file: &Path, size: u64) -> Result<Duration> {

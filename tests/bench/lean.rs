@@ -32,12 +32,32 @@ pub(crate) enum Until {
     Count(u64),
 }
 
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    Data,
+    /// Blocks of zeroes but for their last byte.
+    NearlyZeroes,
+    Zeroes,
+}
+
+impl Contents {
+    fn bytes(self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![if self == Self::Data { 0xa5 } else { 0 }; length];
+        if self == Self::NearlyZeroes {
+            bytes.iter_mut().skip(4095).step_by(4096).for_each(|last| *last = 1);
+        }
+        bytes
+    }
+}
+
 /// A connection that takes load.
 #[derive(Debug)]
 pub(crate) struct Lean {
     socket: UnixStream,
     size: u64,
     state: u64,
+    contents: Contents,
 }
 
 /// When a request was sent and when it was answered.
@@ -53,7 +73,16 @@ impl Lean {
         let wish = Wish { name: export.as_bytes(), structured: false, allocation: false };
         let client = Client::connect(socket, &wish).context("connecting")?;
         let socket = client.socket().try_clone().context("keeping the socket")?;
-        Ok(Self { socket, size: client.size(), state: 0x9e37_79b9_7f4a_7c15 })
+        Ok(Self::new(socket, client.size()))
+    }
+
+    fn new(socket: UnixStream, size: u64) -> Self {
+        Self { socket, size, state: 0x9e37_79b9_7f4a_7c15, contents: Contents::Data }
+    }
+
+    /// Writes other contents.
+    pub(crate) fn writing(self, contents: Contents) -> Self {
+        Self { contents, ..self }
     }
 
     /// Only to the first bytes of the disk.
@@ -67,7 +96,7 @@ impl Lean {
         floor::write_parts(&socket, &mut [IoSlice::new(&floor::preamble(mode, length))])?;
         // It has its memory.
         socket.read_exact(&mut [0; 8])?;
-        Ok(Self { socket, size, state: 0x9e37_79b9_7f4a_7c15 })
+        Ok(Self::new(socket, size))
     }
 
     /// Puts load on it. `each` learns of every request.
@@ -78,7 +107,7 @@ impl Lean {
         mut each: impl FnMut(Flight),
     ) -> Result<Outcome> {
         let length = load.bytes as usize;
-        let payload = vec![0xa5; if load.write { length } else { 0 }];
+        let payload = self.contents.bytes(if load.write { length } else { 0 });
         let awaited = if load.write { 0 } else { length };
         let mut heads = vec![[0; HEAD]; load.depth];
         let start = Instant::now();

@@ -8,6 +8,7 @@
 
 mod beside;
 mod chain;
+mod fleet;
 mod floor;
 mod four;
 mod fresh;
@@ -65,6 +66,12 @@ struct Options {
     /// The program of tests/vhost, to compare a guest's ring with vhost-user-blk too
     #[arg(long, value_name = "PROGRAM")]
     vhost_load: Option<PathBuf>,
+    /// A disk with an operating system, raw, of which a hundred clones are made
+    #[arg(long, value_name = "FILE", requires = "booted")]
+    image: Option<PathBuf>,
+    /// The same disk after it was started once: each clone gets what differs
+    #[arg(long, value_name = "FILE", requires = "image")]
+    booted: Option<PathBuf>,
     /// Where the numbers go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -106,6 +113,30 @@ struct Scale {
     calls: usize,
 }
 
+impl Scale {
+    fn new(quick: bool) -> Self {
+        if quick {
+            Self {
+                quick: true,
+                rounds: 2,
+                time: Duration::from_millis(200),
+                disk: 256 << 20,
+                large: 1 << 30,
+                calls: 50,
+            }
+        } else {
+            Self {
+                quick: false,
+                rounds: 9,
+                time: Duration::from_secs(1),
+                disk: 1 << 30,
+                large: 8 << 30,
+                calls: 300,
+            }
+        }
+    }
+}
+
 /// State that all parts share.
 struct Bench {
     scale: Scale,
@@ -114,6 +145,8 @@ struct Bench {
     sleeping: Xapi,
     python_plugin: Option<PathBuf>,
     vhost_load: Option<PathBuf>,
+    /// An operating system's disk, and the same disk after a start.
+    system: Option<(PathBuf, PathBuf)>,
     /// On tmpfs.
     directory: Scratch,
     start: Instant,
@@ -151,13 +184,14 @@ impl Bench {
 /// A part of the benchmark, and what it is called.
 type Part = (&'static str, fn(&Bench) -> Result<Vec<Row>>);
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("path", path::rows),
     ("ring", ring::rows),
     ("four", four::rows),
     ("fresh", fresh::rows),
     ("memory", memory::rows),
     ("plugin", plugin::rows),
+    ("fleet", fleet::rows),
     ("snapshots", snapshots::rows),
     ("chain", chain::rows),
     ("beside", beside::rows),
@@ -180,25 +214,7 @@ fn main() -> Result<()> {
         }
         None => {}
     }
-    let mut scale = if options.quick {
-        Scale {
-            quick: true,
-            rounds: 2,
-            time: Duration::from_millis(200),
-            disk: 256 << 20,
-            large: 1 << 30,
-            calls: 50,
-        }
-    } else {
-        Scale {
-            quick: false,
-            rounds: 9,
-            time: Duration::from_secs(1),
-            disk: 1 << 30,
-            large: 8 << 30,
-            calls: 300,
-        }
-    };
+    let mut scale = Scale::new(options.quick);
     scale.rounds = options.rounds.unwrap_or(scale.rounds);
     // Two servers of a large disk are never there at the same time; nor is the SR to be refused.
     scale.large = scale.large.min(process::available()? / 3).next_multiple_of(1 << 30);
@@ -207,9 +223,18 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let skipped = RefCell::default();
     let (python_plugin, vhost_load) = (options.python_plugin, options.vhost_load);
-    let xapi = Xapi::new();
-    let bench =
-        Bench { scale, xapi, sleeping, python_plugin, vhost_load, directory, start, skipped };
+    let system = options.image.zip(options.booted);
+    let bench = Bench {
+        scale,
+        xapi: Xapi::new(),
+        sleeping,
+        python_plugin,
+        vhost_load,
+        system,
+        directory,
+        start,
+        skipped,
+    };
     let machine = machine::describe()?;
     let mut rows = Vec::new();
     for (name, part) in PARTS {
