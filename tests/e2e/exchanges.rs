@@ -165,6 +165,12 @@ fn normal(root: &Path, lines: &[Value]) -> Vec<String> {
             Some("Plugin.diagnostics") => line["stdout"] = json!("SR fast: 1 volume, 0 MiB used\n"),
             // It has the number of a process.
             Some("Datapath.import_activate") => line["stdout"] = json!("/run/x/import.sock"),
+            // In the order of their keys, which are random: snapshots first, then as they were made.
+            Some("SR.ls") => {
+                let made = |it: &Value| names.get(it["key"].as_str().expect("a key")).cloned();
+                let list = line["stdout"].as_array_mut().expect("a list");
+                list.sort_by_key(|it| (it["read_write"] == true, made(it)));
+            }
             _ => {}
         }
         let text = line.to_string();

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -297,9 +296,12 @@ def deactivate(uri, domain):
             os.remove(user(place, domain))
         if not os.path.isdir(place) or any(name.startswith("user-") for name in os.listdir(place)):
             return
-        while server(place):
-            os.kill(server(place), signal.SIGTERM)
+        pid = server(place)
+        while pid:
+            # A snapshot that was killed may have left it stopped.
+            subprocess.call("kill -TERM %d; kill -CONT %d" % (pid, pid), shell=True, stderr=subprocess.DEVNULL)
             time.sleep(0.01)
+            pid = server(place)
         shutil.rmtree(place)
 
 

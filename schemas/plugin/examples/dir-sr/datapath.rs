@@ -93,7 +93,10 @@ pub(crate) fn deactivate(to: &Context<'_>, it: &DomainParams) -> Result<()> {
         return Ok(());
     }
     while let Some(pid) = disk.server() {
-        done(&disk.active, Command::new("kill").arg(pid).status())?;
+        // A snapshot that was killed may have left it stopped.
+        for signal in ["-TERM", "-CONT"] {
+            done(&disk.active, Command::new("kill").args([signal, &pid]).output())?;
+        }
         thread::sleep(Duration::from_millis(10));
     }
     let gone = fs::remove_dir_all(&disk.active);
