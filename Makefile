@@ -8,7 +8,8 @@
 #             minutes of a guest that attacks its ring, 1,000 deaths of the process that serves one, and of
 #             the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
-#             a frontend that vanishes and comes back, PVH and HVM guests (make test-guests); and the packages
+#             latencies as a guest has them, a frontend that vanishes and comes back, PVH and HVM guests (make
+#             test-guests); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
@@ -99,11 +100,11 @@ test-packages: deb rpm
 	PACKAGES=$(abspath $(CARGO_TARGET_DIR)) PACKAGE_PROGRAMS=$(abspath $(call built,release)) \
 		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
-# A frontend that vanishes and comes back, a PVH and an HVM guest.
+# Latencies of graphs beside a guest's own, a frontend that vanishes and comes back, a PVH and an HVM guest.
 test-guests:
-	$(MAKE) test-xen XEN="again.sh pvh.sh hvm.sh"
+	$(MAKE) test-xen XEN="latency.sh again.sh pvh.sh hvm.sh"
 
-# XEN="disk.sh two.sh suspend.sh kill.sh again.sh pvh.sh hvm.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
+# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh again.sh pvh.sh hvm.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)

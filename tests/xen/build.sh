@@ -4,8 +4,9 @@
 #   tests/xen/build.sh DIRECTORY
 #
 # DIRECTORY gets xen (the hypervisor), vmlinux (the kernel of dom0 and guests), dom0.cpio and guest.cpio
-# (their root file systems), model (the device model of HVM guests) and what such a guest is started by. QEMU and cpio are installed on this machine; everything else is downloaded and unpacked only, since the
-# packages' scripts would set up a boot loader and start services here.
+# (their root file systems), model (the device model of HVM guests) and what such a guest is started by. QEMU, cpio
+# and strace are installed on this machine; everything else is downloaded and unpacked only, since the packages'
+# scripts would set up a boot loader and start services here.
 set -euo pipefail
 files=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -14,7 +15,7 @@ cd "$1"
 apt() { apt-get -qq -o DPkg::Lock::Timeout=300 -o APT::Sandbox::User=root "$@"; }
 
 missing=
-for pair in qemu-system-x86_64:qemu-system-x86 cpio:cpio python3:python3; do
+for pair in qemu-system-x86_64:qemu-system-x86 cpio:cpio python3:python3 strace:strace; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 if [ -n "$missing" ]; then
@@ -88,6 +89,7 @@ for program in xl oxenstored xenconsoled xen-init-dom0 libxl-save-helper; do
 done
 cp -a unpacked/etc/xen/. dom0/etc/xen/
 cp -a unpacked/usr/bin/xenstore* dom0/usr/bin/
+cp "$(command -v strace)" dom0/usr/bin/
 cp -a unpacked/usr/lib/x86_64-linux-gnu/*.so* dom0/usr/lib/x86_64-linux-gnu/
 # libraries DIRECTORY: the C library and what else the programs there ask for, which are this machine's.
 # libgcc_s is opened by glibc when a thread is cancelled, which xl does.

@@ -66,10 +66,10 @@ attach() {
 }
 # socket_of PARAMS: the path of the NBD server there
 socket_of() { echo "$1" | sed 's/^nbd:unix:\([^:]*\).*/\1/'; }
-# plug DOMID DEVID KEY r|w: as xapi and xenopsd do; the backend is served until the disk is unplugged
+# plug DOMID DEVID KEY r|w [cdrom]: as xapi and xenopsd do; the backend is served until the disk is unplugged
 plug() {
     attach "$1" "$3" "$4" || return 1
-    xen-toolstack plug "$1" "$2" "$(socket_of "$PARAMS")" "$4" || return 1
+    xen-toolstack plug "$1" "$2" "$(socket_of "$PARAMS")" "$4" "${5:-disk}" || return 1
     xen-toolstack serve "$1" "$2" >> /out/toolstack.log 2>&1 &
 }
 # unplug DOMID DEVID KEY

@@ -1,10 +1,11 @@
 //! Verified I/O inside a guest: threads write to and read from their parts of a disk past the page cache,
 //! know what every sector has to contain, and compare.
 //!
-//!   xen-load DISK[,DISK...] SECONDS THREADS SEED
+//!   xen-load DISK[,DISK...] SECONDS THREADS SEED [SECTORS]
 //!
 //! Several names of a disk, as of one that a guest has by its ring and as an emulated one, are ways to the
-//! same bytes: each request takes one of them.
+//! same bytes: each request takes one of them. No request between the first and the last of every sector is longer
+//! than SECTORS (512).
 //!
 //! Every sector is read and compared once more at the end. The first wrong byte or error ends it.
 
@@ -17,9 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
+const USAGE: &str = "usage: xen-load DISK[,DISK...] SECONDS THREADS SEED [SECTORS]";
 const SECTOR: usize = 512;
 /// The longest request, in sectors.
 const SECTORS_MAX: usize = 512;
@@ -29,9 +31,10 @@ const ALIGNMENT: usize = 4096;
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let [disk, seconds, threads, seed] = words[..] else {
-        bail!("usage: xen-load DISK[,DISK...] SECONDS THREADS SEED");
-    };
+    let (&[disk, seconds, threads, seed], longest) = (
+        words.first_chunk().context(USAGE)?,
+        words.get(4).map_or(Ok(SECTORS_MAX), |it| it.parse())?,
+    );
     let (threads, seed) = (threads.parse::<u64>()?, seed.parse::<u64>()?);
     let time = Duration::from_secs(seconds.parse()?);
     let disks: Vec<&str> = disk.split(',').collect();
@@ -40,22 +43,27 @@ fn main() -> Result<()> {
     let workers: Vec<_> = (0..threads)
         .map(|number| {
             let worker = Worker::new(&disks, number * part, part, seed + number)?;
-            Ok(thread::spawn(move || worker.run(time)))
+            Ok(thread::spawn(move || worker.run(time, longest)))
         })
         .collect::<Result<_>>()?;
     let mut done = Counts::default();
     for worker in workers {
         let counts = worker.join().map_err(|_| anyhow::anyhow!("a thread has panicked"))??;
-        done.reads += counts.reads;
-        done.writes += counts.writes;
-        done.flushes += counts.flushes;
-        done.slowest = done.slowest.max(counts.slowest);
+        done.reads.add(&counts.reads);
+        done.writes.add(&counts.writes);
+        done.flushes.add(&counts.flushes);
     }
-    let Counts { reads, writes, flushes, slowest } = done;
+    let Counts { reads, writes, flushes } = done;
+    let slowest = reads.slowest.max(writes.slowest).max(flushes.slowest);
     let mut out = io::stdout();
     writeln!(
         out,
-        "load: {reads} reads, {writes} writes, {flushes} flushes, slowest {slowest:?}: right"
+        "load: {} reads of {} us, {} writes of {} us, {} flushes, slowest {slowest:?}: right",
+        reads.number,
+        reads.mean().as_micros(),
+        writes.number,
+        writes.mean().as_micros(),
+        flushes.number
     )?;
     Ok(())
 }
@@ -68,10 +76,29 @@ fn sectors_of(disk: &Path) -> Result<u64> {
 
 #[derive(Debug, Default)]
 struct Counts {
-    reads: u64,
-    writes: u64,
-    flushes: u64,
+    reads: Count,
+    writes: Count,
+    flushes: Count,
+}
+
+/// Requests of one kind, and what they took: the system call alone, not what fills and compares a buffer.
+#[derive(Debug, Default)]
+struct Count {
+    number: u32,
+    time: Duration,
     slowest: Duration,
+}
+
+impl Count {
+    fn add(&mut self, other: &Self) {
+        self.number += other.number;
+        self.time += other.time;
+        self.slowest = self.slowest.max(other.slowest);
+    }
+
+    fn mean(&self) -> Duration {
+        self.time.checked_div(self.number).unwrap_or_default()
+    }
 }
 
 /// One thread and its part of the disk.
@@ -105,25 +132,29 @@ impl Worker {
         })
     }
 
-    fn run(mut self, time: Duration) -> Result<Counts> {
+    fn run(mut self, time: Duration, sectors_max: usize) -> Result<Counts> {
         // Every sector is known from here on.
         self.every(Self::write)?;
         let end = Instant::now() + time;
         while Instant::now() < end {
-            let longest = if self.next().is_multiple_of(4) { SECTORS_MAX } else { 16 };
+            let longest =
+                if self.next().is_multiple_of(4) { sectors_max } else { sectors_max.min(16) };
             let count = (1 + self.next() % longest).min(self.generations.len());
             let first = self.next() % (self.generations.len() - count + 1);
             match self.next() % 32 {
-                0 => self.timed(|it| Ok(it.disks[0].sync_data()?), |counts| &mut counts.flushes)?,
-                1..=16 => self.timed(|it| it.write(first, count), |counts| &mut counts.writes)?,
-                _ => self.timed(|it| it.read(first, count), |counts| &mut counts.reads)?,
+                0 => self.counted(Self::flush, |counts| &mut counts.flushes)?,
+                1..=16 => self.counted(|it| it.write(first, count), |counts| &mut counts.writes)?,
+                _ => self.counted(|it| it.read(first, count), |counts| &mut counts.reads)?,
             }
         }
         self.every(Self::read)?;
         Ok(self.counts)
     }
 
-    fn every(&mut self, mut act: impl FnMut(&mut Self, usize, usize) -> Result<()>) -> Result<()> {
+    fn every(
+        &mut self,
+        mut act: impl FnMut(&mut Self, usize, usize) -> Result<Duration>,
+    ) -> Result<()> {
         let mut first = 0;
         while first < self.generations.len() {
             let count = SECTORS_MAX.min(self.generations.len() - first);
@@ -133,42 +164,52 @@ impl Worker {
         Ok(())
     }
 
-    fn timed(
+    fn counted(
         &mut self,
-        act: impl FnOnce(&mut Self) -> Result<()>,
-        counter: impl FnOnce(&mut Counts) -> &mut u64,
+        act: impl FnOnce(&mut Self) -> Result<Duration>,
+        counter: impl FnOnce(&mut Counts) -> &mut Count,
     ) -> Result<()> {
-        let start = Instant::now();
-        act(self)?;
-        self.counts.slowest = self.counts.slowest.max(start.elapsed());
-        *counter(&mut self.counts) += 1;
+        let time = act(self)?;
+        counter(&mut self.counts).add(&Count { number: 1, time, slowest: time });
         Ok(())
     }
 
-    fn write(&mut self, first: usize, count: usize) -> Result<()> {
+    fn flush(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.disks[0].sync_data()?;
+        Ok(start.elapsed())
+    }
+
+    /// How long it took.
+    fn write(&mut self, first: usize, count: usize) -> Result<Duration> {
         self.generations[first..first + count].iter_mut().for_each(|generation| *generation += 1);
         self.expect(first, count);
         let way = self.next() % self.disks.len();
         let bytes = aligned(&mut self.buffer, count);
         bytes.copy_from_slice(&self.expected[..count * SECTOR]);
         let at = self.start + first as u64;
+        let start = Instant::now();
         self.disks[way]
             .write_all_at(bytes, at * SECTOR as u64)
-            .with_context(|| format!("write of {count} at {at}"))
+            .with_context(|| format!("write of {count} at {at}"))?;
+        Ok(start.elapsed())
     }
 
-    fn read(&mut self, first: usize, count: usize) -> Result<()> {
+    /// How long it took.
+    fn read(&mut self, first: usize, count: usize) -> Result<Duration> {
         self.expect(first, count);
         let way = self.next() % self.disks.len();
         let bytes = aligned(&mut self.buffer, count);
         let at = self.start + first as u64;
+        let start = Instant::now();
         self.disks[way]
             .read_exact_at(bytes, at * SECTOR as u64)
             .with_context(|| format!("read of {count} at {at}"))?;
+        let time = start.elapsed();
         let expected = &self.expected[..count * SECTOR];
         let wrong = bytes.chunks(SECTOR).zip(expected.chunks(SECTOR)).position(|(a, b)| a != b);
         ensure!(wrong.is_none(), "sector {} is wrong", at + wrong.unwrap_or_default() as u64);
-        Ok(())
+        Ok(time)
     }
 
     /// Fills `expected` with what sectors have to contain.

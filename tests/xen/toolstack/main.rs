@@ -29,6 +29,12 @@ mod state {
     pub(crate) const CLOSED: &str = "6";
 }
 
+/// What the frontend is told of a disk: `VDISK_*` of `xen/io/blkif.h`.
+mod info {
+    pub(crate) const CDROM: u64 = 1;
+    pub(crate) const READ_ONLY: u64 = 4;
+}
+
 /// How long an unplug waits for the frontend.
 const PATIENCE: Duration = Duration::from_secs(200);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -39,13 +45,15 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["plug", domid, devid, socket, mode] => Device::new(domid, devid)?.plug(socket, mode),
+        ["plug", domid, devid, socket, mode, kind] => {
+            Device::new(domid, devid)?.plug(socket, mode, kind)
+        }
         ["serve", domid, devid] => Device::new(domid, devid)?.serve(),
         ["unplug", domid, devid] => Device::new(domid, devid)?.unplug(),
         ["write", socket, offset] => write(socket, offset.parse()?),
         _ => bail!(
-            "usage: xen-toolstack plug DOMID DEVID SOCKET r|w, serve or unplug DOMID DEVID, write \
-             SOCKET OFFSET"
+            "usage: xen-toolstack plug DOMID DEVID SOCKET r|w disk|cdrom, serve or unplug DOMID DEVID, \
+             write SOCKET OFFSET"
         ),
     }
 }
@@ -85,7 +93,7 @@ impl Device {
     }
 
     /// Makes the nodes, as xenopsd does, and says where the tapdisk is, as its hotplug script does.
-    fn plug(&mut self, socket: &str, mode: &str) -> Result<()> {
+    fn plug(&mut self, socket: &str, mode: &str, kind: &str) -> Result<()> {
         let (frontend, backend) = (self.frontend.clone(), self.backend.clone());
         let guest = self.domid;
         // The guest can read what is made below a directory that it can read.
@@ -99,7 +107,7 @@ impl Device {
             ("backend-id", "0"),
             ("state", state::INITIALISING),
             ("virtual-device", &devid),
-            ("device-type", "disk"),
+            ("device-type", kind),
         ] {
             self.store.write(&format!("{frontend}/{key}"), value)?;
         }
@@ -195,12 +203,14 @@ impl Device {
             },
         )?;
         let image = client.disk_info(minor)?;
-        let read_only = if self.read_backend("mode")? == "w" { 0 } else { 4 };
+        let is_cd = self.read_frontend("device-type").as_deref() == Some("cdrom");
+        let kind = if is_cd { info::CDROM } else { 0 };
+        let mode = if self.read_backend("mode")? == "w" { 0 } else { info::READ_ONLY };
         for (key, value) in [
             ("feature-barrier", 1),
             ("sector-size", u64::from(image.sector_size)),
             ("sectors", image.sectors),
-            ("info", u64::from(image.info) | read_only),
+            ("info", u64::from(image.info) | kind | mode),
         ] {
             self.write_backend(key, &value.to_string())?;
         }
