@@ -35,7 +35,7 @@ built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build crates deb rpm run stop test test-long test-random test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet install uninstall clean
+.PHONY: all build crates deb rpm run stop test test-long test-random test-doubles test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet install uninstall clean
 
 all: build
 
@@ -67,7 +67,11 @@ crates:
 	$(CARGO) package --locked --allow-dirty $(CRATES)
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
-test-long: test-random test-migrations test-versions test-packages test-guests
+test-long: test-random test-doubles test-migrations test-versions test-packages test-guests
+
+# Each rule of smapiv3-check is broken alone, and all of them are judged.
+test-doubles:
+	DOUBLES_WHOLE=1 $(CARGO) test --locked --package smapiv3-check --test doubles -- --nocapture
 
 test-random:
 	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \

@@ -24,11 +24,7 @@ fn the_directory_sr_in_rust_does_what_xapi_asks() {
     if !tools::present(&["python3", "qemu-nbd", "nbdcopy", "nbdinfo", "bash"]) {
         return;
     }
-    let program = programs::path("examples/dir-sr");
-    let methods = tools::run(&program.to_string_lossy(), &["methods"]);
-    let archive = tools::attempt(&program.to_string_lossy(), &["python-archive"]).stdout;
-    let xapi = host(&program, methods.lines(), &archive, ("dir", "DIR_SR_RUN"));
-    does_what_xapi_asks(&xapi, "dir");
+    does_what_xapi_asks(&rust(), "dir");
 }
 
 /// The one in Python, which was written from SMAPIv3.md alone.
@@ -37,13 +33,25 @@ fn the_directory_sr_in_python_does_what_xapi_asks() {
     if !tools::present(&["python3", "qemu-nbd", "nbdcopy", "nbdinfo", "bash"]) {
         return;
     }
+    does_what_xapi_asks(&python(), "pydir");
+}
+
+/// A host with the example in Rust.
+pub(crate) fn rust() -> Xapi {
+    let program = programs::path("examples/dir-sr");
+    let methods = tools::run(&program.to_string_lossy(), &["methods"]);
+    let archive = tools::attempt(&program.to_string_lossy(), &["python-archive"]).stdout;
+    host(&program, methods.lines(), &archive, ("dir", "DIR_SR_RUN"))
+}
+
+/// A host with the one in Python.
+pub(crate) fn python() -> Xapi {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/examples/dir_sr.py");
     let text = fs::read_to_string(&program).unwrap();
     // It dispatches without regard to case; the files are spelled as the interface is.
     let is_there = |name: &&str| text.contains(&format!("\"{}\":", name.to_lowercase()));
     let methods = smapiv3::methods().map(|it| it.name).filter(is_there);
-    let xapi = host(&program, methods, &[], ("pydir", "PYDIR_SR_RUN"));
-    does_what_xapi_asks(&xapi, "pydir");
+    host(&program, methods, &[], ("pydir", "PYDIR_SR_RUN"))
 }
 
 /// A host with one program as both plugins, which has these methods. What holds until the host restarts is where

@@ -4,6 +4,7 @@
 #[cfg(not(feature = "schema-checks"))]
 compile_error!("the tests hold every answer against its schema");
 
+mod check;
 mod concurrency;
 mod configuration;
 mod conformance;
