@@ -253,6 +253,23 @@ impl Client {
         self.done(minor, Call::Sole)
     }
 
+    /// Ours: has no request of the disk's clients taken from the answer on, for that time at most. A tapdisk
+    /// that knows no holding answers EINVAL.
+    ///
+    /// # Errors
+    /// See [`Self::pid`].
+    pub fn hold(&self, minor: Minor, time: Duration) -> Result<()> {
+        self.done(minor, Call::Hold { time })
+    }
+
+    /// Ours: ends that.
+    ///
+    /// # Errors
+    /// See [`Self::pid`]; also where the time was over before, and requests were taken.
+    pub fn release(&self, minor: Minor) -> Result<()> {
+        self.done(minor, Call::Release)
+    }
+
     /// Ours: the clients of the disk of a minor. A tapdisk that does not know the question answers EINVAL.
     ///
     /// # Errors

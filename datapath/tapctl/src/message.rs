@@ -143,6 +143,14 @@ pub mod kind {
     pub const COPY: u16 = OWN + 23;
     /// Ours: begun.
     pub const COPY_RSP: u16 = OWN + 24;
+    /// Ours: take no request of the clients of this minor's disk for `first` milliseconds, or until RELEASE.
+    pub const HOLD: u16 = OWN + 25;
+    /// Ours: done.
+    pub const HOLD_RSP: u16 = OWN + 26;
+    /// Ours: take requests again. An error where the time was over before.
+    pub const RELEASE: u16 = OWN + 27;
+    /// Ours: done; no request was taken since HOLD.
+    pub const RELEASE_RSP: u16 = OWN + 28;
 }
 
 /// The header's structures, for their layout.

@@ -171,7 +171,7 @@ pub enum Reply {
     /// It failed.
     Error(Failure),
     /// The request is done, and the answer carries no data: attach, pause, resume, close, detach, rings,
-    /// exit, switch, resize, sole.
+    /// exit, switch, resize, sole, hold, release.
     Done,
     /// PID.
     Pid(i32),

@@ -187,6 +187,13 @@ pub enum Call {
     },
     /// Ours: the record of the volume says a new sole set, read before the answer.
     Sole,
+    /// Ours: no request of the disk's clients is taken, until it is released or the time is over.
+    Hold {
+        /// How long at most.
+        time: Duration,
+    },
+    /// Ours: requests are taken again. Fails where they were before.
+    Release,
     /// Ours: the number of clients of the disk, and for how long there has been none.
     Clients,
     /// Ours: another process of the program that is installed now is to go on serving.
@@ -269,6 +276,8 @@ impl Request {
             }),
             kind::RESIZE => Call::Resize { size_bytes: raw.u64(at::OWN_FIRST) },
             kind::SOLE => Call::Sole,
+            kind::HOLD => Call::Hold { time: Duration::from_millis(raw.u64(at::OWN_FIRST)) },
+            kind::RELEASE => Call::Release,
             kind::CLIENTS => Call::Clients,
             kind::UPGRADE => Call::Upgrade,
             kind::MIRROR => {
@@ -322,6 +331,10 @@ impl Request {
                 put(&mut raw, at::OWN_PATH, switch.index.as_os_str(), "index")?;
             }
             Call::Resize { size_bytes } => raw.put_u64(at::OWN_FIRST, *size_bytes),
+            Call::Hold { time } => {
+                let milliseconds = time.as_millis().try_into().unwrap_or(u64::MAX);
+                raw.put_u64(at::OWN_FIRST, milliseconds);
+            }
             Call::Mirror(mirror) => {
                 raw.put_u64(at::OWN_FIRST, mirror.operation);
                 put(&mut raw, at::OWN_PATH, &mirror.remote, "remote")?;
@@ -369,6 +382,8 @@ impl Call {
             Self::Switch(_) => kind::SWITCH,
             Self::Resize { .. } => kind::RESIZE,
             Self::Sole => kind::SOLE,
+            Self::Hold { .. } => kind::HOLD,
+            Self::Release => kind::RELEASE,
             Self::Clients => kind::CLIENTS,
             Self::Upgrade => kind::UPGRADE,
             Self::Mirror(_) => kind::MIRROR,
@@ -413,6 +428,8 @@ impl Call {
             Self::Switch(_) => "switch the top of",
             Self::Resize { .. } => "resize",
             Self::Sole => "change the sole set of",
+            Self::Hold { .. } => "hold",
+            Self::Release => "release",
             Self::Clients => "count the clients of",
             Self::Upgrade => "upgrade",
             Self::Mirror(_) => "mirror",
@@ -440,6 +457,7 @@ impl Call {
             | Self::Serving
             | Self::Resize { .. }
             | Self::Sole
+            | Self::Hold { .. }
             | Self::Clients
             | Self::MirrorStatus { .. }
             | Self::MirrorFinish { .. }
@@ -452,6 +470,7 @@ impl Call {
             | Self::Disconnect { .. }
             | Self::Exit
             | Self::Switch(_)
+            | Self::Release
             | Self::Mirror(_)
             | Self::Copy(_)
             | Self::Upgrade => false,

@@ -121,6 +121,8 @@ fn every_request_survives_the_way() {
         Call::Switch(Switch { new_top: u32::MAX, index: "/c".into() }),
         Call::Resize { size_bytes: u64::MAX },
         Call::Sole,
+        Call::Hold { time: Duration::from_millis(5) },
+        Call::Release,
         Call::Clients,
         Call::Mirror(Mirror { operation: u64::MAX, remote: "nbd+unix:///e?socket=/s".into() }),
         Call::Copy(Copy {

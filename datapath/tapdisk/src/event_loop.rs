@@ -123,6 +123,7 @@ impl EventLoop {
             tapdisk.receivers.next_deadline(),
             tapdisk.draining.iter().map(|(_, client)| client.until).min(),
             tapdisk.next_closing(),
+            tapdisk.next_hold(),
             tapdisk.next_update(),
             tapdisk.next_opening(),
             tapdisk.next_mirror(),
@@ -149,6 +150,7 @@ impl EventLoop {
         tapdisk.go_on_openings(now);
         tapdisk.go_on_mirrors(now);
         tapdisk.finish_closings(now);
+        tapdisk.expire_holds(now);
         tapdisk.expire_updates(now);
         let is_due = |at: &mut Instant| *at <= now;
         if tapdisk.unused_until.take_if(is_due).is_some()

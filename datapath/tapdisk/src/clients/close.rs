@@ -33,6 +33,7 @@ impl Tapdisk {
     ) -> bool {
         self.receivers.remove_of(vbd);
         self.cancel_opening(vbd);
+        self.end_hold(vbd);
         let is_mirrored = self.vbds.get(vbd).is_some_and(Vbd::is_mirrored);
         let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else {
             return true;

@@ -8,7 +8,7 @@ use crate::{
     frontend::Client,
     poll::{ClientKey, Unannounced, VbdKey},
     tapdisk::Tapdisk,
-    vbd::{DiskState, Vbd},
+    vbd::{DiskState, Image, Vbd},
     volume::Volume,
 };
 
@@ -28,13 +28,14 @@ impl Unannounced for Tapdisk {
 }
 
 impl Tapdisk {
-    /// Gives a client a turn. While its disk is paused it only sends answers that wait.
+    /// Gives a client a turn. While its disk is paused or held it only sends answers that wait.
     pub(crate) fn serve_client(&mut self, vbd: VbdKey, key: ClientKey) {
         let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else { return };
         let Some(client) = image.clients.get_mut(key) else { return };
         let closing = matches!(image.disk, DiskState::Closing(_));
+        let is_held = image.held_until.is_some();
         let progress = match image.disk.drive() {
-            Some(_) if client.is_quiesced => client.frontend.drain(),
+            Some(_) if client.is_quiesced || is_held => client.frontend.drain(),
             Some(drive) => client.frontend.turn(drive, &mut Budget::turn()),
             None => client.frontend.drain(),
         };
@@ -98,9 +99,9 @@ impl Tapdisk {
         polled.retain(|&(vbd, key)| {
             let image = vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut());
             let Some(image) = image else { return false };
-            let is_paused = image.disk.is_paused();
+            let is_waiting = image.is_waiting();
             let Some(client) = image.clients.get_mut(key) else { return false };
-            if !is_paused && !client.is_quiesced && has_request(&mut **client.frontend) {
+            if !is_waiting && !client.is_quiesced && has_request(&mut **client.frontend) {
                 runnable.push((vbd, key));
             }
             true
@@ -117,9 +118,9 @@ impl Tapdisk {
 
     fn rearm_client(&mut self, vbd: VbdKey, key: ClientKey) {
         let Some(image) = self.vbds.get_mut(vbd).and_then(|vbd| vbd.image_mut()) else { return };
-        let paused = image.disk.is_paused();
+        let is_waiting = image.is_waiting();
         let Some(client) = image.clients.get_mut(key) else { return };
-        let waits_only_to_send = paused || client.is_quiesced;
+        let waits_only_to_send = is_waiting || client.is_quiesced;
         if let Err(error) = client.rearm(waits_only_to_send) {
             self.remove_client(vbd, key);
             self.warn(format_args!("a client was dropped: {error}"));
@@ -147,7 +148,7 @@ impl Tapdisk {
     /// Gives the drives a turn that have large changes to make. A client whose change is finished has an
     /// answer to send.
     pub(crate) fn work_on_drives(&mut self) {
-        let has_work = |vbd: &Vbd| vbd.image().is_some_and(|image| image.disk.has_work());
+        let has_work = |vbd: &Vbd| vbd.image().is_some_and(Image::has_work);
         let keys: Vec<VbdKey> =
             self.vbds.iter().filter(|(_, vbd)| has_work(vbd)).map(|(key, _)| key).collect();
         for vbd in keys {
@@ -160,6 +161,6 @@ impl Tapdisk {
 
     /// Whether a drive has large changes to make and may make them.
     pub(crate) fn has_busy_drives(&self) -> bool {
-        self.vbds.iter().any(|(_, vbd)| vbd.image().is_some_and(|image| image.disk.has_work()))
+        self.vbds.iter().any(|(_, vbd)| vbd.image().is_some_and(Image::has_work))
     }
 }

@@ -33,6 +33,8 @@ impl Tapdisk {
             Call::Switch(switch) => self.switch(minor, switch),
             Call::Resize { size_bytes } => self.resize(minor, *size_bytes),
             Call::Sole => self.reload_sole(minor),
+            Call::Hold { time } => self.hold(minor, *time),
+            Call::Release => self.release(minor),
             Call::Clients => self.clients(minor),
             Call::Upgrade => self.upgrade(),
             Call::Mirror(mirror) => self.mirror(minor, mirror),

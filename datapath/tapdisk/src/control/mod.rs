@@ -4,6 +4,7 @@
 mod attach;
 mod callers;
 mod handle;
+mod hold;
 mod info;
 mod mirrors;
 mod names;

@@ -33,6 +33,8 @@ pub(crate) struct Image {
     pub(crate) disk: DiskState,
     /// The lock of the volume, as the keeper holds it, while the disk is not paused.
     pub(crate) lock: Option<Group>,
+    /// Until when no request of the clients is taken.
+    pub(crate) held_until: Option<Instant>,
     /// `None` once the disk is about to be closed.
     pub(crate) listeners: Option<Listeners>,
     pub(crate) clients: Slab<Client>,
@@ -58,6 +60,7 @@ impl Image {
             params: params.to_owned(),
             disk,
             lock: None,
+            held_until: None,
             listeners: Some(listeners),
             clients: Slab::new(),
             client_left_at: Instant::now(),
@@ -138,6 +141,16 @@ impl Image {
         self.clients.drain().collect()
     }
 
+    /// Whether requests of clients wait: the disk is paused, or held.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.held_until.is_some() || self.disk.is_paused()
+    }
+
+    /// Whether the drive has large changes to make and may make them.
+    pub(crate) fn has_work(&self) -> bool {
+        self.held_until.is_none() && self.disk.has_work()
+    }
+
     /// Whether every request that had come when the disk was about to be closed is served.
     pub(crate) fn is_quiesced(&self) -> bool {
         !self.disk.has_work() && self.clients.iter().all(|(_, client)| client.is_quiesced)
@@ -165,6 +178,7 @@ impl Image {
     /// file stays: it exists nowhere else.
     pub(crate) fn pause(&mut self) -> Option<Closed> {
         self.complete_writes();
+        self.held_until = None;
         let mut closed = None;
         self.change_disk(|disk| match disk {
             DiskState::Running(drive) => {
