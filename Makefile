@@ -83,6 +83,7 @@ test-random:
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p tapdisk-ram --test rings attack -- --nocapture
 	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
+	SAVE_KILLS=$${SAVE_KILLS:-300} $(CARGO) test --locked -p save --test save kill -- --nocapture
 	KEEPER_KILLS=$${KEEPER_KILLS:-1000} $(CARGO) test --locked -p tapdisk-ram --test rings kill -- --nocapture
 
 # A seed that failed: MIGRATION_SEED=...

@@ -26,6 +26,7 @@ mod old_kernel;
 mod orphans;
 mod packages;
 mod provider;
+mod saves;
 mod snapshots;
 mod tapctl;
 mod unused;

@@ -42,7 +42,8 @@ pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::S
             first.error.chain()
         )
     });
-    let words: Vec<String> = damage.into_iter().chain(short_of_room(stat)).collect();
+    let older = stat.restored.as_ref().and_then(|restored| restored.older.clone());
+    let words: Vec<String> = damage.into_iter().chain(older).chain(short_of_room(stat)).collect();
     sr::SrStat {
         sr: stat.uuid.to_string(),
         name: stat.name.clone(),
@@ -114,6 +115,8 @@ mod tests {
             metadata: 0,
             free,
             attached: true,
+            save_dir: String::new(),
+            restored: None,
         })
     }
 

@@ -14,6 +14,7 @@ pub(crate) const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
 
 const SIZE: &str = "size";
 const TAPDISK: &str = "tapdisk";
+const SAVE_DIR: &str = "save-dir";
 const URI: &str = "uri";
 const SR_UUID: &str = "sr_uuid";
 const NAME: &str = "name";
@@ -32,6 +33,11 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         TAPDISK,
         "Who serves the disks: ram, or blktap, the host's own tapdisk, which loses what was written \
          if it dies and takes disks of 500 MiB at most (default: ram)",
+    ),
+    (
+        SAVE_DIR,
+        "Directory on a disk of the host, as an absolute path: SR.detach saves the SR there, and SR.attach \
+         brings it back after a restart of the host (default: nowhere, a restart loses the contents)",
     ),
     (URI, "Accepted and ignored"),
     (SR_UUID, "UUID of the SR; set by SR.create, needed again only for xe pbd-create"),
@@ -55,7 +61,7 @@ pub(crate) fn of(attachment: Attachment) -> StringMap {
         Ok(provider) => provider.to_string(),
         Err(_) => attachment.provider,
     };
-    [
+    let mut configuration: StringMap = [
         (SR_UUID, attachment.uuid.to_string()),
         (NAME, attachment.name),
         (DESCRIPTION, attachment.description),
@@ -64,7 +70,11 @@ pub(crate) fn of(attachment: Attachment) -> StringMap {
         (TAPDISK, provider),
     ]
     .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    .into();
+    if !attachment.save_dir.is_empty() {
+        configuration.insert(SAVE_DIR.to_owned(), attachment.save_dir);
+    }
+    configuration
 }
 
 /// The SR that SR.create is to make. A configuration that names an SR and a host, such as that of
@@ -82,6 +92,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
     }
     let size = reader.optional_size().unwrap_or(SIZE_BYTES_DEFAULT);
     let provider = reader.provider();
+    let save_dir = reader.save_dir();
     reader.finish(|| {
         Some(Attachment {
             uuid: uuid?,
@@ -90,6 +101,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
             size,
             host: host.uuid.clone(),
             provider: provider?.to_sr(),
+            save_dir: save_dir?,
         })
     })
 }
@@ -101,6 +113,7 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
     let size = reader.required(SIZE).and_then(|value| reader.size(value));
     let host = reader.required(HOST);
     let provider = reader.provider();
+    let save_dir = reader.save_dir();
     let text = |key| configuration.get(key).cloned().unwrap_or_default();
     reader.finish(|| {
         Some(Attachment {
@@ -110,6 +123,7 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
             size: size?,
             host: host?.to_owned(),
             provider: provider?.to_sr(),
+            save_dir: save_dir?,
         })
     })
 }
@@ -130,6 +144,7 @@ pub(crate) fn for_probe(configuration: &StringMap) -> Result<Option<Name>, Error
     let wanted = configuration.get(SR_UUID).and_then(|value| reader.name(value));
     reader.optional_size();
     reader.provider();
+    reader.save_dir();
     reader.finish(|| Some(wanted))
 }
 
@@ -184,6 +199,16 @@ impl<'a> Reader<'a> {
     fn provider(&mut self) -> Option<Provider> {
         let Some(value) = self.configuration.get(TAPDISK) else { return Some(Provider::default()) };
         self.checked(value.parse().map_err(|error| format!("device-config:{TAPDISK}: {error}")))
+    }
+
+    /// Where the SR is saved; empty: nowhere.
+    fn save_dir(&mut self) -> Option<String> {
+        let value = self.configuration.get(SAVE_DIR).cloned().unwrap_or_default();
+        let is_path =
+            value.is_empty() || value.starts_with('/') && !value.contains(char::is_control);
+        self.checked(is_path.then_some(value.clone()).ok_or_else(|| {
+            format!("device-config:{SAVE_DIR}: {value:?} is no absolute path, such as /var/lib/ram")
+        }))
     }
 
     /// A size in bytes, rounded up to whole blocks.
@@ -275,7 +300,7 @@ mod tests {
             "device-config:size: \"lots\" is not a size",
             "device-config:host is \"h-2\"",
             "\"h-1\"",
-            "(the keys are size, tapdisk, uri, sr_uuid, host, name, description, SRmaster)",
+            "(the keys are size, tapdisk, save-dir, uri, sr_uuid, host, name, description, SRmaster)",
         ] {
             assert!(error.to_string().contains(part), "{part} is not in {error}");
         }

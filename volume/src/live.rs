@@ -163,10 +163,37 @@ impl Live for Tapdisks<'_> {
         self.has_successor.get()
     }
 
+    fn hold(&mut self, key: &Name, serving: &Serving, time: Duration) -> Result<()> {
+        let mut is_old = false;
+        let outcome = self.tell(key, serving, "hold its requests", |tapdisk, minor| {
+            let unknown = tapctl::ErrorKind::Remote(Errno::INVAL.raw_os_error());
+            let held = tapdisk.hold(minor, time);
+            is_old = held.as_ref().is_err_and(|error| error.kind() == unknown);
+            held
+        });
+        let outcome = outcome.map_err(|error| if is_old { too_old(key, serving) } else { error });
+        self.logged(key, outcome)
+    }
+
+    fn release(&mut self, key: &Name, serving: &Serving) -> Result<()> {
+        let outcome = self.tell(key, serving, "hold its requests for so long", Client::release);
+        self.logged(key, outcome)
+    }
+
     fn sole(&mut self, key: &Name, serving: &Serving) -> Result<()> {
         let outcome = self.tell(key, serving, "take over what only it needs", Client::sole);
         self.logged(key, outcome)
     }
+}
+
+/// The error for a tapdisk that does not know a request.
+fn too_old(key: &Name, serving: &Serving) -> Error {
+    let message = format!(
+        "the tapdisk of volume {key} is of an earlier version, which cannot hold its requests: upgrade it \
+         (tap-ctl-ram upgrade -p {}), or detach the SR to have it saved",
+        serving.pid
+    );
+    Error::new(ErrorKind::Unresponsive, message)
 }
 
 /// Has a tapdisk whose control directory was emptied make its socket again, and waits for that.

@@ -11,6 +11,8 @@ mod device_config;
 mod graphs;
 mod live;
 mod methods;
+mod progress;
+mod saving;
 #[cfg(test)]
 mod tests;
 mod unused;

@@ -1,9 +1,12 @@
 //! Maintenance commands: for a person, and never called by the toolstack.
 
+mod at_detach;
 mod check;
 mod gc;
 mod reclaim;
 mod resize;
+mod restore;
+mod save;
 mod srs;
 
 use host::Config;
@@ -33,6 +36,19 @@ pub(crate) fn register(registry: Registry<Config>) -> Registry<Config> {
             "Destroy an SR that the toolstack has forgotten, with all of its volumes",
             reclaim::ARGS,
             reclaim::run,
+        )
+        .command("save", "Save an SR that is in use, as it is at one moment", save::ARGS, save::run)
+        .command(
+            "at-detach",
+            "Let an SR be detached that cannot be saved",
+            at_detach::ARGS,
+            at_detach::run,
+        )
+        .command(
+            "restore",
+            "Make the memory of an SR from one of its saves, or check them",
+            restore::ARGS,
+            restore::run,
         )
 }
 

@@ -138,7 +138,10 @@ fn the_query_declares_what_works_and_nothing_that_would_harm() {
         assert!(!features.contains(&harmful), "{harmful}");
     }
     let keys: Vec<&String> = query["configuration"].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["description", "host", "name", "size", "sr_uuid", "tapdisk", "uri"]);
+    assert_eq!(
+        keys,
+        ["description", "host", "name", "save-dir", "size", "sr_uuid", "tapdisk", "uri"]
+    );
 }
 
 #[test]

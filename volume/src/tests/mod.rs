@@ -6,6 +6,7 @@ mod commands;
 mod life;
 mod pages;
 mod refusals;
+mod saves;
 
 use std::path::Path;
 

@@ -137,8 +137,13 @@ fn a_device_config_that_cannot_be_is_told_in_full() {
     let plugin = Plugin::new();
     let create = json!({"uuid": "a/b", "configuration": {"siez": "1", "path": "/p", "size": "-1"},
                         "name": "", "description": ""});
-    let parts =
-        ["siez", "\"/p\"", "\"-1\" is not a size", "\"a/b\"", "size, tapdisk, uri, sr_uuid"];
+    let parts = [
+        "siez",
+        "\"/p\"",
+        "\"-1\" is not a size",
+        "\"a/b\"",
+        "size, tapdisk, save-dir, uri, sr_uuid",
+    ];
     plugin.refused("SR.create", create, 1, &parts);
     let attach = json!({"configuration": {"uri": "x"}});
     plugin.refused("SR.attach", attach, 115, &["sr_uuid is", "size is", "host is missing"]);

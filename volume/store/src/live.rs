@@ -1,6 +1,6 @@
 //! The disk that is being served while its volume changes.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use crate::{
     block::Layer,
@@ -42,6 +42,24 @@ pub trait Live {
         false
     }
 
+    /// Has the process take no request of the volume's clients from now on, until it is
+    /// [released](Self::release), and for `time` at most.
+    ///
+    /// # Errors
+    /// Where the process cannot be reached, or did not do it. So for callers that do not hold disks.
+    fn hold(&mut self, key: &Name, serving: &Serving, time: Duration) -> Result<()> {
+        let _time = time;
+        Err(active(key, serving))
+    }
+
+    /// Has the process take requests again.
+    ///
+    /// # Errors
+    /// Also where it has taken requests since it was to be held.
+    fn release(&mut self, key: &Name, serving: &Serving) -> Result<()> {
+        Err(active(key, serving))
+    }
+
     /// Has the process take over the sole set that the volume's record says by now
     /// ([`Disk::reload_sole`](crate::Disk::reload_sole)), which is larger than it was.
     ///
@@ -60,13 +78,15 @@ impl Live for Inactive {
     }
 
     fn switch(&mut self, key: &Name, serving: &Serving, _: &Switch) -> Result<()> {
-        Err(Error::new(
-            ErrorKind::VolumeInUse,
-            format!("volume {key} is active (served by process {})", serving.pid),
-        ))
+        Err(active(key, serving))
     }
 
     fn sole(&mut self, _: &Name, _: &Serving) -> Result<()> {
         Ok(())
     }
+}
+
+fn active(key: &Name, serving: &Serving) -> Error {
+    let message = format!("volume {key} is active (served by process {})", serving.pid);
+    Error::new(ErrorKind::VolumeInUse, message)
 }

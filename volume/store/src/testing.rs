@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use scratch::Scratch;
@@ -96,6 +97,7 @@ pub fn attachment(host: &Host, size: u64) -> Attachment {
         size,
         host: host.uuid.clone(),
         provider: String::new(),
+        save_dir: String::new(),
     }
 }
 
@@ -152,6 +154,15 @@ impl Disks {
 impl Live for Disks {
     fn switch(&mut self, key: &Name, _: &Serving, switch: &Switch) -> Result<()> {
         self.get(key).switch(switch)
+    }
+
+    fn hold(&mut self, _: &Name, _: &Serving, _: Duration) -> Result<()> {
+        // No request is served while this process does something else.
+        Ok(())
+    }
+
+    fn release(&mut self, _: &Name, _: &Serving) -> Result<()> {
+        Ok(())
     }
 
     fn sole(&mut self, key: &Name, _: &Serving) -> Result<()> {

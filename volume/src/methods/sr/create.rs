@@ -4,12 +4,15 @@
 use host::Provider;
 use smapiv3::{Error, StringMap, sr::CreateParams};
 
-use crate::{Context, device_config, methods};
+use crate::{Context, device_config, methods, saving};
 
 pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error> {
     let host = methods::host(ctx);
     let new = device_config::for_create(&p, &host)?;
     host.check_new(&new)?;
+    if !new.save_dir.is_empty() {
+        saving::check_directory(new.save_dir.as_ref())?;
+    }
     if new.provider == Provider::Blktap.to_sr() {
         ctx.log.warning(
             "device-config:tapdisk=blktap: the disks of this SR are served by the host's own tapdisk \

@@ -83,6 +83,11 @@ impl Index {
         self.entries.iter().copied().filter(|&(_, layer)| is_data(layer))
     }
 
+    /// All entries, with their chunks.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Layer)> {
+        self.entries.iter().copied()
+    }
+
     /// Adds an entry behind all others.
     pub(crate) fn push(&mut self, chunk: usize, layer: Layer) {
         debug_assert!(self.entries.last().is_none_or(|&(last, _)| last < chunk));
@@ -226,6 +231,11 @@ pub(crate) struct Pages<'a> {
 impl<'a> Pages<'a> {
     pub(crate) fn new(dirs: &'a Dirs) -> Self {
         Self { dirs, files: HashMap::new(), pages: HashMap::new() }
+    }
+
+    /// Where they are read from.
+    pub(crate) fn dirs(&self) -> &'a Dirs {
+        self.dirs
     }
 
     /// The page that the map of `layer` has for `chunk`; an index must name it.

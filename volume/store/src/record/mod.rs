@@ -15,7 +15,12 @@ pub(crate) use self::{
     serving::{Served, is_unswept, lock_or_served, served_by},
     volume::{Record, Records},
 };
-pub use self::{holder::ExternalHolder, serving::Serving, sr::Attachment, volume::Damaged};
+pub use self::{
+    holder::ExternalHolder,
+    serving::Serving,
+    sr::{AtDetach, Attachment, Restored},
+    volume::Damaged,
+};
 
 /// The fields of a record that this program does not know: a later version of the same format has written
 /// them. They stay when the record is rewritten, and a volume that is made of another one has them too.

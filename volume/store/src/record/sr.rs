@@ -34,6 +34,18 @@ pub(crate) struct Record {
     /// A text that the plugins keep with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) provider: String,
+    /// Where the plugins save it; empty: nowhere.
+    #[serde(default, rename = "save-dir", skip_serializing_if = "String::is_empty")]
+    pub(crate) save_dir: String,
+    /// What they save of it when it is detached.
+    #[serde(default, rename = "at-detach", skip_serializing_if = "AtDetach::is_everything")]
+    pub(crate) at_detach: AtDetach,
+    /// Whether it is still being made from a save: until then it is no SR yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) restoring: bool,
+    /// The save that it was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) restored: Option<Restored>,
     #[serde(flatten)]
     pub(crate) unknown: Unknown,
 }
@@ -78,6 +90,35 @@ impl Record {
     }
 }
 
+/// What is saved of an SR when it is detached. Each attach begins with everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtDetach {
+    /// All of it, or the detach fails.
+    #[default]
+    Everything,
+    /// What is not damaged.
+    Incomplete,
+    /// Nothing.
+    Nothing,
+}
+
+impl AtDetach {
+    fn is_everything(&self) -> bool {
+        *self == Self::Everything
+    }
+}
+
+/// How an SR came to the contents that it has: kept in its record.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The save that it was made of, and when that was made, in words.
+    pub from: String,
+    /// Why it may have held more when the host stopped, in words; `None` where the save was its last state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older: Option<String>,
+}
+
 /// The configuration that attaches an SR, also after a reboot that emptied the memory. SR.create
 /// returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +137,9 @@ pub struct Attachment {
     /// A text that the plugins keep with the SR and the store does not interpret: which program
     /// serves its disks. It replaces the one of an SR whose memory is still there.
     pub provider: String,
+    /// Where the plugins save the SR, as an absolute path, which the store does not use; empty: nowhere. It
+    /// replaces the one of an SR whose memory is still there.
+    pub save_dir: String,
 }
 
 /// Takes `count` numbers for layers or indexes; the first of them. Held: the SR's lock.

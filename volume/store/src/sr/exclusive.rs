@@ -10,7 +10,7 @@ use crate::{
     files::{self, Dirs, Entry, Mark, lock::Lock},
     host::Name,
     live::Inactive,
-    record::{self, Records, sr::Record},
+    record::{self, AtDetach, Records, sr::Record},
     texts,
 };
 
@@ -124,9 +124,27 @@ impl<'a> Exclusive<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::SrInUse`](crate::ErrorKind) where a disk is active.
-    pub fn detach(mut self) -> Result<()> {
+    pub fn detach(self) -> Result<()> {
+        self.detach_and(|| ())
+    }
+
+    /// The same, and does something as long as nothing else can attach it.
+    ///
+    /// # Errors
+    /// As [`Self::detach`].
+    pub fn detach_and(mut self, act: impl FnOnce()) -> Result<()> {
         check_idle(&self.dirs, "detached")?;
-        self.update(|record| record.attached = false)
+        self.update(|record| record.attached = false)?;
+        act();
+        Ok(())
+    }
+
+    /// Says what is saved of the SR when it is detached, until it is attached again.
+    ///
+    /// # Errors
+    /// Where the record cannot be written.
+    pub fn set_at_detach(&mut self, at_detach: AtDetach) -> Result<()> {
+        self.update(|record| record.at_detach = at_detach)
     }
 
     /// Takes `count` numbers for layers or indexes of an operation that makes something new, which needs

@@ -19,7 +19,7 @@ impl Sr {
 }
 
 /// Refuses to do something to an SR of which a disk is active.
-pub(super) fn check_idle(dirs: &Dirs, act: &str) -> Result<()> {
+pub(crate) fn check_idle(dirs: &Dirs, act: &str) -> Result<()> {
     // What is damaged is not active. Where it cannot be known, as where descriptors run out, it may be.
     let known = |found: Result<Option<Serving>>| match found {
         Err(error) if error.tells_damage() => Ok(None),

@@ -6,6 +6,7 @@ use super::{Exclusive, Sr, SrStat, idle::check_idle, mount};
 use crate::{
     block::pages,
     budget::{OVERHEAD_BYTES, statfs},
+    contents::Restore,
     error::{Context, Error, ErrorKind, Result},
     files::{self, Directory, Dirs, Entry, Layout, lock::Lock, missing},
     host::{Host, Name},
@@ -13,7 +14,7 @@ use crate::{
     memory::{Memory, human},
     random::random_uuid,
     record::{
-        Attachment,
+        AtDetach, Attachment,
         sr::{FORMAT, Record, start_numbers},
     },
     texts,
@@ -96,6 +97,30 @@ impl Host {
     /// [`ErrorKind::OtherHost`], [`ErrorKind::NoSpace`], or an error of mounting; nothing is left
     /// behind then.
     pub fn attach(&self, wanted: &Attachment) -> Result<Sr> {
+        self.attach_or_restore(wanted, None)
+    }
+
+    /// The same; memory that is made anew gets the contents that were saved.
+    ///
+    /// # Errors
+    /// As [`Self::attach`], and those of filling it: there is no SR then.
+    pub fn attach_saved(&self, wanted: &Attachment, mut saved: Restore<'_>) -> Result<Sr> {
+        self.attach_or_restore(wanted, Some(&mut saved))
+    }
+
+    /// Whether an SR is in the memory of this host, attached or not: then it is not made from a save.
+    ///
+    /// # Errors
+    /// Where its record cannot be read.
+    pub fn has_memory(&self, uuid: &Name) -> Result<bool> {
+        Ok(Sr::named(self, uuid).found()?.is_some_and(|(_, record)| !record.restoring))
+    }
+
+    fn attach_or_restore(
+        &self,
+        wanted: &Attachment,
+        saved: Option<&mut Restore<'_>>,
+    ) -> Result<Sr> {
         if wanted.host != self.uuid {
             return Err(Error::new(
                 ErrorKind::OtherHost,
@@ -110,17 +135,19 @@ impl Host {
         // Promises are made one at a time, or two SRs could be promised the same memory.
         let promises = Lock::promises(self)?;
         let lock = Lock::sr(self, &sr.uuid)?;
-        match sr.found()? {
-            Some((dirs, found)) => self.attach_found(&sr, &dirs, &found, wanted)?,
+        match sr.found()?.filter(|(_, record)| !record.restoring) {
+            Some((dirs, found)) => {
+                self.attach_found(&sr, &dirs, &found, wanted)?;
+                drop(promises);
+            }
             None => {
-                if let Err(error) = self.make(&sr, wanted) {
+                if let Err(error) = self.make(&sr, wanted, saved, promises) {
                     // There is no such SR: nothing would remove its lock. The first error is the one to tell.
                     let _kept = lock.remove_sr(self, &sr.uuid);
                     return Err(error);
                 }
             }
         }
-        drop(promises);
         // If the collection fails, `check` says why; the SR is attached all the same.
         let _garbage = Exclusive::with_lock(&sr, lock)?.collect(&mut Inactive);
         Ok(sr)
@@ -141,10 +168,20 @@ impl Host {
         }
         record.attached = true;
         record.provider.clone_from(&wanted.provider);
+        record.save_dir.clone_from(&wanted.save_dir);
+        record.at_detach = AtDetach::Everything;
         if record == *found { Ok(()) } else { record.write(dirs) }
     }
 
-    fn make(&self, sr: &Sr, wanted: &Attachment) -> Result<()> {
+    /// Makes the memory of an SR, empty or from what was saved. Other SRs may be promised memory as soon as its
+    /// record says how much it may take.
+    fn make(
+        &self,
+        sr: &Sr,
+        wanted: &Attachment,
+        saved: Option<&mut Restore<'_>>,
+        promises: Lock,
+    ) -> Result<()> {
         // An interrupted attach or destroy leaves directories without a record, which hold nothing
         // of value.
         mount::check_ours(&sr.layout)?;
@@ -157,10 +194,14 @@ impl Host {
             name: wanted.name.clone(),
             description: wanted.description.clone(),
             size: wanted.size,
-            attached: true,
+            attached: saved.is_none(),
             configured: None,
             generation: format!("{:08x}", random_uuid().as_fields().0),
             provider: wanted.provider.clone(),
+            save_dir: wanted.save_dir.clone(),
+            at_detach: AtDetach::Everything,
+            restoring: saved.is_some(),
+            restored: None,
             unknown: [].into(),
         };
         let made = Dirs::open(&sr.layout)
@@ -170,7 +211,12 @@ impl Host {
                 dirs.counter()?.set_size(pages(wanted.size));
                 start_numbers(&dirs)?;
                 files::restore_ballast(&dirs);
-                record.write(&dirs)
+                record.write(&dirs)?;
+                drop(promises);
+                match saved {
+                    Some(saved) => restore(&dirs, record, saved),
+                    None => Ok(()),
+                }
             });
         if made.is_err() {
             // The first error is the one to tell.
@@ -267,9 +313,29 @@ impl Host {
             size: record.size,
             host: self.uuid.clone(),
             provider: record.provider.clone(),
+            save_dir: record.save_dir.clone(),
         };
         Summary { stat, attachment }
     }
+}
+
+/// Fills an SR whose record says that it is being made. The record that says that it is complete commits.
+fn restore(dirs: &Dirs, made: Record, saved: &mut Restore<'_>) -> Result<()> {
+    let Record { format, size, provider, save_dir, .. } = made;
+    let filled = saved.run(dirs, size)?;
+    let (at_detach, configured) = (AtDetach::Everything, None);
+    Record {
+        format,
+        size,
+        provider,
+        save_dir,
+        at_detach,
+        configured,
+        attached: true,
+        restoring: false,
+        ..filled
+    }
+    .write(dirs)
 }
 
 /// Bytes that may still be used by an SR whose record this program does not understand: one of another

@@ -10,13 +10,14 @@ mod size;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub(crate) use self::idle::check_idle;
 pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState, size::Resized};
 use crate::{
     budget::{OVERHEAD_BYTES, Usage, free, recount},
     error::{Error, ErrorKind, Result},
     files::{Directory, Dirs, Entry, Layout, remove_temporary_of_dead},
     host::{Host, Name},
-    record::sr::Record,
+    record::{AtDetach, Restored, sr::Record},
 };
 
 /// An SR by its handle. These methods change nothing; those that do are methods of [`Exclusive`],
@@ -61,6 +62,10 @@ pub struct SrStat {
     pub free: u64,
     /// Whether xapi has it attached.
     pub attached: bool,
+    /// Where it is saved; empty: nowhere.
+    pub save_dir: String,
+    /// The save that it was made of, if it was.
+    pub restored: Option<Restored>,
 }
 
 impl SrStat {
@@ -143,6 +148,8 @@ impl Sr {
             metadata,
             free: free(dirs, record.size)?,
             attached: record.attached,
+            save_dir: record.save_dir.clone(),
+            restored: record.restored.clone(),
         })
     }
 
@@ -160,6 +167,15 @@ impl Sr {
     /// [`ErrorKind::SrNotAttached`].
     pub fn provider(&self) -> Result<String> {
         Ok(self.attached()?.1.provider.clone())
+    }
+
+    /// Where it is saved, empty: nowhere, and what of it when it is detached.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SrNotAttached`].
+    pub fn saving(&self) -> Result<(String, AtDetach)> {
+        let record = self.attached()?.1;
+        Ok((record.save_dir.clone(), record.at_detach))
     }
 
     /// Takes the SR's lock, and with it the right to change the SR.

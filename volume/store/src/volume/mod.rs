@@ -15,6 +15,7 @@ mod revert;
 mod sharing;
 mod snapshot;
 mod sole;
+mod still;
 mod write_back;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 pub use self::{
     compare::{ChangedBlocks, GRANULE_BYTES},
     create::NewVolume,
+    still::{Blocks, Reader, Still},
     write_back::WriteBack,
 };
 use crate::{

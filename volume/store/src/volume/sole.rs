@@ -205,6 +205,10 @@ impl Exclusive<'_> {
     /// Tells the process that serves a volume, if there is one, of the sole sets that were recorded; whether
     /// it knows them now. One that does not frees less than it could, and a collection frees the rest.
     fn tell(&self, record: &Record, live: &mut dyn Live) -> Result<bool> {
+        if record.hidden && !record.read_write() {
+            // The source of a copy or of a save, which no tapdisk serves.
+            return Ok(true);
+        }
         let Some(serving) = served_by(&self.dirs, &record.key)? else { return Ok(true) };
         Ok(record.previous_tops.is_empty()
             && live.reaches()

@@ -1,0 +1,110 @@
+//! Saves of SRs that are in use, by the installed programs; those of idle ones are tested with the volume plugin.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use end_to_end::{Xapi, tools};
+use scratch::Scratch;
+use serde_json::{Value, json};
+
+use crate::MIB;
+use crate::maintenance::{assert_sound, maintain};
+
+/// So often the SR is saved.
+const SAVES: usize = 6;
+
+/// The number at the beginning of a volume.
+fn number(xapi: &Xapi, sr: &str, key: &str) -> u64 {
+    let disk = xapi.plug(sr, key, "7");
+    let bytes = disk.connect().read(0, 8).unwrap();
+    disk.unplug();
+    u64::from_ne_bytes(bytes.try_into().expect("eight bytes"))
+}
+
+/// Makes an SR of its newest save, on a host of its own.
+fn restored(sr: &str, saves: &Path) -> Xapi {
+    let other = Xapi::new();
+    maintain(&other, &["restore", "--sr", sr, "--from", saves.to_str().unwrap()]).success();
+    let found = other.volume("SR.probe", json!({"configuration": {}})).unwrap();
+    let configuration: &Value = &found[0]["configuration"];
+    assert_eq!(other.attach_sr(configuration), sr);
+    other
+}
+
+/// A writer puts a number into one disk and, once that is acknowledged, into another one. Whatever moment a save
+/// keeps, the second disk has no number that the first one lacks, and at most one less.
+#[test]
+fn a_save_has_all_disks_as_they_were_at_one_moment() {
+    let xapi = Xapi::new();
+    let saves = Scratch::on_disk();
+    let sr = xapi.create_sr("1GiB");
+    let keys = [xapi.create_vdi(&sr, 8 * MIB), xapi.create_vdi(&sr, 8 * MIB)];
+    let disks = keys.each_ref().map(|key| xapi.plug(&sr, key, "5"));
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let to = saves.path().to_str().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut clients = disks.each_ref().map(|disk| disk.connect());
+            let mut number = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                number += 1;
+                for client in &mut clients {
+                    client.write(0, &number.to_ne_bytes().repeat(512)).unwrap();
+                }
+                written.store(number, Ordering::Release);
+            }
+        });
+        for _ in 0..SAVES {
+            let before = written.load(Ordering::Acquire);
+            maintain(&xapi, &["save", "--sr", &sr, "--to", to]).success();
+            let after = written.load(Ordering::Acquire);
+            let other = restored(&sr, saves.path());
+            let [first, second] = keys.each_ref().map(|key| number(&other, &sr, key));
+            assert!(first == second || first == second + 1, "{second} was written after {first}");
+            assert!((before..=after + 1).contains(&first), "{first} of {before} to {after}");
+            assert_sound(&other, &sr);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    disks.into_iter().for_each(|disk| disk.unplug());
+    maintain(&xapi, &["gc", "--sr", &sr]).success();
+    assert_eq!(xapi.data_in_use(&sr), 2 * 4096, "no memory stays with saves that are over");
+    assert_sound(&xapi, &sr);
+}
+
+/// On a terminal a bar shows how far a save is; the answer stands below it.
+#[test]
+fn a_person_at_a_terminal_sees_how_far_a_save_is() {
+    if !tools::present(&["script"]) {
+        return;
+    }
+    let xapi = Xapi::new();
+    let saves = Scratch::on_disk();
+    let sr = xapi.create_sr("1GiB");
+    let key = xapi.create_vdi(&sr, 64 * MIB);
+    let disk = xapi.plug(&sr, &key, "5");
+    disk.connect().write(0, &tools::noise(1, 32 << 20)).unwrap();
+    disk.unplug();
+    let to = saves.path().to_str().unwrap();
+    let plugin = xapi.volume_plugin();
+    let line = format!("{} save --sr {sr} --to {to}", plugin.get_program().to_str().unwrap());
+    let recording = saves.path().join("terminal");
+    let mut script = std::process::Command::new("script");
+    script.args(["-q", "-e", "-c", &line]).arg(&recording).env("TERM", "xterm");
+    for (name, value) in plugin.get_envs() {
+        script.env(name, value.unwrap_or_default());
+    }
+    let output = script.output().unwrap();
+    let seen = std::fs::read_to_string(&recording).unwrap();
+    assert!(output.status.success(), "{seen}");
+    for part in [&format!("saving SR {sr} ["), "100% of 32.00 MiB", "of data", "\u{1b}["] {
+        assert!(seen.contains(part), "{part:?} is not in {seen:?}");
+    }
+    // Without a terminal there is the answer, and nothing else.
+    let output = xapi.volume_plugin().args(["save", "--sr", &sr, "--to", to]).output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1);
+}
