@@ -19,10 +19,14 @@ check "as the tapdisk reads in xenstore" \
     eventually 20 grep -q "vbd_xvda_iops_write.*\"vm $machine\"" "/dev/shm/metrics/xapi-storage-ram-$SR"
 check "it tells what it has" waits g1 "guest: sum"
 copy=$(on_volume Volume.snapshot "$disk" | first key)
-check "the snapshot is plugged beside its origin" plug "$DOMID" 51728 "$copy" r
+check "the snapshot is plugged beside its origin, as a CD" plug "$DOMID" 51728 "$copy" r cdrom
 check "the guest reads it" waits g1 "guest: copy"
+copied=$(said g1 copy)
 check "it is the same" [ "$(said g1 copy)" = "$(said g1 sum)" ]
 check "it is read-only" [ "$(said g1 read-only)" = 1 ]
+check "which the guest is told, and that it is a CD" [ "$(xenstore-read "/local/domain/0/backend/vbd3/$DOMID/51728/info")" = 5 ]
+check "a write is refused" waits g1 "guest: refused 1"
+check "and the same is read again" waits g1 "guest: still $copied"
 check "it is unplugged" unplug "$DOMID" 51728 "$copy"
 check "a file system" waits g1 "guest: grow"
 empty=$(memory)

@@ -15,6 +15,8 @@ echo "guest: sum $(sum xvda)"
 until_disk xvdb
 echo "guest: copy $(sum xvdb)"
 echo "guest: read-only $(cat /sys/block/xvdb/ro)"
+echo "guest: refused $(dd if=/dev/zero of=/dev/xvdb bs=4096 count=1 conv=notrunc oflag=direct 2>/dev/null; echo $?)"
+echo "guest: still $(sum xvdb)"
 until_gone xvdb
 old=$(cat /sys/block/xvda/size)
 mke2fs -F /dev/xvda 65536 >/dev/null 2>&1
