@@ -77,6 +77,16 @@ fn reaches(uses: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> b
 }
 
 /// Every variable, target and option of make that the documents tell of is there.
+/// Authors are to read all of it before they begin.
+#[test]
+fn the_example_sr_has_less_than_300_lines_of_code() {
+    let example = files(&root().join("schemas/plugin/examples/dir-sr"), ".rs");
+    let text: String = example.iter().map(|it| fs::read_to_string(it).expect("a file")).collect();
+    let lines = text.lines().map(str::trim).filter(|it| !it.is_empty() && !it.starts_with("//"));
+    let count = lines.count();
+    assert!((100..300).contains(&count), "{count} lines without comments");
+}
+
 #[test]
 fn the_targets_of_make_that_are_told_of_exist() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile");

@@ -15,6 +15,7 @@ struct Readme;
 mod cli;
 mod diagnose;
 mod edges;
+pub mod files;
 mod log;
 mod near;
 mod panic;

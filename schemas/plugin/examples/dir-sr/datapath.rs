@@ -1,16 +1,11 @@
 //! Serving disks: per active disk a directory with the socket of its server, and a file per domain that uses it.
 
-use std::{
-    fs, path::Path, path::PathBuf, process::Command, process::Stdio, thread, time::Duration,
-};
+use std::{fs, path::Path, path::PathBuf, process::Command, thread, time::Duration};
 
 use smapiv3::datapath::{Backend, DomainParams, Implementation, Nbd};
-use smapiv3::{Error, Failure};
+use smapiv3_plugin::files::{file_name, lock, of_file, start_server};
 
-use crate::{Context, Result, done, lock, plain};
-
-/// The server outlives the call: it closes what it inherited from the caller of this program.
-const DETACHED: &str = r#"for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -lt 3 ] || eval "exec $fd>&-"; done; exec "$@""#;
+use crate::{Context, Result};
 
 struct Disk {
     image: PathBuf,
@@ -23,7 +18,7 @@ impl Disk {
     fn of(to: &Context<'_>, uri: &str) -> Result<Self> {
         let image = uri.strip_prefix("dir://").map(PathBuf::from).unwrap_or_default();
         let key = image.file_stem().and_then(|it| it.to_str()).unwrap_or_default().to_owned();
-        let active = to.config.join("active").join(plain(&key)?);
+        let active = to.config.join("active").join(file_name(&key)?);
         Ok(Self { image, key, active })
     }
 
@@ -41,24 +36,14 @@ impl Disk {
     }
 
     fn start(&self, read_only: bool) -> Result<()> {
-        done(&self.active, fs::create_dir_all(&self.active))?;
+        of_file(&self.active, fs::create_dir_all(&self.active))?;
         let at = |name: &str| self.active.join(name).display().to_string();
-        let log = at("log");
-        let mut server = Command::new("bash");
-        server.args(["-c", DETACHED, "bash", "qemu-nbd", "--fork", "--persistent", "--shared=0"]);
-        server.args(["--format=raw", "--discard=unmap", "--export-name", &self.key, "--socket"]);
-        server.args([&at("nbd"), "--pid-file", &at("pid")]).arg(&self.image);
-        // xapi reads both streams to their end: a server that held one of them would hang the call.
-        server.stdin(Stdio::null()).stdout(Stdio::null());
-        server.stderr(done(Path::new(&log), fs::File::create(&log))?);
-        let status = server.args(read_only.then_some("--read-only")).status();
-        if done(&self.image, status)?.success() {
-            return Ok(());
-        }
-        let told = fs::read_to_string(&log).unwrap_or_default();
-        let _rolled_back = fs::remove_dir_all(&self.active);
-        let text = format!("qemu-nbd does not serve {}: {told}", self.image.display());
-        Err(Error::new(Failure::VdiUnavailable, text))
+        let mut server = Command::new("qemu-nbd");
+        server.args(["--fork", "--persistent", "--shared=0", "--format=raw", "--discard=unmap"]);
+        server.args(["--export-name", &self.key, "--socket", &at("nbd"), "--pid-file", &at("pid")]);
+        server.args(read_only.then_some("--read-only")).arg(&self.image);
+        start_server(&server, &self.active.join("log"))
+            .inspect_err(|_| drop(fs::remove_dir_all(&self.active)))
     }
 }
 
@@ -66,7 +51,7 @@ impl Disk {
 /// a XenDisk beside it: a block device for blkback, or a tapdisk's socket.
 pub(crate) fn attach(to: &Context<'_>, it: &DomainParams) -> Result<Backend> {
     let disk = Disk::of(to, &it.uri)?;
-    done(&disk.image, fs::metadata(&disk.image))?;
+    of_file(&disk.image, fs::metadata(&disk.image))?;
     let uri = format!("nbd:unix:{}:exportname={}", disk.active.join("nbd").display(), disk.key);
     Ok(Backend { implementations: vec![Implementation::Nbd(Nbd { uri })] })
 }
@@ -75,12 +60,12 @@ pub(crate) fn activate(to: &Context<'_>, it: &DomainParams, read_only: bool) -> 
     let disk = Disk::of(to, &it.uri)?;
     let _lock = lock(disk.image.parent().unwrap_or(Path::new("/")))?;
     // A snapshot's file cannot be written to.
-    let permissions = done(&disk.image, fs::metadata(&disk.image))?.permissions();
+    let permissions = of_file(&disk.image, fs::metadata(&disk.image))?.permissions();
     let read_only = read_only || permissions.readonly();
     if disk.server().is_none() {
         disk.start(read_only)?;
     }
-    done(&disk.active, fs::write(disk.user(&it.domain), ""))
+    of_file(&disk.active, fs::write(disk.user(&it.domain), ""))
 }
 
 /// Of a domain that never activated the disk, too: migrations do that. The last one ends the server.
@@ -95,10 +80,10 @@ pub(crate) fn deactivate(to: &Context<'_>, it: &DomainParams) -> Result<()> {
     while let Some(pid) = disk.server() {
         // A snapshot that was killed may have left it stopped.
         for signal in ["-TERM", "-CONT"] {
-            done(&disk.active, Command::new("kill").args([signal, &pid]).output())?;
+            of_file(&disk.active, Command::new("kill").args([signal, &pid]).output())?;
         }
         thread::sleep(Duration::from_millis(10));
     }
     let gone = fs::remove_dir_all(&disk.active);
-    if disk.active.exists() { done(&disk.active, gone) } else { Ok(()) }
+    if disk.active.exists() { of_file(&disk.active, gone) } else { Ok(()) }
 }

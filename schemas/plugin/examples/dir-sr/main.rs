@@ -9,9 +9,9 @@
 mod datapath;
 mod volumes;
 
-use std::{fs, io, path::Path, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use smapiv3::{Error, Failure, datapath as interface, plugin, sr, volume};
+use smapiv3::{Error, datapath as interface, plugin, sr, volume};
 use smapiv3_plugin::{Edges, Registry, run};
 use smapiv3_syslog::{Facility, SOCKET_DEFAULT, Syslog};
 use volumes::{attach, attached, create_sr};
@@ -76,23 +76,4 @@ fn query() -> plugin::QueryResult {
         configuration: [("path".into(), "full path of a directory".into())].into(),
         ..plugin::QueryResult::default()
     }
-}
-
-/// A key becomes part of a path: it must not lead out of the directory.
-fn plain(key: &str) -> Result<&str> {
-    let is_plain = |it: u8| it.is_ascii_alphanumeric() || b"-_".contains(&it);
-    let text = || format!("{key:?} is not the name of an SR or a disk, which is a UUID");
-    let valid = !key.is_empty() && key.bytes().all(is_plain);
-    if valid { Ok(key) } else { Err(Error::new(Failure::InvalidArg, text())) }
-}
-
-/// Calls come at the same time, also for one disk: what changes something holds this until it is done.
-fn lock(directory: &Path) -> Result<fs::File> {
-    let path = directory.join(".lock");
-    done(&path, fs::File::create(&path).and_then(|file| file.lock().map(|()| file)))
-}
-
-/// The result of an operation on a file, with its path.
-fn done<T>(path: &Path, result: io::Result<T>) -> Result<T> {
-    result.map_err(|error| Error::new(Failure::Eio, path.display().to_string()).caused_by(error))
 }

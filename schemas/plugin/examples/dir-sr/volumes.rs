@@ -3,11 +3,13 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::{fs, io, path::Path, path::PathBuf, process::Command};
 
-use serde::{Serialize, de::DeserializeOwned};
 use smapiv3::volume::{CreateParams, Volume};
 use smapiv3::{Error, Failure, StringMap, sr, sr::SrStat};
 
-use crate::{Context, Result, done, lock, plain};
+use smapiv3_plugin::files::{file_name, lock, of_file, read, write};
+use uuid::Uuid;
+
+use crate::{Context, Result};
 
 /// Stops a server, if there is one, while a command runs: a copy has what the file was at one moment. The server
 /// goes on when the command ends, and also when this program is killed.
@@ -32,7 +34,7 @@ pub(crate) fn create_sr(it: sr::CreateParams) -> Result<StringMap> {
         return Err(Error::new(Failure::SrExists, text));
     }
     let stat = SrStat {
-        sr: plain(&it.uuid)?.into(),
+        sr: file_name(&it.uuid)?.into(),
         name: it.name,
         uuid: Some(it.uuid),
         description: it.description,
@@ -48,12 +50,12 @@ pub(crate) fn attach(to: &Context<'_>, configuration: &StringMap) -> Result<Stri
     let links = to.config.join("attached");
     match fs::create_dir_all(&links).and_then(|()| symlink(&path, links.join(&sr))) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(sr),
-        made => done(&links, made).map(|()| sr),
+        made => of_file(&links, made).map(|()| sr),
     }
 }
 
 pub(crate) fn attached(to: &Context<'_>, sr: &str) -> Result<Sr> {
-    let path = fs::read_link(to.config.join("attached").join(plain(sr)?));
+    let path = fs::read_link(to.config.join("attached").join(file_name(sr)?));
     Ok(Sr { path: path.map_err(|_| Error::sr_not_attached(sr))?, run_dir: to.config.clone() })
 }
 
@@ -67,7 +69,7 @@ fn directory(configuration: &StringMap) -> Result<PathBuf> {
 impl Sr {
     pub(crate) fn stat(&self) -> Result<SrStat> {
         let stat = read(&self.path.join("sr.json"))?;
-        let space = done(&self.path, rustix::fs::statvfs(&self.path).map_err(Into::into))?;
+        let space = of_file(&self.path, rustix::fs::statvfs(&self.path).map_err(Into::into))?;
         let [free_space, total_space] =
             [space.f_bavail, space.f_blocks].map(|it| it * space.f_frsize);
         Ok(SrStat { free_space, total_space, ..stat })
@@ -82,18 +84,18 @@ impl Sr {
     pub(crate) fn detach(&self) -> Result<()> {
         self.volumes()?.iter().try_for_each(|it| self.unused(&it.key))?;
         let link = self.run_dir.join("attached").join(self.stat()?.sr);
-        done(&link, fs::remove_file(&link))
+        of_file(&link, fs::remove_file(&link))
     }
 
     /// Called on an attached SR; no SR.detach follows.
     pub(crate) fn destroy(&self) -> Result<()> {
         self.volumes()?.iter().try_for_each(|it| self.remove(&it.key))?;
         self.detach()?;
-        done(&self.path, fs::remove_file(self.path.join("sr.json")))
+        of_file(&self.path, fs::remove_file(self.path.join("sr.json")))
     }
 
     pub(crate) fn volumes(&self) -> Result<Vec<Volume>> {
-        let entries = done(&self.path, fs::read_dir(&self.path))?.flatten();
+        let entries = of_file(&self.path, fs::read_dir(&self.path))?.flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
         // One that is destroyed meanwhile is not listed.
         Ok(names.filter_map(|name| self.volume(name.strip_suffix(".json")?).ok()).collect())
@@ -107,7 +109,7 @@ impl Sr {
     }
 
     fn file(&self, key: &str, end: &str) -> Result<PathBuf> {
-        Ok(self.path.join(format!("{}.{end}", plain(key)?)))
+        Ok(self.path.join(format!("{}.{end}", file_name(key)?)))
     }
 
     /// An error if the datapath serves the disk.
@@ -139,24 +141,21 @@ impl Sr {
             cp.args(["-c", FROZEN, "bash", pid.as_deref().unwrap_or_default().trim(), "cp"]);
             let cp = cp.args(["--reflink=auto", "--sparse=always"]).arg(from).arg(to).output()?;
             let mode = fs::Permissions::from_mode(if read_write { 0o600 } else { 0o400 });
-            let text = String::from_utf8_lossy(&cp.stderr);
-            if cp.status.success() {
-                fs::set_permissions(to, mode)
-            } else {
-                Err(io::Error::other(text))
-            }
+            let made = cp.status.success().then_some(());
+            made.ok_or_else(|| io::Error::other(String::from_utf8_lossy(&cp.stderr)))?;
+            fs::set_permissions(to, mode)
         })
     }
 
     /// Gives a volume its key and makes its files.
     fn add(&self, it: Volume, fill: impl FnOnce(&Path) -> io::Result<()>) -> Result<Volume> {
-        let [key, content] = [new_uuid()?, new_uuid()?];
+        let [key, content] = [Uuid::new_v4(), Uuid::new_v4()].map(|it| it.to_string());
         let image = self.file(&key, "img")?;
         let uri = vec![format!("dir://{}", image.display())];
         // Of its own from birth: xapi takes volumes with the same one for copies of each other.
         let keys = [("content_id".into(), content)].into();
         let volume = Volume { uuid: Some(key.clone()), key, uri, keys, ..it };
-        let made = done(&image, fill(&image))
+        let made = of_file(&image, fill(&image))
             .and_then(|()| write(&self.file(&volume.key, "json")?, &volume));
         if made.is_err() {
             let _rolled_back = fs::remove_file(&image);
@@ -172,7 +171,10 @@ impl Sr {
         }
         self.unused(key)?;
         let image = self.file(key, "img")?;
-        done(&image, fs::File::options().write(true).open(&image).and_then(|it| it.set_len(new)))?;
+        of_file(
+            &image,
+            fs::File::options().write(true).open(&image).and_then(|it| it.set_len(new)),
+        )?;
         write(&self.file(key, "json")?, &Volume { virtual_size: new, ..volume })
     }
 
@@ -182,7 +184,7 @@ impl Sr {
         self.unused(key)?;
         for path in [self.file(key, "json")?, self.file(key, "img")?] {
             if path.exists() {
-                done(&path, fs::remove_file(&path))?;
+                of_file(&path, fs::remove_file(&path))?;
             }
         }
         Ok(())
@@ -200,20 +202,4 @@ fn size(asked: i64) -> Result<u64> {
     let text = || format!("a disk cannot have {asked} bytes: give 512 or more");
     let asked = u64::try_from(asked).map_err(|_| Error::new(Failure::VdiSize, text()))?;
     Ok(asked.max(1).next_multiple_of(512))
-}
-
-fn new_uuid() -> Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/uuid");
-    Ok(done(path, fs::read_to_string(path))?.trim().to_owned())
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    done(path, fs::read(path).and_then(|text| Ok(serde_json::from_slice(&text)?)))
-}
-
-/// Readers find the old record or the new one, and nothing in between.
-fn write(path: &Path, value: &impl Serialize) -> Result<()> {
-    let new = path.with_extension("new");
-    let text = done(path, serde_json::to_vec_pretty(value).map_err(Into::into))?;
-    done(path, fs::write(&new, text).and_then(|()| fs::rename(&new, path)))
 }
