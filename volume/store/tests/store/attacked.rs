@@ -185,6 +185,7 @@ fn an_operation_reads_each_record_once() {
     sr.lock().unwrap().compose_volumes(&other, &key, &mut Inactive).unwrap();
     parsed("composing two of three", 0, 3);
     sr.lock().unwrap().set_name("renamed").unwrap();
+    parsed("a new name", 0, 0);
     assert_eq!(sr.stat().unwrap().name, "renamed");
     parsed("what has changed", 1, 0);
     let detached =

@@ -216,8 +216,10 @@ impl World {
         over.blocks.resize(over.blocks.len().max(under.blocks.len()), Block::default());
         for (at, block) in over.blocks.iter_mut().enumerate() {
             if block.stamp == over.base.get(at).copied().unwrap_or_default().stamp {
-                *block = under.blocks.get(at).copied().unwrap_or_default().shared();
+                *block = under.blocks.get(at).copied().unwrap_or_default();
             }
+            // The child writes to a new top.
+            *block = block.shared();
         }
     }
 
