@@ -219,7 +219,14 @@ impl Host {
             Stop::Skip(why) => Stop::blocked(why),
             other => other,
         };
-        let mut configuration = self.call("SR.create", params).map_err(needed)?.prepared()?;
+        let made = self.call("SR.create", params).map_err(needed)?.prepared();
+        let mut configuration = made.map_err(|stop| match stop {
+            Stop::Blocked(mut finding) => {
+                finding.what.push_str(&self.keys_to_give());
+                Stop::Blocked(finding)
+            }
+            other => other,
+        })?;
         // xapi adds it when the SR is attached (Xapi_sr.create, Storage_access.create_sr).
         if configuration.is_object() {
             configuration["sr_uuid"] = json!(uuid);
@@ -249,6 +256,19 @@ impl Host {
         let value = |text: &str| text.replace("{dir}", directory.as_deref().unwrap_or("{dir}"));
         let pairs = self.options.config.iter();
         Value::Object(pairs.map(|(key, text)| (key.clone(), value(text).into())).collect())
+    }
+
+    /// Where no key of the device-config was given: which ones Plugin.query tells of.
+    fn keys_to_give(&self) -> String {
+        let query = self.query(&Side::Volume).unwrap_or_default();
+        let keys: Vec<&String> =
+            query["configuration"].as_object().into_iter().flat_map(|it| it.keys()).collect();
+        if keys.is_empty() || !self.options.config.is_empty() {
+            return String::new();
+        }
+        format!(
+            "; no --config <key>=<value> was given, and Plugin.query tells of the keys {keys:?}"
+        )
     }
 
     /// What a rule found when it attached the SR anew.

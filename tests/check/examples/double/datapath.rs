@@ -200,6 +200,11 @@ impl Call {
             // Until the server has seen it.
             thread::sleep(Duration::from_millis(500));
         }
+        if has("datapath.two-domains") && entry["active"] == true {
+            let domains = self.sr.paths(&self.key)["domains"].as_object().cloned();
+            domains.unwrap_or_default().values().for_each(end);
+            thread::sleep(Duration::from_millis(500));
+        }
         let ended = entry["ended"].as_u64().unwrap_or_default();
         let is_first_domain = self.sr.paths(&self.key)["ever"] == 1;
         if has("datapath.deactivate-again")
@@ -233,6 +238,12 @@ impl Call {
             return Err(Error::new("SR_BACKEND_FAILURE_1", "the volume is not attached"));
         }
         end(&entry);
+        if let Some(socket) = entry["socket"].as_str().filter(|_| has("datapath.ends")) {
+            // Until the one that ends has let go of it.
+            thread::sleep(Duration::from_millis(500));
+            background::start(&["serve", socket, &self.file(), "read"])?;
+            wait_for(|| Path::new(socket).exists())?;
+        }
         let domains = self.sr.paths(&self.key)["domains"].as_object_mut().expect("an object");
         domains.remove(&self.domain);
         self.stored()

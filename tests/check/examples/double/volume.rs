@@ -189,7 +189,7 @@ fn copy(sr: &mut Sr, key: &str, is_snapshot: bool) -> Result<Value, Error> {
     }
     let mut record = origin.clone();
     record["keys"] = json!({ "content_id": Uuid::new_v4().to_string() });
-    record["read_write"] = json!(true);
+    record["read_write"] = json!(!is_snapshot || has("snapshot.read-only"));
     if is_snapshot {
         record["snapshot"] = json!(true);
         record["origin"] = json!(key);

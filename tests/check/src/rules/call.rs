@@ -240,7 +240,9 @@ fn holders(pipe: &str) -> Vec<String> {
         let pid = process.file_name().to_string_lossy().into_owned();
         let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
         let mut open = open.filter_map(|it| fs::read_link(it.path()).ok());
-        if pid != own && open.any(|it| it.to_string_lossy() == pipe) {
+        // `self` and `thread-self` are this process, too.
+        let is_other = pid != own && pid.bytes().all(|it| it.is_ascii_digit());
+        if is_other && open.any(|it| it.to_string_lossy() == pipe) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             found.push(format!("process {pid} ({})", name.trim()));
         }

@@ -1,13 +1,22 @@
 //! Attaching and activating: URIs, what attach answers, and the order of calls in which xapi is not strict.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use serde_json::{Value, json};
 
 use super::{Check::Once, Need, Rule, source};
 use crate::{
     caller::Way,
+    disk::Disk,
     host::Host,
     outcome::{Outcome, Stop},
 };
+
+/// How long a server may take to end after Datapath.detach.
+const ENDING: Duration = Duration::from_secs(5);
 
 const DATAPATH: &[Need] = &[Need::Datapath("Datapath.attach"), Need::Datapath("Datapath.activate")];
 
@@ -95,6 +104,22 @@ pub(super) const RULES: &[Rule] = &[
         consequence: "copies, exports and migrations fail, where a VM's own disks work",
         needs: DATAPATH,
         check: Once(domain),
+    },
+    Rule {
+        id: "datapath.two-domains",
+        title: "two domains can have a volume active, and ending one leaves the other's disk as it is",
+        reference: "xen-api ocaml/xapi-storage-script/main.ml, domain_of: dom0 reads a disk beside the VM that has it",
+        consequence: "the end of a backup or a copy stops the disk of the running VM",
+        needs: DATAPATH,
+        check: Once(two_domains),
+    },
+    Rule {
+        id: "datapath.ends",
+        title: "nothing serves a volume any more when its last domain is detached",
+        reference: "xen-api ocaml/xapi-storage/generator/lib/data.ml, detach: resources are cleaned up",
+        consequence: "each plug leaves a process in dom0, which holds memory and the disk's file",
+        needs: DATAPATH,
+        check: Once(ends),
     },
     Rule {
         id: "datapath.stat-active",
@@ -263,6 +288,49 @@ fn never_active(host: &Host) -> Outcome {
         true => Ok(()),
         false => Err(Stop::fail("the guest's disk reads other bytes than were written")),
     }
+}
+
+fn two_domains(host: &Host) -> Outcome {
+    let (volume, first, second) = (host.volume()?, host.domain(), host.domain());
+    let mut disk = host.plug(&volume, &first)?;
+    disk.write(0, &[1; 512])?;
+    host.data(&volume, "attach", &second)?.expected("for a second domain")?;
+    let reply = host.data(&volume, "activate", &second)?;
+    if let Err(failure) = &reply.result
+        && Host::names_use(failure)
+    {
+        return Err(Stop::skip(format!("the plugin refuses it: {failure}")));
+    }
+    reply.expected("for a second domain")?;
+    for step in ["deactivate", "detach"] {
+        host.data(&volume, step, &second)?.expected("for the second of two domains")?;
+    }
+    disk.write(512, &[2; 512])?;
+    match disk.read(0, 1024)? == [[1; 512], [2; 512]].concat() {
+        true => Ok(()),
+        false => Err(Stop::fail("the first domain's disk reads other bytes than were written")),
+    }
+}
+
+fn ends(host: &Host) -> Outcome {
+    let (volume, domain) = (host.volume()?, host.domain());
+    let backend = host.data(&volume, "attach", &domain)?.prepared()?;
+    host.data(&volume, "activate", &domain)?.prepared()?;
+    if !matches!(Disk::open(&backend)?, Disk::Nbd(_)) {
+        return Err(Stop::skip("attach lists no NBD server"));
+    }
+    let reply = host.data(&volume, "deactivate", &domain)?;
+    reply.prepared()?;
+    let reply = host.data(&volume, "detach", &domain)?;
+    reply.clone().prepared()?;
+    let begun = Instant::now();
+    while Disk::open(&backend).is_ok() {
+        if begun.elapsed() > ENDING {
+            return Err(reply.wrong(format!("the server still answers after {ENDING:?}")));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn domain(host: &Host) -> Outcome {

@@ -21,6 +21,14 @@ pub(super) const RULES: &[Rule] = &[
         check: Once(snapshot_record),
     },
     Rule {
+        id: "snapshot.read-only",
+        title: "read_write of a snapshot is false",
+        reference: "xen-api ocaml/xapi-storage-script/main.ml, vdi_of_volume: read_only is its opposite",
+        consequence: "a snapshot is shown as a disk that can be written, and a VM changes the backup",
+        needs: SNAPSHOT,
+        check: Once(read_only),
+    },
+    Rule {
         id: "snapshot.keys",
         title: "the keys that xapi sets on a snapshot stay with it, and with it alone",
         reference: source::SNAPSHOT,
@@ -104,6 +112,16 @@ fn same_record(host: &Host, method: &str) -> Result<(Volume, serde_json::Value),
 
 fn snapshot_record(host: &Host) -> Outcome {
     same_record(host, "Volume.snapshot").map(drop)
+}
+
+fn read_only(host: &Host) -> Outcome {
+    let origin = host.volume()?;
+    let snapshot = host.derive(&origin, "Volume.snapshot")?;
+    let reply = host.on(&snapshot, "Volume.stat", json!({}))?;
+    match reply.clone().prepared()?["read_write"] == false {
+        true => Ok(()),
+        false => Err(reply.wrong("read_write is not false")),
+    }
 }
 
 /// What the daemon sets on a new snapshot, beside `content_id`.
