@@ -8,8 +8,8 @@
 #             minutes of a guest that attacks its ring, 1,000 deaths of the process that serves one, and of
 #             the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
-#             latencies as a guest has them, a frontend that vanishes and comes back, PVH and HVM guests (make
-#             test-guests); and the packages
+#             latencies as a guest has them, a frontend that vanishes and comes back, PVH and HVM guests, SRs
+#             that take all memory of dom0 (make test-guests); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
@@ -30,6 +30,9 @@ export CARGO_TARGET_DIR
 #   $(call cargo_build,<profile>,<more programs>)   $(call built,<profile>): where they are then
 cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 	$(CARGO) build --locked --profile $1 --target $(TARGET) $(foreach program,$(PROGRAMS) $2,--bin $(program))
+#   $(call cargo_example,<profile>,<package>,<example>)
+cargo_example = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
+	$(CARGO) build --locked --profile $1 --target $(TARGET) --package $2 --example $3
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 # What other authors of plugins use, and the packages of which the examples in documentation are tests.
 CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
@@ -105,14 +108,17 @@ test-packages: deb rpm
 	PACKAGES=$(abspath $(CARGO_TARGET_DIR)) PACKAGE_PROGRAMS=$(abspath $(call built,release)) \
 		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
-# Latencies of graphs beside a guest's own, a frontend that vanishes and comes back, a PVH and an HVM guest.
+# Latencies of graphs beside a guest's own, a frontend that vanishes and comes back, a PVH and an HVM guest; and SRs
+# that take all memory of dom0.
 test-guests:
-	$(MAKE) test-xen XEN="latency.sh again.sh pvh.sh hvm.sh"
+	$(MAKE) test-xen XEN="latency.sh again.sh pvh.sh hvm.sh memory.sh"
 
-# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh again.sh pvh.sh hvm.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
+# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh again.sh pvh.sh hvm.sh memory.sh": which scripts of tests/xen;
+# XEN_KILLS: how many servers kill.sh kills (50); XEN_FILL_UPS: how often memory.sh fills dom0 (100)
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)
+	$(if $(findstring memory.sh,$(XEN)),$(call cargo_example,demo,store,fill_ups))
 	tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen $(or $(XEN),disk.sh two.sh suspend.sh kill.sh)
 
 # The client comes from the npm registry; it takes node and npm, of whichever origin.

@@ -1,5 +1,5 @@
-//! The memory of the host: promises are checked against it, and new blocks are refused below a
-//! watermark. Reads `/proc/meminfo` (proc(5)).
+//! The memory of the host: a reserve is kept for the host itself. Promises leave more than that, and new blocks are
+//! refused before it is touched. Reads `/proc/meminfo` (proc(5)).
 
 use std::{fs::File, io::Read};
 
@@ -8,16 +8,18 @@ use crate::error::{Context, Error, ErrorKind, Result};
 const MEMINFO: &str = "/proc/meminfo";
 /// How much of it is read, in bytes.
 const START_BYTES: usize = 512;
-/// A share of the host's memory that is never promised to SRs: one part in this many...
+/// A share of the host's memory that no disk takes: one part in this many...
 const RESERVE_PART: u64 = 20;
 /// ... but at least this. Bytes.
 const RESERVE_BYTES_MIN: u64 = 128 << 20;
+/// How much less may be available than the kernel says, which adds up counts of its processors now and then, and
+/// what it takes itself for a block. Bytes.
+const DRIFT_BYTES: u64 = 8 << 20;
+/// What promises leave beside the reserve: they hold though the host's other programs take a little more than when
+/// they were made. One part of its memory in this many.
+const MARGIN_PART: u64 = 50;
 /// Page tables and slab that tmpfs does not count: one part in this many of a promise.
 const OVERHEAD_PART: u64 = 50;
-/// Below this share of the host's memory no new block is given out: one part in this many...
-const WATERMARK_PART: u64 = 50;
-/// ... but at most this. Bytes.
-const WATERMARK_BYTES_MAX: u64 = 256 << 20;
 
 /// The host's memory at one moment. All in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,17 +55,26 @@ impl Memory {
         Some(Self { total: field("MemTotal:")?, available: field("MemAvailable:")? })
     }
 
-    /// Bytes that are kept for the host itself.
+    /// Bytes that are kept for the host itself: no disk takes them.
     #[must_use]
     pub fn reserve(&self) -> u64 {
         (self.total / RESERVE_PART).max(RESERVE_BYTES_MIN)
     }
 
+    /// Below so many available bytes no new block is given out.
+    fn watermark(&self) -> u64 {
+        self.reserve() + DRIFT_BYTES
+    }
+
     /// Bytes that disks may still take: what is available above the watermark.
     #[must_use]
     pub fn above_watermark(&self) -> u64 {
-        let watermark = (self.total / WATERMARK_PART).min(WATERMARK_BYTES_MAX);
-        self.available.saturating_sub(watermark)
+        self.available.saturating_sub(self.watermark())
+    }
+
+    /// Bytes that are not promised to SRs.
+    fn kept(&self) -> u64 {
+        self.watermark() + self.total / MARGIN_PART
     }
 
     /// Refuses an SR of `size` bytes, which has `taken` bytes already and takes `fixed` bytes more than its
@@ -77,7 +88,7 @@ impl Memory {
     ) -> Result<()> {
         let rest = size.saturating_sub(taken);
         let wanted = rest.saturating_add(rest / OVERHEAD_PART).saturating_add(fixed);
-        let free = self.available.saturating_sub(promised).saturating_sub(self.reserve());
+        let free = self.available.saturating_sub(promised).saturating_sub(self.kept());
         if wanted <= free {
             return Ok(());
         }
@@ -100,7 +111,7 @@ impl Memory {
                 human(self.total),
                 human(self.available),
                 human(promised),
-                human(self.reserve()),
+                human(self.kept()),
                 human(largest),
             ),
         ))
@@ -176,9 +187,26 @@ mod tests {
     #[test]
     fn disks_may_take_what_is_above_the_watermark() {
         let memory = Memory { total: 2 * GIB, available: GIB };
-        assert_eq!(memory.above_watermark(), GIB - 2 * GIB / 50);
-        let memory = Memory { total: 64 * GIB, available: 255 << 20 };
+        assert_eq!(memory.above_watermark(), GIB - (128 << 20) - DRIFT_BYTES);
+        let memory = Memory { total: 64 * GIB, available: 64 * GIB / 20 };
         assert_eq!(memory.above_watermark(), 0);
+    }
+
+    /// What is promised can be written, and leaves the reserve, on hosts of every size.
+    #[test]
+    fn a_promise_that_is_kept_leaves_the_host_its_reserve() {
+        for total in [GIB, 2 * GIB, 4 * GIB, 16 * GIB, 256 * GIB] {
+            let memory = Memory { total, available: total / 8 * 7 };
+            let error = memory.check_promise(total, 0, 0, 0).unwrap_err().to_string();
+            let (_, rest) = error.split_once("device-config:size=").unwrap();
+            let size: u64 = rest.split_once(' ').unwrap().0.parse().unwrap();
+            let left = Memory { available: memory.available - size, ..memory };
+            assert!(left.available > left.reserve() + total / MARGIN_PART, "{total}: {left:?}");
+            // Other programs have taken the margin, and the kernel what it takes for the blocks.
+            let available = left.available - total / MARGIN_PART - size / OVERHEAD_PART;
+            let short = Memory { available, ..memory };
+            assert!(short.available >= short.watermark(), "{total}: {short:?}");
+        }
     }
 
     #[test]
