@@ -103,8 +103,84 @@ fn a_person_at_a_terminal_sees_how_far_a_save_is() {
     for part in [&format!("saving SR {sr} ["), "100% of 32.00 MiB", "of data", "\u{1b}["] {
         assert!(seen.contains(part), "{part:?} is not in {seen:?}");
     }
+    // It moves on, and as far as it says: each bar is as long as the percentage before it.
+    let mut last = (0, 0);
+    let mut shown = 0;
+    for bar in seen.split(&format!("saving SR {sr} [")).skip(1) {
+        let (bar, rest) = bar.split_once("] ").expect("a whole bar");
+        let percent: usize = rest.split_once('%').unwrap().0.trim().parse().unwrap();
+        let length = bar.matches('=').count() + bar.matches('>').count();
+        assert!(
+            length.abs_diff(percent * 30 / 100) <= 1,
+            "{length} of 30 at {percent} %: {seen:?}"
+        );
+        assert!((percent, length) >= last, "it goes back: {seen:?}");
+        last = (percent, length);
+        shown += 1;
+    }
+    assert!(last.0 == 100 && shown > 1, "{shown} times, up to {last:?}: {seen:?}");
+    // The bar takes its line to the end, and the answer follows in the next one.
+    let answer = seen.rsplit("0s left").next().unwrap_or_default();
+    assert!(answer.trim_start().starts_with(&format!("SR {sr} is saved in")), "{answer:?}");
     // Without a terminal there is the answer, and nothing else.
     let output = xapi.volume_plugin().args(["save", "--sr", &sr, "--to", to]).output().unwrap();
     assert!(output.stderr.is_empty(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1);
+}
+
+/// Whether this process has `CAP_SYS_RESOURCE`, number 24 of `include/uapi/linux/capability.h`: as root on a host,
+/// and not in every container.
+fn may_raise_limits() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & 1 << 24 != 0
+}
+
+/// Each volume takes a descriptor while its SR is saved. As root the plugin gets as many as it needs; where it may not,
+/// it says how many it needs, and nothing has changed.
+#[test]
+fn a_save_of_many_volumes_has_the_descriptors_it_needs_or_says_so() {
+    const VOLUMES: usize = 300;
+    if !tools::present(&["setpriv"]) {
+        return;
+    }
+    let xapi = Xapi::new();
+    let saves = Scratch::on_disk();
+    let sr = xapi.create_sr("1GiB");
+    let key = xapi.create_vdi(&sr, MIB);
+    for _ in 1..VOLUMES {
+        maintain(&xapi, &["Volume.clone", "--sr", &sr, "--key", &key]).success();
+    }
+    // One of them is in use.
+    let disk = xapi.plug(&sr, &key, "5");
+    disk.connect().write(0, &7_u64.to_ne_bytes().repeat(512)).unwrap();
+    let plugin = xapi.volume_plugin();
+    let program = plugin.get_program().to_str().unwrap();
+    let to = saves.path().to_str().unwrap();
+    let line = format!("ulimit -n 256; exec {program} save --sr {sr} --to {to}");
+    let save = |privileges: &[&str]| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(privileges).args(["sh", "-c", &line]);
+        command.envs(plugin.get_envs().map(|(name, value)| (name, value.unwrap_or_default())));
+        command.output().unwrap()
+    };
+    let may_raise = may_raise_limits();
+    let refused = save(if may_raise { &["--bounding-set=-sys_resource"] } else { &[] });
+    let said = String::from_utf8(refused.stderr).unwrap();
+    for part in ["300 volumes", "may open 256 here", "ulimit -n 400"] {
+        assert!(said.contains(part), "{part:?} is not in {said:?}");
+    }
+    assert!(!saves.path().join(&sr).exists(), "a refused save has left something");
+    if may_raise {
+        let saved = save(&[]);
+        assert!(saved.status.success(), "{saved:?}");
+    } else {
+        maintain(&xapi, &["save", "--sr", &sr, "--to", to]).success();
+    }
+    disk.unplug();
+    let other = restored(&sr, saves.path());
+    assert_eq!(number(&other, &sr, &key), 7);
+    let listed = other.volume("SR.ls", json!({ "sr": sr })).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), VOLUMES);
+    assert_sound(&other, &sr);
 }

@@ -4,7 +4,7 @@
 //! As long as an SR is attached its saves have a mark that says since when: a host that lost its power starts
 //! with it, and what is restored then is known to be older than the disks were.
 
-use std::{fs::File, path::Path};
+use std::{fs::File, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::{
     fs::fstatfs,
@@ -20,6 +20,9 @@ use crate::{Context, progress};
 
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of `include/uapi/linux/magic.h`.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Descriptors that a save takes beside one for each volume: files, directories, those of threads.
+const DESCRIPTORS_BESIDE: u64 = 100;
 
 /// Checks that saves below a directory outlive a restart.
 pub(crate) fn check_directory(path: &Path) -> Result<()> {
@@ -51,12 +54,49 @@ pub(crate) fn check_directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets this process hold every volume of a large SR: each takes a descriptor, and a process has 1024 at first.
-pub(crate) fn raise_descriptors() {
+/// Checks a directory for a new SR. The mount point of a disk is refused: where that is not mounted after a restart,
+/// it would pass for a directory without saves, and the SR would begin empty.
+pub(crate) fn check_new_directory(path: &Path) -> Result<()> {
+    check_directory(path)?;
+    let looked_up =
+        |path: &Path| path.metadata().map_err(|error| Error::os("looking up", path, error));
+    let (own, above) = (looked_up(path)?, looked_up(&path.join(".."))?);
+    if own.dev() == above.dev() && own.ino() != above.ino() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::BadArgument,
+        format!(
+            "device-config:save-dir={0} is the mount point of a disk, and would be there without saves where the \
+             disk is not mounted: name a directory in it (mkdir {1})",
+            path.display(),
+            path.join("ram-saves").display()
+        ),
+    ))
+}
+
+/// Lets this process hold every volume of an SR: each takes a descriptor, and a process has 1024 at first.
+pub(crate) fn raise_descriptors(sr: &Sr) -> Result<()> {
+    let volumes = sr.volumes()?.len();
+    let needed = volumes as u64 + DESCRIPTORS_BESIDE;
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Where it stays as it was, an SR with fewer volumes is saved all the same.
-    let _as_before = setrlimit(Resource::Nofile, raised);
+    let suffices = |descriptors: Option<u64>| descriptors.is_none_or(|it| it >= needed);
+    if suffices(limit.current) {
+        return Ok(());
+    }
+    // Only a privileged process may raise the second one.
+    let maximum = if suffices(limit.maximum) { limit.maximum } else { Some(needed) };
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).map_err(|_| {
+        Error::new(
+            ErrorKind::BadArgument,
+            format!(
+                "SR {} has {volumes} volumes, which takes {needed} descriptors, and a process may open {} here: \
+                 raise that limit (ulimit -n {needed}) and repeat this",
+                sr.uuid(),
+                limit.maximum.unwrap_or_default()
+            ),
+        )
+    })
 }
 
 /// Where an SR is saved; `None`: nowhere.
@@ -199,7 +239,7 @@ fn save_idle(
     saves: &Saves,
     mode: AtDetach,
 ) -> Result<Written> {
-    raise_descriptors();
+    raise_descriptors(sr)?;
     let still = lock.still(mode == AtDetach::Incomplete)?;
     if let Some(directory) = saves.path().parent() {
         check_directory(directory)?;

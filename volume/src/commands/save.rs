@@ -29,9 +29,9 @@ pub(crate) fn run(ctx: &Context<'_>, args: &Args) -> Result<String, Error> {
     }
     saving::check_directory(Path::new(directory))?;
     let saves = Saves::new(Path::new(directory), sr.uuid());
+    saving::raise_descriptors(&sr)?;
     // What is written from now on is not in the save.
     saves.begin_use()?;
-    saving::raise_descriptors();
     let mut tapdisks = Tapdisks::new(&sr, ctx.log);
     let still = sr.lock()?.still_running(&mut tapdisks, args.given("incomplete"))?;
     let progress = progress::new(ctx, format!("saving SR {}", sr.uuid()));

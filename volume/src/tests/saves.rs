@@ -3,6 +3,8 @@
 
 use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use scratch::Scratch;
 use serde_json::{Value, json};
 
@@ -32,6 +34,19 @@ impl Saved {
         let saved = Self { plugin, directory, configuration };
         saved.attach();
         saved
+    }
+
+    /// With two saves: in the older one the first byte of the volume is 1, in the newer one 2. It is detached. The
+    /// key.
+    fn twice() -> (Self, String) {
+        let saved = Self::new();
+        let key = saved.plugin.create(MIB);
+        saved.plugin.write(&key, 0, 4096, 1);
+        saved.detach();
+        saved.attach();
+        saved.plugin.write(&key, 0, 4096, 2);
+        saved.detach();
+        (saved, key)
     }
 
     fn attach(&self) {
@@ -94,13 +109,7 @@ fn a_detached_sr_comes_back_after_a_restart_with_all_that_was_in_it() {
 
 #[test]
 fn without_a_restart_the_memory_wins() {
-    let saved = Saved::new();
-    let key = saved.plugin.create(MIB);
-    saved.plugin.write(&key, 0, 4096, 1);
-    saved.detach();
-    saved.attach();
-    saved.plugin.write(&key, 0, 4096, 2);
-    saved.detach();
+    let (saved, key) = Saved::twice();
     saved.plugin.ok("SR.detach", json!({"sr": SR}));
     saved.attach();
     assert_eq!(saved.plugin.byte(&key, 0), 2);
@@ -135,13 +144,7 @@ fn after_a_loss_of_power_health_says_that_the_disks_are_as_they_were_saved() {
 
 #[test]
 fn a_damaged_save_is_told_and_the_one_before_taken_and_without_one_the_attach_fails() {
-    let saved = Saved::new();
-    let key = saved.plugin.create(MIB);
-    saved.plugin.write(&key, 0, 4096, 1);
-    saved.detach();
-    saved.attach();
-    saved.plugin.write(&key, 0, 4096, 2);
-    saved.detach();
+    let (saved, key) = Saved::twice();
     saved.restart();
     let newest = saved.files().join("00000002.manifest");
     let manifest = fs::read(&newest).unwrap();
@@ -211,17 +214,13 @@ fn a_directory_that_keeps_nothing_over_a_restart_is_refused() {
     create("/nonexistent/saves", 1, "does not exist");
     create("/etc/passwd", 1, "is no directory");
     create("/dev/shm", 1, "lies in memory");
+    create("/", 1, "is the mount point of a disk");
 }
 
 #[test]
 fn a_destroyed_sr_leaves_no_saves_and_a_reclaimed_one_is_restored_by_hand() {
-    let saved = Saved::new();
-    let key = saved.plugin.create(MIB);
-    for byte in [1, 2] {
-        saved.plugin.write(&key, 0, 4096, byte);
-        saved.detach();
-        saved.attach();
-    }
+    let (saved, key) = Saved::twice();
+    saved.attach();
     let from = saved.directory.path().to_str().unwrap();
     let restore = ["restore", "--sr", SR, "--from", from];
     let (status, text) = saved.run(&restore);
@@ -238,4 +237,34 @@ fn a_destroyed_sr_leaves_no_saves_and_a_reclaimed_one_is_restored_by_hand() {
     assert_eq!(saved.plugin.byte(&key, 0), 2);
     saved.plugin.ok("SR.destroy", json!({"sr": SR}));
     assert!(!saved.files().exists());
+}
+
+/// Each volume takes a descriptor while the SR is saved.
+#[test]
+fn an_sr_with_more_volumes_than_a_process_has_descriptors_is_saved_and_restored() {
+    const VOLUMES: usize = 1100;
+    let saved = Saved::new();
+    let sr = store::Sr::open(&saved.plugin.host(), SR).unwrap();
+    let mut keys: Vec<String> =
+        (0..VOLUMES).map(|_| store::testing::create(&sr, 1 << 20).to_string()).collect();
+    keys.sort();
+    saved.plugin.write(&keys[VOLUMES / 2], 0, 4096, 7);
+    let before = saved.ls();
+    // As a shell may have it (ulimit -n 256), or systemd.
+    let few = || {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..limit }).unwrap();
+    };
+    few();
+    let (status, text) = saved.run(&["save", "--sr", SR]);
+    assert!(status == 0 && text.contains("generation 1"), "{text}");
+    assert_eq!(saved.run(&["check", "--sr", SR]).0, 0);
+    few();
+    saved.detach();
+    saved.restart();
+    few();
+    saved.attach();
+    assert_eq!(saved.ls(), before);
+    assert_eq!(saved.plugin.byte(&keys[VOLUMES / 2], 0), 7);
+    assert_eq!(saved.run(&["check", "--sr", SR]).0, 0);
 }

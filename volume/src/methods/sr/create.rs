@@ -11,7 +11,7 @@ pub(crate) fn run(ctx: &Context<'_>, p: CreateParams) -> Result<StringMap, Error
     let new = device_config::for_create(&p, &host)?;
     host.check_new(&new)?;
     if !new.save_dir.is_empty() {
-        saving::check_directory(new.save_dir.as_ref())?;
+        saving::check_new_directory(new.save_dir.as_ref())?;
     }
     if new.provider == Provider::Blktap.to_sr() {
         ctx.log.warning(
