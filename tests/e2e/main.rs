@@ -15,6 +15,7 @@ mod examples;
 mod exchanges;
 mod full;
 mod graphs;
+mod images;
 mod install;
 mod interop;
 mod keeper;

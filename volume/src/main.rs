@@ -9,6 +9,7 @@ mod commands;
 mod convert;
 mod device_config;
 mod graphs;
+mod images;
 mod live;
 mod methods;
 mod progress;

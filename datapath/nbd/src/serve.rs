@@ -1,7 +1,7 @@
-//! A plain loop that serves a disk: the other side for tests of clients, and the shortest example of
-//! how a loop drives connections.
+//! Plain loops that serve a disk: to one program that a process has started, to the other side of tests of
+//! clients, and as the shortest example of how a loop drives connections.
 //!
-//! `poll` is enough for a test; a process that serves many clients takes something better.
+//! `poll` is enough for that; a process that serves many clients takes something better.
 
 use std::{
     io,
@@ -17,6 +17,8 @@ use crate::{Connection, Export, ReceiveLimit, Turned};
 
 /// How long the loop sleeps at most, to notice that it is to stop.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// For a loop that has more to do.
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// How [`serve`] greets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,9 @@ pub fn serve<D: Disk>(
     let mut served = Stats::default();
     let mut more = false;
     while !stop.load(Ordering::Relaxed) {
-        let ready = wait(listener, &connections, more)?;
+        let mut descriptors = vec![PollFd::new(listener, PollFlags::IN)];
+        descriptors.extend(connections.iter().map(interest));
+        let ready = wait(&mut descriptors, if more { Some(NOW) } else { Some(TICK) })?;
         // A connection whose large change was finished has an answer to send.
         let finished = drive.work(&mut Budget::turn());
         let at_once = more || finished;
@@ -84,22 +88,36 @@ fn greet<D: Disk>(
     }
 }
 
-/// Waits until something can be done, and says for the listener and each connection whether it is that.
-fn wait(
-    listener: &UnixListener,
-    connections: &[Connection],
-    at_once: bool,
-) -> io::Result<Vec<bool>> {
-    let mut descriptors = vec![PollFd::new(listener, PollFlags::IN)];
-    for connection in connections {
-        let interest = connection.interest();
-        let mut events = PollFlags::empty();
-        events.set(PollFlags::IN, interest.readable);
-        events.set(PollFlags::OUT, interest.writable);
-        descriptors.push(PollFd::new(connection, events));
+/// Serves a drive to the client at the other end of a socket, fixed newstyle, until that is over.
+///
+/// # Errors
+/// Where the waiting fails.
+pub fn serve_one<D: Disk>(socket: UnixStream, drive: &mut Drive<D>) -> io::Result<()> {
+    let export = Rc::new(Export::new("", "a disk in memory", &ReceiveLimit::new()));
+    let mut connection = Connection::new(socket, export, drive.attachments().pins())?;
+    let mut more = false;
+    loop {
+        wait(&mut [interest(&connection)], more.then_some(NOW))?;
+        drive.work(&mut Budget::turn());
+        match connection.turn(drive, &mut Budget::turn()) {
+            Turned::Closed(_) => return Ok(()),
+            turned => more = matches!(turned, Turned::More) || drive.attachments().has_work(),
+        }
     }
-    let timeout = if at_once { Timespec { tv_sec: 0, tv_nsec: 0 } } else { TICK };
-    match poll(&mut descriptors, Some(&timeout)) {
+}
+
+/// What a connection waits for.
+fn interest(connection: &Connection) -> PollFd<'_> {
+    let interest = connection.interest();
+    let mut events = PollFlags::empty();
+    events.set(PollFlags::IN, interest.readable);
+    events.set(PollFlags::OUT, interest.writable);
+    PollFd::new(connection, events)
+}
+
+/// Waits until something can be done, and says for each descriptor whether it is that.
+fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<Timespec>) -> io::Result<Vec<bool>> {
+    match poll(descriptors, timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }

@@ -2,7 +2,9 @@
 
 mod at_detach;
 mod check;
+mod export;
 mod gc;
+mod import;
 mod reclaim;
 mod resize;
 mod restore;
@@ -13,6 +15,7 @@ use host::Config;
 use smapiv3_plugin::{Arg, Args, Registry};
 
 const SR: Arg = Arg::required("sr", "UUID of the SR");
+const KEY: Arg = Arg::required(KEY_NAME, "Key of the volume");
 
 /// Adds all commands.
 pub(crate) fn register(registry: Registry<Config>) -> Registry<Config> {
@@ -50,6 +53,13 @@ pub(crate) fn register(registry: Registry<Config>) -> Registry<Config> {
             restore::ARGS,
             restore::run,
         )
+        .command(
+            "export",
+            "Write a volume or snapshot into a file, as it is at one moment",
+            export::ARGS,
+            export::run,
+        )
+        .command("import", "Make a volume of a file", import::ARGS, import::run)
 }
 
 /// The SR that a command is about.
@@ -57,4 +67,10 @@ fn sr(args: &Args) -> &str {
     args.get(SR_NAME).unwrap_or_default()
 }
 
+/// The volume that a command is about.
+fn key(args: &Args) -> &str {
+    args.get(KEY_NAME).unwrap_or_default()
+}
+
 const SR_NAME: &str = "sr";
+const KEY_NAME: &str = "key";

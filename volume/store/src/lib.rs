@@ -43,5 +43,6 @@ pub use record::{AtDetach, Attachment, Damaged, ExternalHolder, Restored, Servin
 pub use sr::{Exclusive, PluginState, Resized, Sr, SrStat, Summary};
 pub use uri::VolumeUri;
 pub use volume::{
-    Blocks, ChangedBlocks, GRANULE_BYTES, NewVolume, Reader, Still, Volume, WriteBack,
+    Blocks, ChangedBlocks, GRANULE_BYTES, Incoming, NewVolume, Outgoing, Reader, Still, Volume,
+    WriteBack,
 };

@@ -71,6 +71,18 @@ impl Mark {
         marks.map(|name| Ok(Found { is_left: is_left(dirs, name)? })).collect()
     }
 
+    /// The processes of all operations of an SR that go on.
+    pub(crate) fn makers(dirs: &Dirs) -> Vec<u32> {
+        let names = dirs.list(Directory::Temporary).unwrap_or_default();
+        let live = names.iter().filter(|name| matches!(is_left(dirs, name), Ok(false)));
+        let ids =
+            live.filter_map(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
+        let mut ids: Vec<u32> = ids.collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// Removes the temporary files of operations that were killed.
     pub(crate) fn remove_temporary(dirs: &Dirs) -> Result<()> {
         for name in dirs.list(Directory::Temporary)? {

@@ -16,6 +16,7 @@ mod sharing;
 mod snapshot;
 mod sole;
 mod still;
+mod transfer;
 mod write_back;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use self::{
     compare::{ChangedBlocks, GRANULE_BYTES},
     create::NewVolume,
     still::{Blocks, Reader, Still},
+    transfer::{Incoming, Outgoing},
     write_back::WriteBack,
 };
 use crate::{
