@@ -30,9 +30,7 @@ struct Call {
 pub(crate) fn answer(name: &str, params: &Value) -> Result<Value, Error> {
     let uri = params["uri"].as_str().unwrap_or_default();
     let domain = params["domain"].as_str().unwrap_or_default().to_owned();
-    let path = uri.strip_prefix("double://").unwrap_or_default();
-    let path = path.split('?').next().unwrap_or_default();
-    let (handle, key) = path.rsplit_once('/').unwrap_or_default();
+    let (handle, key) = place(uri);
     let mut sr = Sr::open(handle)?;
     if sr.volume(key).is_err() {
         let is_end = ["deactivate", "detach", "close"].contains(&name);
@@ -266,6 +264,12 @@ impl Call {
     }
 }
 
+/// The SR and the key that a volume's URI names.
+fn place(uri: &str) -> (&str, &str) {
+    let path = uri.strip_prefix("double://").unwrap_or_default();
+    path.split('?').next().and_then(|path| path.rsplit_once('/')).unwrap_or_default()
+}
+
 fn end(entry: &Value) {
     for name in ["socket", "import"] {
         // The process ends when its socket is no longer there.
@@ -302,8 +306,7 @@ pub(crate) fn operation(name: &str, params: &Value) -> Result<Value, Error> {
         }
         "mirror" => {
             let uri = params["uri"].as_str().unwrap_or_default();
-            let path = uri.strip_prefix("double://").unwrap_or_default();
-            let (handle, key) = path.rsplit_once('/').unwrap_or_default();
+            let (handle, key) = place(uri);
             let mut sr = Sr::open(handle)?;
             let number = sr.record["operations"].as_u64().unwrap_or_default() + 1;
             sr.record["operations"] = json!(number);

@@ -50,7 +50,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "an answer that is longer than a pipe holds comes whole",
         reference: source::RUN,
         consequence: "xe sr-scan fails or hangs once there are enough disks",
-        needs: &[Need::Method("Volume.set_description"), Need::Method("SR.ls")],
+        needs: &[Need::Method("SR.ls")],
         check: Once(long_answer),
     },
     Rule {
@@ -127,11 +127,11 @@ fn works(host: &Host) -> Outcome {
     }
     judge(host.call("SR.probe", json!({ "configuration": host.configuration() })));
     if !host.caller.datapaths.is_empty() {
-        let domain = host.domain();
-        for step in
-            ["attach", "activate", "deactivate", "activate_readonly", "deactivate", "detach"]
-        {
-            judge(host.data(&volume, step, &domain));
+        for activate in ["activate", "activate_readonly"] {
+            let (volume, domain) = (host.volume()?, host.domain());
+            for step in ["attach", activate, "deactivate", "detach"] {
+                judge(host.data(&volume, step, &domain));
+            }
         }
     }
     if broken.is_empty() {
@@ -174,9 +174,11 @@ fn unknown_field(host: &Host) -> Outcome {
 fn long_answer(host: &Host) -> Outcome {
     let text = "long ".repeat(LONG_TEXT / 5);
     for _ in 0..LONG_TEXTS {
-        let volume = host.volume()?;
-        let params = json!({ "new_description": text });
-        let reply = host.on(&volume, "Volume.set_description", params)?;
+        let size = host.options.volume_bytes();
+        let params =
+            json!({ "name": "long", "description": text, "size": size, "sharable": false });
+        let reply = host.on_sr("Volume.create", params)?;
+        host.note(&reply);
         if reply.result.is_err() {
             return Err(Stop::skip("descriptions of this length are refused"));
         }
