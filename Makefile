@@ -5,7 +5,7 @@
 # make deb   make rpm   packages for dpkg and rpm, in target/
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
 #             twelve callers at once; 100 fill-ups of SRs beside other programs (as root); twice ten
-#             minutes of a guest that attacks its ring, 1,000 deaths of the process that serves one, and of
+#             minutes of a guest that attacks its ring, ten of clients that send garbage; 1,000 deaths of the process that serves one, and of
 #             the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
 #             latencies as a guest has them, a frontend that vanishes and comes back, PVH and HVM guests, SRs
@@ -34,6 +34,9 @@ cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 cargo_example = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 	$(CARGO) build --locked --profile $1 --target $(TARGET) --package $2 --example $3
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
+# Of all packages, so that cargo does not build them anew with fewer features:
+#   $(call long_test,<test program>,<begin of the tests' names>)
+long_test = $(CARGO) test --locked --workspace --test $1 -- --nocapture $2
 # What other authors of plugins use, and the packages of which the examples in documentation are tests.
 CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
@@ -77,17 +80,15 @@ test-doubles:
 	DOUBLES_WHOLE=1 $(CARGO) test --locked --package smapiv3-check --test doubles -- --nocapture
 
 test-random:
-	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 \
-		$(CARGO) test --locked --workspace --test store tree -- --nocapture
-	STORE_FILL_UPS=$${STORE_FILL_UPS:-100} \
-		$(CARGO) test --locked --workspace --test store host_memory -- --nocapture
-	STORE_STORM_SECONDS=$${STORE_STORM_SECONDS:-600} \
-		$(CARGO) test --locked --workspace --test store storm -- --nocapture
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p blkif --test ring attack -- --nocapture
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(CARGO) test --locked -p tapdisk-ram --test rings attack -- --nocapture
-	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(CARGO) test --locked -p blkif --test ring kill -- --nocapture
-	SAVE_KILLS=$${SAVE_KILLS:-300} $(CARGO) test --locked -p save --test save kill -- --nocapture
-	KEEPER_KILLS=$${KEEPER_KILLS:-1000} $(CARGO) test --locked -p tapdisk-ram --test rings kill -- --nocapture
+	STORE_CASES=$${STORE_CASES:-1} STORE_OPS=10000 $(call long_test,store,tree)
+	STORE_FILL_UPS=$${STORE_FILL_UPS:-100} $(call long_test,store,host_memory)
+	STORE_STORM_SECONDS=$${STORE_STORM_SECONDS:-600} $(call long_test,store,storm)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(call long_test,ring,attack)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(call long_test,rings,attack)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(call long_test,fuzz)
+	BLKIF_KILLS=$${BLKIF_KILLS:-1000} $(call long_test,ring,kill)
+	SAVE_KILLS=$${SAVE_KILLS:-300} $(call long_test,save,kill)
+	KEEPER_KILLS=$${KEEPER_KILLS:-1000} $(call long_test,rings,kill)
 
 # A seed that failed: MIGRATION_SEED=...
 test-migrations:
