@@ -51,18 +51,26 @@ pub(super) const RULES: &[Rule] = &[
 /// How many calls at once.
 const WIDTH: usize = 6;
 
-/// Runs a function that often at once; the first error, if any.
-fn at_once<T: Send>(run: impl Fn(usize) -> Result<T, Stop> + Sync) -> Result<Vec<T>, Stop> {
+/// Runs a function that often at once; the first error, if any. A call that only prepares others is judged
+/// too, as it is made beside them.
+fn at_once<T: Send>(
+    host: &Host,
+    run: impl Fn(usize) -> Result<T, Stop> + Sync,
+) -> Result<Vec<T>, Stop> {
     let run = &run;
-    thread::scope(|scope| {
+    let done: Result<Vec<T>, Stop> = thread::scope(|scope| {
         let threads: Vec<_> = (0..WIDTH).map(|at| scope.spawn(move || run(at))).collect();
         threads.into_iter().map(|it| it.join().expect("no panic")).collect()
+    });
+    done.map_err(|stop| match stop {
+        Stop::Blocked(finding) if !host.caller.is_interrupted() => Stop::Fail(finding),
+        other => other,
     })
 }
 
 fn create(host: &Host) -> Outcome {
     let before: BTreeSet<String> = host.listed()?.into_iter().collect();
-    let made = at_once(|_| {
+    let made = at_once(host, |_| {
         let reply = host.create("at once", host.options.volume_bytes())?;
         Volume::of(reply.expected("beside others of its kind")?)
     })?;
@@ -77,7 +85,7 @@ fn create(host: &Host) -> Outcome {
 
 fn set(host: &Host) -> Outcome {
     let volume = host.volume()?;
-    at_once(|at| {
+    at_once(host, |at| {
         let params = json!({ "k": format!("_sm_config_{at}"), "v": "x" });
         host.on(&volume, "Volume.set", params)?.expected("beside others of its kind")
     })?;
@@ -93,7 +101,7 @@ fn set(host: &Host) -> Outcome {
 
 fn snapshot(host: &Host) -> Outcome {
     let volume = host.volume()?;
-    let made = at_once(|at| {
+    let made = at_once(host, |at| {
         if at % 3 == 2 {
             let other = host.volume()?;
             host.on(&other, "Volume.destroy", json!({}))?.expected("beside snapshots")?;
@@ -114,13 +122,13 @@ fn snapshot(host: &Host) -> Outcome {
 fn activate(host: &Host) -> Outcome {
     let volumes = (0..WIDTH).map(|_| host.volume()).collect::<Result<Vec<_>, _>>()?;
     let domains: Vec<String> = volumes.iter().map(|_| host.domain()).collect();
-    at_once(|at| {
+    at_once(host, |at| {
         for step in ["attach", "activate"] {
             host.data(&volumes[at], step, &domains[at])?.expected("beside others of its kind")?;
         }
         Ok(())
     })?;
-    at_once(|at| {
+    at_once(host, |at| {
         for step in ["deactivate", "detach"] {
             host.data(&volumes[at], step, &domains[at])?.expected("beside others of its kind")?;
         }
