@@ -50,13 +50,20 @@ pub(crate) unsafe fn store(bytes: &[u8], to: *mut u8) {
     unsafe { machine::store(bytes.as_ptr(), to, bytes.len(), Reuse::Late) }
 }
 
-/// Copies from shared memory to shared memory. Where the ranges overlap the result is a mixture.
+/// Copies from shared memory to shared memory. Where the ranges overlap the result is a mixture. Until
+/// [`fence`] others may see the bytes after what is stored next.
 ///
 /// # Safety
 /// `from` must be valid for reads and `to` for writes of `length` bytes.
 pub(crate) unsafe fn between(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
     // SAFETY: what the caller guarantees.
     unsafe { machine::between(from, to, length, reuse) }
+}
+
+/// What was stored by [`between`] is seen before what is stored next.
+#[inline]
+pub(crate) fn fence() {
+    machine::fence();
 }
 
 #[cfg(test)]

@@ -27,5 +27,5 @@ pub use heap::{return_freed, return_large_blocks};
 pub use inherit::close_inherited_on_exec;
 pub use map::{ReadMap, SharedWords, WriteMap};
 pub use send::{PARTS_MAX, Part, send};
-pub use slice::{Slice, WriteSlice};
+pub use slice::{Copying, Slice, WriteSlice};
 pub use words::Words;

@@ -124,23 +124,43 @@ impl WriteSlice {
         unsafe { copy::store(bytes, to) }
     }
 
-    /// Copies all of another slice of the same length; `reuse` is that of this one. Where the two overlap, or other processes change
-    /// the bytes meanwhile, the result is a mixture of old and new bytes.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn copy_from(&self, from: &Slice, reuse: Reuse) {
-        assert_eq!(self.length(), from.length, "a copy between slices of different lengths");
-        // SAFETY: both addresses are valid for that many bytes while the slices exist, and the map of
-        // this one was mapped for writing.
-        unsafe { copy::between(from.address(), self.address(), from.length, reuse) }
-    }
-
     /// Address for the kernel. It is valid for writes of [`length`](Self::length) bytes while the slice
     /// exists. Other processes may change the bytes, so that no reference to them may be made.
     #[must_use]
     pub fn address(&self) -> *mut u8 {
         self.0.address().cast_mut()
+    }
+}
+
+/// Copies between slices. What is stored after its end is seen after the copied bytes: waiting for that once
+/// costs less than after each of them.
+#[derive(Debug, Default)]
+pub struct Copying(());
+
+impl Copying {
+    /// Nothing is copied yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Copies all of a slice to another one of the same length; `reuse` is that of the other one. Where the two
+    /// overlap, or other processes change the bytes meanwhile, the result is a mixture of old and new bytes.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    #[inline]
+    pub fn copy(&mut self, from: &Slice, to: &WriteSlice, reuse: Reuse) {
+        assert_eq!(to.length(), from.length, "a copy between slices of different lengths");
+        // SAFETY: both addresses are valid for that many bytes while the slices exist, and the map of
+        // `to` was mapped for writing. The fence is in `drop`.
+        unsafe { copy::between(from.address(), to.address(), from.length, reuse) }
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        copy::fence();
     }
 }
 
@@ -171,7 +191,7 @@ mod tests {
         let mut rest = WriteSlice::new(&map, 10, 20);
         let front = rest.split_front(5);
         front.write(3, b"ab");
-        rest.copy_from(&Slice::new(map.reader(), 0, 15), Reuse::Soon);
+        Copying::new().copy(&Slice::new(map.reader(), 0, 15), &rest, Reuse::Soon);
         assert_eq!((front.length(), rest.length(), rest.reader().length()), (5, 15, 15));
         let mut got = [1; 32];
         map.reader().read(0, &mut got);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use block::Interest;
-use memory::{Reuse, Slice, WriteMap, WriteSlice};
+use memory::{Copying, Reuse, Slice, WriteMap, WriteSlice};
 use rustix::io::Errno;
 
 use super::{domain_dir, events::Events, keys_path, memory_path, port_paths};
@@ -124,16 +124,23 @@ impl MockDomain {
     }
 
     #[inline]
-    fn copy_one(&self, grant: Grant, local: &Local, buffer: &mut [u8]) -> i16 {
+    fn copy_one(
+        &self,
+        copying: &mut Copying,
+        grant: Grant,
+        local: &Local,
+        buffer: &mut [u8],
+    ) -> i16 {
         let Some(at) = self.place(grant) else { return BAD_GRANT };
         let length = usize::from(grant.length());
         match local {
             Local::ToBlock(place) => {
-                place.copy_from(&Slice::new(self.memory.reader(), at, length), Reuse::Late);
+                let from = Slice::new(self.memory.reader(), at, length);
+                copying.copy(&from, place, Reuse::Late);
             }
             Local::ToBuffer(to) => self.memory.reader().read(at, &mut buffer[*to..*to + length]),
             Local::FromBlock(slice) => {
-                WriteSlice::new(&self.memory, at, length).copy_from(slice, Reuse::Soon);
+                copying.copy(slice, &WriteSlice::new(&self.memory, at, length), Reuse::Soon);
             }
             Local::Zeroes => self.memory.write(at, &ZEROES[..length]),
         }
@@ -166,8 +173,10 @@ impl Domain for MockDomain {
 
     fn copy(&mut self, copies: &mut Copies) -> io::Result<()> {
         let (segments, buffer) = copies.parts();
+        let mut copying = Copying::new();
         for segment in segments {
-            segment.status = self.copy_one(segment.grant(), segment.local(), buffer);
+            let (grant, local) = (segment.grant(), segment.local());
+            segment.status = self.copy_one(&mut copying, grant, local, buffer);
         }
         Ok(())
     }

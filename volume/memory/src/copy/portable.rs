@@ -1,6 +1,8 @@
 //! The copy for machines without one of their own: volatile accesses to the shared side, in words
 //! where it is aligned to them.
 
+use std::sync::atomic::{Ordering, fence as order};
+
 use super::Reuse;
 
 const WORD: usize = size_of::<u64>();
@@ -51,6 +53,12 @@ pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize, _: Reu
         to.add(at).cast::<u64>().write_volatile(word);
     };
     copy(to, length, byte, word);
+}
+
+/// Orders what was stored before what is stored next.
+#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "tests compare the copies alone"))]
+pub(super) fn fence() {
+    order(Ordering::Release);
 }
 
 /// No hint.

@@ -23,10 +23,9 @@ const STREAM_BYTES_MIN: usize = 4 << 10;
 /// Length of a line of the cache in bytes: what one step of the loops copies.
 const LINE: usize = 64;
 
-/// Copies whole lines, at least one, with the given instruction as store and others at the end. SSE2 is
-/// part of x86-64, and loads may be unaligned.
+/// Copies whole lines, at least one, with the given instruction as store. SSE2 is part of x86-64, and loads may be unaligned.
 macro_rules! copy_lines {
-    ($from:expr, $to:expr, $bytes:expr, $store:literal $(, $last:literal)?) => {
+    ($from:expr, $to:expr, $bytes:expr, $store:literal) => {
         asm!(
             "2:",
             "movups {a}, [{from}]",
@@ -42,7 +41,6 @@ macro_rules! copy_lines {
             // Ends at exactly 0: whole lines.
             "sub {left}, 64",
             "jnz 2b",
-            $($last,)?
             from = inout(reg) $from => _,
             to = inout(reg) $to => _,
             left = inout(reg) $bytes => _,
@@ -69,7 +67,30 @@ pub(super) unsafe fn load(from: *const u8, into: *mut u8, length: usize) {
 /// # Safety
 /// As [`load`].
 pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
-    if reuse == Reuse::Soon || length < STREAM_BYTES_MIN {
+    // SAFETY: what the caller guarantees.
+    unsafe { store_unfenced(from, to, length, reuse) }
+    if goes_past_the_cache(length, reuse) {
+        fence();
+    }
+}
+
+/// Whether stores of so many bytes go past the cache.
+fn goes_past_the_cache(length: usize, reuse: Reuse) -> bool {
+    reuse == Reuse::Late && length >= STREAM_BYTES_MIN
+}
+
+/// Orders stores past the cache before what is stored next, a map entry that names the block among it.
+pub(super) fn fence() {
+    // SAFETY: the instruction touches no memory.
+    unsafe { asm!("sfence", options(nostack, preserves_flags)) }
+}
+
+/// The same as [`store`], of which the bytes may be seen after what is stored next, until [`fence`].
+///
+/// # Safety
+/// As [`load`].
+unsafe fn store_unfenced(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
+    if !goes_past_the_cache(length, reuse) {
         // SAFETY: what the caller guarantees.
         return unsafe { cached(from, to, length) };
     }
@@ -86,12 +107,13 @@ pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize, reuse: R
 }
 
 /// Copies `length` bytes from shared memory to shared memory: the compiler sees neither side of [`store`].
+/// Until [`fence`] they may be seen after what is stored next.
 ///
 /// # Safety
 /// `from` must be valid for reads and `to` for writes of that many bytes.
 pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
     // SAFETY: what the caller guarantees. Instructions may overlap as they like.
-    unsafe { store(from, to, length, reuse) }
+    unsafe { store_unfenced(from, to, length, reuse) }
 }
 
 /// Has lines from an address on fetched.
@@ -118,14 +140,14 @@ unsafe fn cached(from: *const u8, to: *mut u8, length: usize) {
     unsafe { bytes(from.add(lines), to.add(lines), length - lines) }
 }
 
-/// The same for whole lines, past the cache, and fenced: such stores are not ordered before what
-/// is stored next otherwise, a map entry that names the block among it.
+/// The same for whole lines, past the cache: such stores are not ordered before what is stored next, until
+/// [`fence`].
 ///
 /// # Safety
 /// As [`load`]; `to` must be aligned to a line, and `length` must be whole lines and not 0.
 unsafe fn lines_past_the_cache(from: *const u8, to: *mut u8, length: usize) {
     // SAFETY: what the caller guarantees.
-    unsafe { copy_lines!(from, to, length, "movntps", "sfence") }
+    unsafe { copy_lines!(from, to, length, "movntps") }
 }
 
 /// The same for less than a line.
