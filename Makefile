@@ -5,10 +5,10 @@
 # make deb   make rpm   packages for dpkg and rpm, in target/
 # make test-long  the store against its model, 10,000 operations a run (seeds are printed); ten minutes of
 #             twelve callers at once; 100 fill-ups of SRs beside other programs (as root); twice ten
-#             minutes of a guest that attacks its ring, ten of clients that send garbage; 1,000 deaths of the process that serves one, and of
-#             the server in the real program;
+#             minutes of a guest that attacks its ring, ten of clients that send garbage; 1,000 deaths of the
+#             process that serves one, and of the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
-#             latencies as a guest has them, a frontend that vanishes and comes back, PVH and HVM guests, SRs
+#             latencies and system calls as a guest has them, a frontend that vanishes, PVH and HVM guests, SRs
 #             that take all memory of dom0 (make test-guests); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
@@ -109,12 +109,12 @@ test-packages: deb rpm
 	PACKAGES=$(abspath $(CARGO_TARGET_DIR)) PACKAGE_PROGRAMS=$(abspath $(call built,release)) \
 		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
-# Latencies of graphs beside a guest's own, a frontend that vanishes and comes back, a PVH and an HVM guest; and SRs
-# that take all memory of dom0.
+# Latencies of graphs beside a guest's own, system calls for a request, a frontend that vanishes and comes back, a PVH
+# and an HVM guest; and SRs that take all memory of dom0.
 test-guests:
-	$(MAKE) test-xen XEN="latency.sh again.sh pvh.sh hvm.sh memory.sh"
+	$(MAKE) test-xen XEN="latency.sh rates.sh again.sh pvh.sh hvm.sh memory.sh"
 
-# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh again.sh pvh.sh hvm.sh memory.sh": which scripts of tests/xen;
+# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh rates.sh again.sh pvh.sh hvm.sh memory.sh": which scripts of tests/xen;
 # XEN_KILLS: how many servers kill.sh kills (50); XEN_FILL_UPS: how often memory.sh fills dom0 (100)
 test-xen:
 	tests/tools.sh run

@@ -8,6 +8,10 @@
 //! than SECTORS (512).
 //!
 //! Every sector is read and compared once more at the end. The first wrong byte or error ends it.
+//!
+//!   xen-load rates DISK SECONDS THREADS read|write
+//!
+//! Requests of 4 KiB at random places, as many as there are answers; what they read is not looked at.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,16 +25,22 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
-const USAGE: &str = "usage: xen-load DISK[,DISK...] SECONDS THREADS SEED [SECTORS]";
+const USAGE: &str = "usage: xen-load DISK[,DISK...] SECONDS THREADS SEED [SECTORS]\n\
+                     or: xen-load rates DISK SECONDS THREADS read|write";
 const SECTOR: usize = 512;
 /// The longest request, in sectors.
 const SECTORS_MAX: usize = 512;
 /// Buffers for direct I/O begin at a multiple of this many bytes.
 const ALIGNMENT: usize = 4096;
+/// What requests of `rates` are of, in sectors.
+const BLOCK_SECTORS: usize = 8;
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    if let &["rates", disk, seconds, threads, way] = words.as_slice() {
+        return rates(disk, Duration::from_secs(seconds.parse()?), threads.parse()?, way);
+    }
     let (&[disk, seconds, threads, seed], longest) = (
         words.first_chunk().context(USAGE)?,
         words.get(4).map_or(Ok(SECTORS_MAX), |it| it.parse())?,
@@ -65,6 +75,27 @@ fn main() -> Result<()> {
         writes.mean().as_micros(),
         flushes.number
     )?;
+    Ok(())
+}
+
+/// Counts the requests that are answered in a time.
+fn rates(disk: &str, time: Duration, threads: usize, way: &str) -> Result<()> {
+    let sectors = sectors_of(Path::new(disk))?;
+    let begin = Instant::now();
+    let workers: Vec<_> = (0..threads)
+        .map(|number| {
+            let mut worker = Worker::new(&[disk], 0, 0, number as u64)?;
+            let blocks = usize::try_from(sectors)? / BLOCK_SECTORS;
+            let write = way == "write";
+            Ok(thread::spawn(move || worker.count(begin + time, blocks, write)))
+        })
+        .collect::<Result<_>>()?;
+    let mut count = 0;
+    for worker in workers {
+        count += worker.join().map_err(|_| anyhow::anyhow!("a thread has panicked"))??;
+    }
+    let took = begin.elapsed().as_secs_f64();
+    writeln!(io::stdout(), "rates: {way} {threads}: {count} in {took:.3} s")?;
     Ok(())
 }
 
@@ -149,6 +180,21 @@ impl Worker {
         }
         self.every(Self::read)?;
         Ok(self.counts)
+    }
+
+    /// How many requests at random places were answered before a moment.
+    fn count(&mut self, end: Instant, blocks: usize, write: bool) -> Result<u64> {
+        let mut count = 0;
+        while Instant::now() < end {
+            let at = (self.next() % blocks * BLOCK_SECTORS * SECTOR) as u64;
+            let bytes = aligned(&mut self.buffer, BLOCK_SECTORS);
+            match write {
+                true => self.disks[0].write_all_at(bytes, at)?,
+                false => self.disks[0].read_exact_at(bytes, at)?,
+            }
+            count += 1;
+        }
+        Ok(count)
     }
 
     fn every(
