@@ -1,6 +1,8 @@
 //! What was saved comes back as it was, and goes on as if the host had never stopped.
 
-use store::{ErrorKind, Inactive, testing::Disks};
+use std::time::Duration;
+
+use store::{ErrorKind, Inactive, Live, Name, Result, Serving, Switch, testing::Disks};
 
 use crate::rig::{BLOCK, Seen, World, assert_sound};
 
@@ -71,6 +73,32 @@ fn disks_that_may_have_been_written_since_the_save_have_new_content_ids() {
     assert_eq!(restored.older.unwrap(), "the host lost its power");
 }
 
+/// Disks that are written to as soon as they are not held any more, while the contents are still being gathered.
+struct Eager(Disks);
+
+impl Live for Eager {
+    fn switch(&mut self, key: &Name, serving: &Serving, switch: &Switch) -> Result<()> {
+        self.0.switch(key, serving, switch)
+    }
+
+    fn hold(&mut self, key: &Name, serving: &Serving, time: Duration) -> Result<()> {
+        self.0.hold(key, serving, time)
+    }
+
+    fn release(&mut self, key: &Name, _: &Serving) -> Result<()> {
+        let disk = self.0.0.get_mut(key.as_str()).unwrap();
+        // In a chunk with data, and in one without.
+        for block in [3, 1500] {
+            disk.write(block * BLOCK, &[0xbb; BLOCK as usize])?;
+        }
+        Ok(())
+    }
+
+    fn sole(&mut self, key: &Name, serving: &Serving) -> Result<()> {
+        self.0.sole(key, serving)
+    }
+}
+
 /// Writes go on while a running SR is saved, snapshots go, and the save has what there was at its beginning.
 #[test]
 fn a_running_sr_is_saved_as_it_was_at_one_moment() {
@@ -78,12 +106,12 @@ fn a_running_sr_is_saved_as_it_was_at_one_moment() {
     let sr = &world.fixture.sr;
     let (origin, child) = (world.key("origin"), world.key("child"));
     let wanted = Seen::of(sr);
-    let mut disks = Disks::default();
+    let mut disks = Eager(Disks::default());
     for key in [&origin, &child] {
-        disks.0.insert(key.clone(), world.fixture.open(key, false).unwrap());
+        disks.0.0.insert(key.clone(), world.fixture.open(key, false).unwrap());
     }
     let still = sr.lock().unwrap().still_running(&mut disks, false).unwrap();
-    for disk in disks.0.values_mut() {
+    for disk in disks.0.0.values_mut() {
         disk.write(0, &[0xaa; 80 * BLOCK as usize]).unwrap();
         disk.discard(1020 * BLOCK, 8 * BLOCK).unwrap();
     }
