@@ -8,8 +8,8 @@
 #             minutes of a guest that attacks its ring, ten of clients that send garbage; 1,000 deaths of the
 #             process that serves one, and of the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
-#             latencies and system calls as a guest has them, a frontend that vanishes, PVH and HVM guests, SRs
-#             that take all memory of dom0 (make test-guests); and the packages
+#             latencies and system calls as a guest has them, a frontend that vanishes, PVH and HVM guests (make
+#             test-guests); 100 fill-ups with the memory that a machine really has (make test-memory); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
@@ -30,9 +30,6 @@ export CARGO_TARGET_DIR
 #   $(call cargo_build,<profile>,<more programs>)   $(call built,<profile>): where they are then
 cargo_build = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 	$(CARGO) build --locked --profile $1 --target $(TARGET) $(foreach program,$(PROGRAMS) $2,--bin $(program))
-#   $(call cargo_example,<profile>,<package>,<example>)
-cargo_example = RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
-	$(CARGO) build --locked --profile $1 --target $(TARGET) --package $2 --example $3
 built = $(CARGO_TARGET_DIR)/$(TARGET)/$1
 # Of all packages, so that cargo does not build them anew with fewer features:
 #   $(call long_test,<test program>,<begin of the tests' names>)
@@ -41,7 +38,7 @@ long_test = $(CARGO) test --locked --workspace --test $1 -- --nocapture $2
 CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build crates deb rpm run stop test test-long test-random test-doubles test-migrations test-versions test-guests test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet install uninstall clean
+.PHONY: all build crates deb rpm run stop test test-long test-random test-doubles test-migrations test-versions test-guests test-memory test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet install uninstall clean
 
 all: build
 
@@ -73,7 +70,7 @@ crates:
 	$(CARGO) package --locked --allow-dirty $(CRATES)
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
-test-long: test-random test-doubles test-migrations test-versions test-packages test-guests
+test-long: test-random test-doubles test-migrations test-versions test-packages test-guests test-memory
 
 # Each rule of smapiv3-check is broken alone, and all of them are judged.
 test-doubles:
@@ -110,17 +107,23 @@ test-packages: deb rpm
 		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
 # Latencies of graphs beside a guest's own, system calls for a request, a frontend that vanishes and comes back, a PVH
-# and an HVM guest; and SRs that take all memory of dom0.
+# and an HVM guest.
 test-guests:
-	$(MAKE) test-xen XEN="latency.sh rates.sh again.sh pvh.sh hvm.sh memory.sh"
+	$(MAKE) test-xen XEN="latency.sh rates.sh again.sh pvh.sh hvm.sh"
 
-# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh rates.sh again.sh pvh.sh hvm.sh memory.sh": which scripts of tests/xen;
-# XEN_KILLS: how many servers kill.sh kills (50); XEN_FILL_UPS: how often memory.sh fills dom0 (100)
+# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh rates.sh again.sh pvh.sh hvm.sh": which scripts of tests/xen;
+# XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load)
-	$(if $(findstring memory.sh,$(XEN)),$(call cargo_example,demo,store,fill_ups))
 	tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen $(or $(XEN),disk.sh two.sh suspend.sh kill.sh)
+
+# SRs take all memory of a small emulated machine, FILL_UPS times, beside another program that uses memory (as root).
+test-memory:
+	tests/tools.sh run
+	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" $(CARGO) build --locked --profile demo --target $(TARGET) \
+		--package store --example fill_ups
+	tests/xen/memory.sh $(call built,demo)/examples/fill_ups $(CARGO_TARGET_DIR)/xen $(FILL_UPS)
 
 # The client comes from the npm registry; it takes node and npm, of whichever origin.
 test-xo:

@@ -23,10 +23,8 @@ rm -rf "$share"
 mkdir -p "$share/bin"
 cp "$files"/*.sh "$share/"
 cp "$programs"/xen-toolstack "$programs"/xen-load "$programs"/tap-ctl-ram "$share/bin/"
-# What memory.sh runs, where it was built.
-[ ! -e "$programs/examples/fill_ups" ] || cp "$programs/examples/fill_ups" "$share/bin/"
-# How many servers kill.sh has to kill, and how often memory.sh fills the host.
-printf 'KILLS=%s\nFILL_UPS=%s\n' "${XEN_KILLS:-50}" "${XEN_FILL_UPS:-100}" > "$share/settings"
+# How many servers kill.sh has to kill.
+echo "KILLS=${XEN_KILLS:-50}" > "$share/settings"
 "$files/../install.sh" install "$programs" "$share/installed" >/dev/null
 status=0
 for script; do
@@ -35,7 +33,6 @@ for script; do
     # Each kill takes an emulated machine a second, and a busy one four. An HVM guest is emulated twice.
     case $script in
         kill.sh) seconds=900 ;;
-        memory.sh) seconds=1800 ;;
         hvm.sh) seconds=2700 ;;
         latency.sh) seconds=600 ;;
         *) seconds=300 ;;

@@ -2,7 +2,8 @@
 //! `/proc/meminfo` is read without a pause: the host keeps its reserve, its promises where it can, and gets
 //! everything back.
 //!
-//! `fill_ups [ROUNDS]`, as root. It takes all memory of its machine, so `tests/xen/memory.sh` boots one for it.
+//! `fill_ups [ROUNDS]`, as root. It takes all memory of its machine, so `tests/xen/memory.sh` boots one for it
+//! (`make test-memory`).
 
 use std::{
     env, fs,
@@ -31,6 +32,8 @@ const SRS: u64 = 3;
 /// reserve: it is not the one to take the last.
 const STEP: usize = 4 << 20;
 const LEFT: u64 = 64 << 20;
+/// What is read of `/proc/meminfo` when everything is freed. The first has all that SRs hold, data and metadata.
+const FIELDS: [&str; 4] = ["Shmem:", "MemFree:", "AnonPages:", "Slab:"];
 /// Bytes of the kernel's own that come and go with files.
 const SLACK: u64 = 8 << 20;
 /// The argument that makes the other program of this one.
@@ -50,10 +53,14 @@ fn meminfo(field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// The same when the kernel has let go of what it keeps only for as long as nothing else needs the memory.
-fn caches_dropped(field: &str) -> u64 {
-    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
-    meminfo(field)
+/// The same when the kernel has let go of what it keeps only for as long as nothing else needs the memory, and of
+/// what it frees a little later.
+fn caches_dropped() -> [u64; FIELDS.len()] {
+    for _ in 0..3 {
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        thread::sleep(Duration::from_millis(100));
+    }
+    FIELDS.map(meminfo)
 }
 
 /// Another program: takes memory and gives it back in turns, while it is told to.
@@ -181,9 +188,8 @@ fn fill_ups(rounds: u64) {
     assert!(memory.total < MEMORY_MAX, "this machine is too large to be filled");
     let root = Scratch::in_memory();
     let host = Host { may_mount: true, ..host(root.path()) };
-    let mut user = User::start();
     let srs = attach(&host);
-    let (shared, available) = (caches_dropped("Shmem:"), caches_dropped("MemAvailable:"));
+    let (shared, mut before) = (caches_dropped()[0], None);
     let (lowest, over) = (AtomicU64::new(u64::MAX), AtomicBool::new(false));
     let (mut by_host, mut by_size, mut taken, mut least) = (0, 0, 0, u64::MAX);
     thread::scope(|scope| {
@@ -196,12 +202,15 @@ fn fill_ups(rounds: u64) {
             let keys: Vec<Name> = srs.iter().map(|sr| create(sr, 64 << 30)).collect();
             // In every other round the host is left alone, and keeps its promises.
             let is_alone = round % 2 == 1;
-            if !is_alone {
+            let mut user = (!is_alone).then(User::start);
+            if let Some(user) = &mut user {
                 user.order("take\n");
             }
             let ended_by_host = fill(&srs, &keys);
             let space = srs.iter().map(|sr| sr.stat().unwrap()).collect::<Vec<_>>();
-            taken += user.rest();
+            taken += user.as_mut().map_or(0, User::rest);
+            // Its end gives back what its allocator has kept.
+            drop(user);
             for (by, stat) in ended_by_host.iter().zip(&space) {
                 if is_alone {
                     assert!(!by, "round {round}: the host did not keep its promise: {stat:?}");
@@ -216,20 +225,25 @@ fn fill_ups(rounds: u64) {
             }
             let low = lowest.swap(u64::MAX, Ordering::Relaxed);
             least = least.min(low);
-            let (shmem, now) = (caches_dropped("Shmem:"), caches_dropped("MemAvailable:"));
+            let after = caches_dropped();
+            // The first round has the kernel and this program fill the caches that they keep.
+            let mut before = *before.get_or_insert(after);
+            before[0] = shared;
             let text = format!(
-                "round {round}: lowest {} KiB, reserve {} KiB; Shmem {} to {} KiB, MemAvailable {} to {} KiB\n",
+                "round {round}: lowest {} KiB, reserve {} KiB; {FIELDS:?} {:?} to {:?} KiB\n",
                 low >> 10,
                 memory.reserve() >> 10,
-                shared >> 10,
-                shmem >> 10,
-                available >> 10,
-                now >> 10
+                before.map(|bytes| bytes >> 10),
+                after.map(|bytes| bytes >> 10),
             );
             std::io::stdout().write_all(text.as_bytes()).unwrap();
-            if low < memory.reserve() || shmem > shared + MIB || now + SLACK < available {
+            // What is left is free, or of this program, or kept by the kernel for objects to come.
+            let others = |it: [u64; FIELDS.len()]| it[1..].iter().sum::<u64>();
+            let is_freed = after[0] <= before[0] + MIB && others(after) + SLACK >= others(before);
+            if low < memory.reserve() || !is_freed {
                 over.store(true, Ordering::Relaxed);
-                panic!("{text}");
+                let all = fs::read_to_string("/proc/meminfo").unwrap();
+                panic!("{text}{all}");
             }
         }
         over.store(true, Ordering::Relaxed);
