@@ -150,22 +150,51 @@ unsafe fn lines_past_the_cache(from: *const u8, to: *mut u8, length: usize) {
     unsafe { copy_lines!(from, to, length, "movntps") }
 }
 
-/// The same for less than a line.
+/// The same for less than a line, which a slot of a ring or its answer is: two words at a time, and one, and bytes.
+/// (`rep movsb` alone takes longer to begin than all of that.)
 ///
 /// # Safety
 /// As [`load`].
-unsafe fn bytes(from: *const u8, to: *mut u8, length: usize) {
-    if length == 0 {
-        return;
+#[inline]
+unsafe fn bytes(mut from: *const u8, mut to: *mut u8, length: usize) {
+    for _ in 0..length / 16 {
+        // SAFETY: what the caller guarantees: these 16 bytes are among the `length`, unaligned as they may be.
+        unsafe {
+            asm!(
+                "movups {a}, [{from}]",
+                "movups [{to}], {a}",
+                from = in(reg) from,
+                to = in(reg) to,
+                a = out(xmm_reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+        (from, to) = (from.wrapping_add(16), to.wrapping_add(16));
     }
-    // SAFETY: what the caller guarantees; the direction flag is clear on entry to assembly.
-    unsafe {
-        asm!(
-            "rep movsb",
-            inout("rcx") length => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags),
-        );
+    if length & 8 != 0 {
+        // SAFETY: the same for 8 bytes.
+        unsafe {
+            asm!(
+                "mov {a}, [{from}]",
+                "mov [{to}], {a}",
+                from = in(reg) from,
+                to = in(reg) to,
+                a = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+        (from, to) = (from.wrapping_add(8), to.wrapping_add(8));
+    }
+    if length & 7 != 0 {
+        // SAFETY: the last bytes; the direction flag is clear on entry to assembly.
+        unsafe {
+            asm!(
+                "rep movsb",
+                inout("rcx") length & 7 => _,
+                inout("rsi") from => _,
+                inout("rdi") to => _,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 }
