@@ -4,7 +4,7 @@ use smapiv3::{
     sr::{self, Health},
     volume::{Volume, VolumeType},
 };
-use store::{Name, VolumeUri, human};
+use store::{Name, Swap, SwapSpace, VolumeUri, human};
 
 /// A volume of the SR `sr`.
 pub(crate) fn volume(sr: &Name, volume: store::Volume) -> Volume {
@@ -43,7 +43,11 @@ pub(crate) fn sr_stat(stat: &store::SrStat, damaged: &[store::Damaged]) -> sr::S
         )
     });
     let older = stat.restored.as_ref().and_then(|restored| restored.older.clone());
-    let words: Vec<String> = damage.into_iter().chain(older).chain(short_of_room(stat)).collect();
+    // Where it cannot be read there is nothing to say of it.
+    let has_swap = SwapSpace::now().is_ok_and(|swap| swap.size > 0);
+    let swap = swapped(&stat.uuid, stat.swap_wanted, stat.swap, has_swap);
+    let words: Vec<String> =
+        damage.into_iter().chain(older).chain(short_of_room(stat)).chain(swap).collect();
     sr::SrStat {
         sr: stat.uuid.to_string(),
         name: stat.name.clone(),
@@ -96,6 +100,26 @@ pub(crate) fn short_of_room(stat: &store::SrStat) -> Option<String> {
     ))
 }
 
+/// What there is to say of an SR that is swapped though that was not asked for, or is not though it was.
+pub(crate) fn swapped(uuid: &Name, wanted: bool, swap: Swap, has_swap: bool) -> Option<String> {
+    let why = match swap {
+        Swap::InAnyCase if has_swap && !wanted => {
+            "may be swapped, which is slower and was not asked for: this kernel knows no tmpfs without swap, which \
+             Linux 6.4 and later do; swapoff -a keeps all of the host's memory out of swap"
+        }
+        Swap::StillPossible if has_swap => {
+            "may be swapped, as when its memory was made: device-config:swap=false holds from the next restart of \
+             the host on"
+        }
+        Swap::NotYet => {
+            "is kept out of swap, as when its memory was made: device-config:swap=true holds from the next restart \
+             of the host on"
+        }
+        _ => return None,
+    };
+    Some(format!("SR {uuid} {why}"))
+}
+
 #[cfg(test)]
 mod tests {
     use store::SrStat;
@@ -116,8 +140,34 @@ mod tests {
             free,
             attached: true,
             save_dir: String::new(),
+            swap_wanted: false,
+            swap: Swap::Never,
             restored: None,
         })
+    }
+
+    #[test]
+    fn an_sr_says_that_it_is_swapped_otherwise_than_asked_for() {
+        let uuid = Name::parse("sr-1").unwrap();
+        let said = |swap, wanted, has_swap| swapped(&uuid, wanted, swap, has_swap);
+        for (swap, wanted, word) in [
+            (Swap::InAnyCase, false, "sr-1 may be swapped, which is slower"),
+            (Swap::StillPossible, false, "device-config:swap=false holds from the next restart"),
+            (Swap::NotYet, true, "device-config:swap=true holds from the next restart"),
+        ] {
+            let said = said(swap, wanted, true).unwrap();
+            assert!(said.contains(word), "{word:?} is missing in {said:?}");
+        }
+        for (swap, wanted, has_swap) in [
+            (Swap::InAnyCase, true, true),
+            (Swap::InAnyCase, false, false),
+            (Swap::StillPossible, false, false),
+            (Swap::Wanted, true, true),
+            (Swap::Never, false, true),
+            (Swap::OfAnother, true, true),
+        ] {
+            assert_eq!(said(swap, wanted, has_swap), None, "{swap:?} {wanted} {has_swap}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) const SIZE_BYTES_DEFAULT: u64 = 1 << 30;
 const SIZE: &str = "size";
 const TAPDISK: &str = "tapdisk";
 const SAVE_DIR: &str = "save-dir";
+const SWAP: &str = "swap";
 const URI: &str = "uri";
 const SR_UUID: &str = "sr_uuid";
 const NAME: &str = "name";
@@ -38,6 +39,11 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         SAVE_DIR,
         "Directory on a disk of the host, as an absolute path: SR.detach saves the SR there, and SR.attach \
          brings it back after a restart of the host (default: nowhere, a restart loses the contents)",
+    ),
+    (
+        SWAP,
+        "Whether the kernel may swap the memory of the SR, as to zram: true or false; before Linux 6.4 it may in \
+         any case (default: false)",
     ),
     (URI, "Accepted and ignored"),
     (SR_UUID, "UUID of the SR; set by SR.create, needed again only for xe pbd-create"),
@@ -74,6 +80,9 @@ pub(crate) fn of(attachment: Attachment) -> StringMap {
     if !attachment.save_dir.is_empty() {
         configuration.insert(SAVE_DIR.to_owned(), attachment.save_dir);
     }
+    if attachment.swap {
+        configuration.insert(SWAP.to_owned(), attachment.swap.to_string());
+    }
     configuration
 }
 
@@ -93,6 +102,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
     let size = reader.optional_size().unwrap_or(SIZE_BYTES_DEFAULT);
     let provider = reader.provider();
     let save_dir = reader.save_dir();
+    let swap = reader.swap();
     reader.finish(|| {
         Some(Attachment {
             uuid: uuid?,
@@ -102,6 +112,7 @@ pub(crate) fn for_create(params: &CreateParams, host: &Host) -> Result<Attachmen
             host: host.uuid.clone(),
             provider: provider?.to_sr(),
             save_dir: save_dir?,
+            swap: swap?,
         })
     })
 }
@@ -114,6 +125,7 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
     let host = reader.required(HOST);
     let provider = reader.provider();
     let save_dir = reader.save_dir();
+    let swap = reader.swap();
     let text = |key| configuration.get(key).cloned().unwrap_or_default();
     reader.finish(|| {
         Some(Attachment {
@@ -124,6 +136,7 @@ pub(crate) fn for_attach(configuration: &StringMap) -> Result<Attachment, Error>
             host: host?.to_owned(),
             provider: provider?.to_sr(),
             save_dir: save_dir?,
+            swap: swap?,
         })
     })
 }
@@ -145,6 +158,7 @@ pub(crate) fn for_probe(configuration: &StringMap) -> Result<Option<Name>, Error
     reader.optional_size();
     reader.provider();
     reader.save_dir();
+    reader.swap();
     reader.finish(|| Some(wanted))
 }
 
@@ -208,6 +222,14 @@ impl<'a> Reader<'a> {
             value.is_empty() || value.starts_with('/') && !value.contains(char::is_control);
         self.checked(is_path.then_some(value.clone()).ok_or_else(|| {
             format!("device-config:{SAVE_DIR}: {value:?} is no absolute path, such as /var/lib/ram")
+        }))
+    }
+
+    /// Whether the kernel may swap the SR's memory.
+    fn swap(&mut self) -> Option<bool> {
+        let Some(value) = self.configuration.get(SWAP) else { return Some(false) };
+        self.checked(value.parse().map_err(|_| {
+            format!("device-config:{SWAP}: {value:?} is no answer; it is true or false")
         }))
     }
 
@@ -300,7 +322,7 @@ mod tests {
             "device-config:size: \"lots\" is not a size",
             "device-config:host is \"h-2\"",
             "\"h-1\"",
-            "(the keys are size, tapdisk, save-dir, uri, sr_uuid, host, name, description, SRmaster)",
+            "(the keys are size, tapdisk, save-dir, swap, uri, sr_uuid, host, name, description, SRmaster)",
         ] {
             assert!(error.to_string().contains(part), "{part} is not in {error}");
         }
@@ -320,6 +342,26 @@ mod tests {
             assert_eq!(error.code(), "SR_BACKEND_FAILURE_1");
             let says =
                 format!("device-config:tapdisk: {wrong:?} is no tapdisk; it is ram or blktap");
+            assert!(error.to_string().contains(&says), "{error}");
+        }
+    }
+
+    #[test]
+    fn swap_is_true_or_false_and_comes_back_at_attach() {
+        let made = create(&[("swap", "true")]).unwrap();
+        assert!(made.swap);
+        assert_eq!(for_attach(&of(made.clone())).unwrap(), made);
+        for without in [&[][..], &[("swap", "false")]] {
+            let made = create(without).unwrap();
+            assert!(!made.swap, "{without:?}");
+            assert_eq!(for_attach(&of(made.clone())).unwrap(), made);
+        }
+        for wrong in ["", "yes", "1", "True"] {
+            let says = format!("device-config:swap: {wrong:?} is no answer; it is true or false");
+            let error = create(&[("swap", wrong)]).unwrap_err();
+            assert_eq!(error.code(), "SR_BACKEND_FAILURE_1");
+            assert!(error.to_string().contains(&says), "{error}");
+            let error = for_probe(&config(&[("swap", wrong)])).unwrap_err();
             assert!(error.to_string().contains(&says), "{error}");
         }
     }

@@ -10,6 +10,7 @@ mod resize;
 mod restore;
 mod save;
 mod srs;
+mod swap_out;
 
 use host::Config;
 use smapiv3_plugin::{Arg, Args, Registry};
@@ -60,6 +61,12 @@ pub(crate) fn register(registry: Registry<Config>) -> Registry<Config> {
             export::run,
         )
         .command("import", "Make a volume of a file", import::ARGS, import::run)
+        .command(
+            "swap-out",
+            "Have the kernel put cold memory of SRs into swap before disks need the room",
+            swap_out::ARGS,
+            swap_out::run,
+        )
 }
 
 /// The SR that a command is about.

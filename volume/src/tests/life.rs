@@ -140,7 +140,7 @@ fn the_query_declares_what_works_and_nothing_that_would_harm() {
     let keys: Vec<&String> = query["configuration"].as_object().unwrap().keys().collect();
     assert_eq!(
         keys,
-        ["description", "host", "name", "save-dir", "size", "sr_uuid", "tapdisk", "uri"]
+        ["description", "host", "name", "save-dir", "size", "sr_uuid", "swap", "tapdisk", "uri"]
     );
 }
 

@@ -142,7 +142,7 @@ fn a_device_config_that_cannot_be_is_told_in_full() {
         "\"/p\"",
         "\"-1\" is not a size",
         "\"a/b\"",
-        "size, tapdisk, save-dir, uri, sr_uuid",
+        "size, tapdisk, save-dir, swap, uri, sr_uuid",
     ];
     plugin.refused("SR.create", create, 1, &parts);
     let attach = json!({"configuration": {"uri": "x"}});

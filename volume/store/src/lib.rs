@@ -24,6 +24,7 @@ mod memory;
 mod random;
 mod record;
 mod sr;
+mod swap_space;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod texts;
@@ -40,7 +41,8 @@ pub use host::{Host, Name};
 pub use live::{Inactive, Live, Switch};
 pub use memory::{Memory, human};
 pub use record::{AtDetach, Attachment, Damaged, ExternalHolder, Restored, Serving};
-pub use sr::{Exclusive, PluginState, Resized, Sr, SrStat, Summary};
+pub use sr::{Exclusive, PluginState, Resized, Sr, SrStat, Summary, Swap};
+pub use swap_space::SwapSpace;
 pub use uri::VolumeUri;
 pub use volume::{
     Blocks, ChangedBlocks, GRANULE_BYTES, Incoming, NewVolume, Outgoing, Reader, Still, Volume,

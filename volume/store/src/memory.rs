@@ -1,5 +1,10 @@
 //! The memory of the host: a reserve is kept for the host itself. Promises leave more than that, and new blocks are
 //! refused before it is touched. Reads `/proc/meminfo` (proc(5)).
+//!
+//! Only memory is promised and given out, and free swap is none. What zram may still be given says nothing of the
+//! memory that it will take for it: that is as much as the data where these cannot be compressed, which is not known
+//! before. What has gone to swap is available again, less what zram took for it, and from then on it is
+//! promised and given out like all that is available. So swap lets disks hold more, and none fails for it.
 
 use std::{fs::File, io::Read};
 
@@ -26,7 +31,7 @@ const OVERHEAD_PART: u64 = 50;
 pub struct Memory {
     /// All of it.
     pub total: u64,
-    /// Bytes that can be allocated without swapping.
+    /// Bytes that can be allocated without swapping: with what swap has given, and without what it may give.
     pub available: u64,
 }
 

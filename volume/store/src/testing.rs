@@ -98,6 +98,7 @@ pub fn attachment(host: &Host, size: u64) -> Attachment {
         host: host.uuid.clone(),
         provider: String::new(),
         save_dir: String::new(),
+        swap: false,
     }
 }
 

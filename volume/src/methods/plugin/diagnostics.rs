@@ -9,7 +9,7 @@ use std::{
 };
 
 use smapiv3::{Error, NoParams};
-use store::{Host, Memory, Name, Serving, Sr, SrStat, Volume};
+use store::{Host, Memory, Name, Serving, Sr, SrStat, Swap, SwapSpace, Volume};
 
 use super::tapdisks;
 use crate::{Context, methods};
@@ -27,6 +27,7 @@ pub(crate) fn run(ctx: &Context<'_>, _: NoParams) -> Result<String, Error> {
             rustix::system::uname().release().to_string_lossy()
         ),
         memory(),
+        swap(),
         place(&host),
     ];
     match host.srs() {
@@ -76,7 +77,14 @@ fn faults(ctx: &Context<'_>) -> Vec<String> {
 pub(crate) fn describe_sr(stat: &SrStat) -> String {
     let state = if stat.attached { "attached" } else { "detached" };
     let (used, total) = (Mib(stat.used), Mib(stat.total));
-    format!("SR {} {:?}: {state}, {used} of {total} used", stat.uuid, stat.name)
+    let swap = match stat.swap {
+        Swap::Never | Swap::OfAnother => "",
+        Swap::Wanted => ", may be swapped",
+        Swap::InAnyCase => ", may be swapped, as this kernel knows no other tmpfs",
+        Swap::StillPossible => ", may be swapped until the host restarts",
+        Swap::NotYet => ", may be swapped when the host has restarted",
+    };
+    format!("SR {} {:?}: {state}, {used} of {total} used{swap}", stat.uuid, stat.name)
 }
 
 /// One line on an SR of which nothing more is known.
@@ -97,6 +105,20 @@ fn memory() -> String {
             } else {
                 ""
             }
+        ),
+    }
+}
+
+fn swap() -> String {
+    match SwapSpace::now() {
+        Err(error) => format!("swap: {error}"),
+        Ok(swap) if swap.size == 0 => "swap: none".to_owned(),
+        Ok(swap) => format!(
+            "swap: {} in all, {} in use, of which zram holds {} in {} of memory",
+            Mib(swap.size),
+            Mib(swap.used),
+            Mib(swap.zram_holds),
+            Mib(swap.zram_takes)
         ),
     }
 }

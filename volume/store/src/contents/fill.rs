@@ -88,6 +88,7 @@ impl Contents {
             host: host.uuid.clone(),
             provider: saved.provider,
             save_dir: saved.save_dir,
+            swap: saved.swap,
         })
     }
 }

@@ -37,6 +37,9 @@ pub(crate) struct Record {
     /// Where the plugins save it; empty: nowhere.
     #[serde(default, rename = "save-dir", skip_serializing_if = "String::is_empty")]
     pub(crate) save_dir: String,
+    /// Whether the kernel may swap its memory when that is made anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) swap: bool,
     /// What they save of it when it is detached.
     #[serde(default, rename = "at-detach", skip_serializing_if = "AtDetach::is_everything")]
     pub(crate) at_detach: AtDetach,
@@ -140,6 +143,8 @@ pub struct Attachment {
     /// Where the plugins save the SR, as an absolute path, which the store does not use; empty: nowhere. It
     /// replaces the one of an SR whose memory is still there.
     pub save_dir: String,
+    /// Whether the kernel may swap its memory. It holds when that is made anew.
+    pub swap: bool,
 }
 
 /// Takes `count` numbers for layers or indexes; the first of them. Held: the SR's lock.

@@ -169,6 +169,7 @@ impl Host {
         record.attached = true;
         record.provider.clone_from(&wanted.provider);
         record.save_dir.clone_from(&wanted.save_dir);
+        record.swap = wanted.swap;
         record.at_detach = AtDetach::Everything;
         if record == *found { Ok(()) } else { record.write(dirs) }
     }
@@ -188,7 +189,7 @@ impl Host {
         mount::remove(&sr.layout)?;
         texts::check(&wanted.name, &wanted.description)?;
         self.check_size(&sr.uuid, wanted.size, 0)?;
-        mount::make(&sr.layout, wanted.size, self.may_mount)?;
+        mount::make(&sr.layout, wanted.size, self.may_mount, wanted.swap)?;
         let record = Record {
             format: FORMAT,
             name: wanted.name.clone(),
@@ -199,6 +200,7 @@ impl Host {
             generation: format!("{:08x}", random_uuid().as_fields().0),
             provider: wanted.provider.clone(),
             save_dir: wanted.save_dir.clone(),
+            swap: wanted.swap,
             at_detach: AtDetach::Everything,
             restoring: saved.is_some(),
             restored: None,
@@ -314,6 +316,7 @@ impl Host {
             host: self.uuid.clone(),
             provider: record.provider.clone(),
             save_dir: record.save_dir.clone(),
+            swap: record.swap,
         };
         Summary { stat, attachment }
     }
@@ -321,7 +324,7 @@ impl Host {
 
 /// Fills an SR whose record says that it is being made. The record that says that it is complete commits.
 fn restore(dirs: &Dirs, made: Record, saved: &mut Restore<'_>) -> Result<()> {
-    let Record { format, size, provider, save_dir, .. } = made;
+    let Record { format, size, provider, save_dir, swap, .. } = made;
     let filled = saved.run(dirs, size)?;
     let (at_detach, configured) = (AtDetach::Everything, None);
     Record {
@@ -329,6 +332,7 @@ fn restore(dirs: &Dirs, made: Record, saved: &mut Restore<'_>) -> Result<()> {
         size,
         provider,
         save_dir,
+        swap,
         at_detach,
         configured,
         attached: true,

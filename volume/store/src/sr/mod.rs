@@ -7,11 +7,14 @@ mod life;
 mod mount;
 mod plugin_state;
 mod size;
+mod swap;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use self::idle::check_idle;
-pub use self::{exclusive::Exclusive, life::Summary, plugin_state::PluginState, size::Resized};
+pub use self::{
+    exclusive::Exclusive, life::Summary, plugin_state::PluginState, size::Resized, swap::Swap,
+};
 use crate::{
     budget::{OVERHEAD_BYTES, Usage, free, recount},
     error::{Error, ErrorKind, Result},
@@ -64,6 +67,10 @@ pub struct SrStat {
     pub attached: bool,
     /// Where it is saved; empty: nowhere.
     pub save_dir: String,
+    /// Whether the kernel is to be allowed to swap its memory.
+    pub swap_wanted: bool,
+    /// Whether it is.
+    pub swap: Swap,
     /// The save that it was made of, if it was.
     pub restored: Option<Restored>,
 }
@@ -149,6 +156,8 @@ impl Sr {
             free: free(dirs, record.size)?,
             attached: record.attached,
             save_dir: record.save_dir.clone(),
+            swap_wanted: record.swap,
+            swap: Swap::of(&self.layout, record.swap),
             restored: record.restored.clone(),
         })
     }
@@ -176,6 +185,15 @@ impl Sr {
     pub fn saving(&self) -> Result<(String, AtDetach)> {
         let record = self.attached()?.1;
         Ok((record.save_dir.clone(), record.at_detach))
+    }
+
+    /// Whether the kernel is to be allowed to swap its memory, and whether it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SrNotAttached`].
+    pub fn swap(&self) -> Result<(bool, Swap)> {
+        let wanted = self.attached()?.1.swap;
+        Ok((wanted, Swap::of(&self.layout, wanted)))
     }
 
     /// Takes the SR's lock, and with it the right to change the SR.

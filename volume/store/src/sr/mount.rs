@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, StatFs, statat, statfs, unlinkat},
+    fs::{AtFlags, CWD, FileType, StatFs, major, minor, statat, statfs, unlinkat},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount},
     system::uname,
@@ -31,8 +31,9 @@ const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(Moun
 /// The device that mount(8) shows.
 const SOURCE: &str = "xapi-storage-ram";
 
-/// Makes the two places of an SR of `size` bytes, empty.
-pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool) -> Result<()> {
+/// Makes the two places of an SR of `size` bytes, empty. `swap`: whether the kernel may swap what is in them, where
+/// it has a choice.
+pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool, swap: bool) -> Result<()> {
     // Either may take all of it: the SR's own count limits them together.
     let limit = size + OVERHEAD_BYTES;
     let made = PLACES
@@ -40,7 +41,7 @@ pub(crate) fn make(layout: &Layout, size: u64, may_mount: bool) -> Result<()> {
         .try_for_each(|directory| {
             let path = layout.directory(directory);
             create_private(&path)?;
-            if may_mount { mount_tmpfs(&path, limit) } else { require_tmpfs(&path) }
+            if may_mount { mount_tmpfs(&path, limit, swap) } else { require_tmpfs(&path) }
         })
         .and_then(|()| {
             Directory::ALL.iter().try_for_each(|&it| create_private(&layout.directory(it)))
@@ -57,7 +58,8 @@ pub(crate) fn resize(layout: &Layout, size: u64) -> Result<()> {
     let limit = format!("size={}", size + OVERHEAD_BYTES);
     let mounted = PLACES.map(|place| layout.directory(place));
     mounted.iter().filter(|path| is_mount_point(path)).try_for_each(|path| {
-        with_or_without_noswap(&limit, |options| mount_remount(path, FLAGS, options))
+        // A mount keeps what it has of noswap: any other is refused.
+        with_options(&limit, has_noswap(path), |options| mount_remount(path, FLAGS, options))
             .doing("changing the size of the tmpfs on", || &**path)
     })
 }
@@ -163,8 +165,35 @@ fn is_mount_point(directory: &Path) -> bool {
     }
 }
 
+/// Whether the kernel keeps an SR's data out of swap; `None`: the SR has no mounts of its own, or none yet.
+pub(crate) fn is_kept_from_swap(layout: &Layout) -> Option<bool> {
+    let data = layout.directory(Directory::Data);
+    is_mount_point(&data).then(|| has_noswap(&data))
+}
+
+/// Whether the tmpfs below a path has the option noswap, as /proc/self/mountinfo (proc(5)) tells.
+fn has_noswap(path: &Path) -> bool {
+    let Ok(found) = fs::symlink_metadata(path) else { return false };
+    let device = format!("{}:{}", major(found.dev()), minor(found.dev()));
+    let all = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    all.lines().any(|line| is_noswap_mount(line, &device))
+}
+
+/// Whether a line of mountinfo is a mount of that device with the option noswap.
+fn is_noswap_mount(line: &str, device: &str) -> bool {
+    // The options of the file system are the last word: its name, its source, and those.
+    let is_of_device = line.split(' ').nth(2) == Some(device);
+    let options = line.split_once(" - ").and_then(|(_, rest)| rest.rsplit(' ').next());
+    is_of_device && options.is_some_and(|options| options.split(',').any(|it| it == "noswap"))
+}
+
 fn create_private(path: &Path) -> Result<()> {
     steps::make_dir(path).doing("creating", || path)
+}
+
+/// Whether this kernel can keep a tmpfs out of swap.
+pub(crate) fn kernel_knows_noswap() -> bool {
+    knows_noswap(&uname().release().to_string_lossy())
 }
 
 /// Whether the tmpfs of a kernel has the option noswap (tmpfs(5)): Linux 6.4 and later. An earlier one warns of it in
@@ -175,28 +204,27 @@ fn knows_noswap(release: &str) -> bool {
     (next(), next()) >= (6, 4)
 }
 
-fn mount_tmpfs(directory: &Path, bytes: u64) -> Result<()> {
+fn mount_tmpfs(directory: &Path, bytes: u64, swap: bool) -> Result<()> {
     let limits = format!("size={bytes},nr_inodes=0,mode=0700");
     let mount = |options: &CStr| mount(SOURCE, directory, "tmpfs", FLAGS, Some(options));
-    with_or_without_noswap(&limits, mount).doing("mounting a tmpfs on", || directory)
-}
-
-/// With noswap where the kernel knows it. A mount that exists keeps what it has of it: any other is refused.
-fn with_or_without_noswap(
-    limits: &str,
-    act: impl Fn(&CStr) -> rustix::io::Result<()>,
-) -> rustix::io::Result<()> {
-    let with = |options: String| {
-        let options = CString::new(options).expect("no NUL in numbers");
-        steps::step();
-        act(&options)
-    };
-    // Where it is not known all the same, the mount is refused.
-    let first = if knows_noswap(&uname().release().to_string_lossy()) { ",noswap" } else { "" };
-    match with(format!("{limits}{first}")) {
-        Err(Errno::INVAL) if !first.is_empty() => with(limits.to_owned()),
+    let noswap = !swap && kernel_knows_noswap();
+    match with_options(&limits, noswap, mount) {
+        // The kernel does not know it all the same.
+        Err(Errno::INVAL) if noswap => with_options(&limits, false, mount),
         done => done,
     }
+    .doing("mounting a tmpfs on", || directory)
+}
+
+fn with_options(
+    limits: &str,
+    noswap: bool,
+    act: impl Fn(&CStr) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    let options = format!("{limits}{}", if noswap { ",noswap" } else { "" });
+    let options = CString::new(options).expect("no NUL in numbers");
+    steps::step();
+    act(&options)
 }
 
 fn require_tmpfs(directory: &Path) -> Result<()> {
@@ -228,5 +256,17 @@ mod tests {
         for release in ["6.4.0-rc1", "6.12.48+deb13-amd64", "7.0", "10.1.2"] {
             assert!(knows_noswap(release), "{release}");
         }
+    }
+
+    #[test]
+    fn a_mount_tells_whether_it_is_kept_from_swap() {
+        let line = |options| {
+            format!("36 1 0:31 / /run/sr-mount/a/data rw,nosuid - tmpfs ram rw,{options}")
+        };
+        assert!(is_noswap_mount(&line("size=5120k,noswap"), "0:31"));
+        assert!(is_noswap_mount(&line("noswap,mode=700"), "0:31"));
+        assert!(!is_noswap_mount(&line("size=5120k,mode=700"), "0:31"));
+        assert!(!is_noswap_mount(&line("size=5120k,noswap"), "0:3"), "another one");
+        assert!(!is_noswap_mount("", "0:31"));
     }
 }

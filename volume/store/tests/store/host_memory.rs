@@ -3,8 +3,9 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Mutex,
     thread,
@@ -17,26 +18,29 @@ use store::{
     testing::{attachment, counted, create, open},
 };
 
-use crate::mounts::{host_that_mounts, in_namespace, is_inside};
+use crate::{
+    mounts::{host_that_mounts, in_namespace, is_inside},
+    swap,
+};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
 /// After so long the host's memory is looked at again.
-const AGE: Duration = Duration::from_millis(200);
+pub(crate) const AGE: Duration = Duration::from_millis(200);
 
 /// A host whose memory is as the test says.
-struct World {
-    host: Host,
+pub(crate) struct World {
+    pub(crate) host: Host,
     meminfo: PathBuf,
-    _root: Scratch,
+    root: Scratch,
 }
 
 impl World {
     /// With 2 GiB, of which so many MiB are available.
-    fn new(available: u64) -> Self {
+    pub(crate) fn new(available: u64) -> Self {
         let root = Scratch::in_memory();
         let meminfo = root.path().join(".meminfo");
-        let world = Self { host: host_that_mounts(root.path()), meminfo, _root: root };
+        let world = Self { host: host_that_mounts(root.path()), meminfo, root };
         world.available(available);
         let mut bind = Command::new("mount");
         bind.arg("--bind").arg(&world.meminfo).arg("/proc/meminfo");
@@ -45,16 +49,36 @@ impl World {
         world
     }
 
-    fn available(&self, mib: u64) {
+    pub(crate) fn available(&self, mib: u64) {
         let text = format!("MemTotal: {} kB\nMemAvailable: {:>8} kB\n", 2 << 20, mib << 10);
         // At no moment is it empty.
         let file = File::options().write(true).create(true).truncate(false).open(&self.meminfo);
         file.unwrap().write_all_at(text.as_bytes(), 0).unwrap();
     }
 
+    /// Has it say more, behind what it says of memory.
+    pub(crate) fn write(&self, more: &str) {
+        let file = File::options().append(true).open(&self.meminfo);
+        file.unwrap().write_all(more.as_bytes()).unwrap();
+    }
+
+    /// A directory for the test.
+    pub(crate) fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub(crate) fn uuid(number: u32) -> Name {
+        Name::parse(&format!("0f0e0d0c-0000-4000-8000-0000000000{number:02}")).unwrap()
+    }
+
     fn attach(&self, number: u32, size: u64) -> store::Result<Sr> {
-        let uuid = Name::parse(&format!("0f0e0d0c-0000-4000-8000-0000000000{number:02}")).unwrap();
+        let uuid = Self::uuid(number);
         self.host.attach(&Attachment { uuid, ..attachment(&self.host, size) })
+    }
+
+    /// A disk of 256 MiB.
+    pub(crate) fn disk(&self, sr: &Sr) -> Disk {
+        open(sr, create(sr, 256 << 20).as_str(), false).unwrap()
     }
 }
 
@@ -83,6 +107,8 @@ fn inside() {
         an_sr_grows_and_shrinks_with_its_mounts();
         fill_ups_leave_the_host_its_reserve();
         a_full_sr_on_mounts_is_full_to_the_page();
+        swap::free_swap_is_neither_promised_nor_given_out();
+        swap::a_configuration_decides_over_new_memory();
     }
 }
 
@@ -122,7 +148,7 @@ fn tiny_srs_are_promised_their_metadata() {
 }
 
 /// Writes to disk after disk, 1 MiB each, until all are refused; how many MiB were taken.
-fn take(disks: &mut [Disk], first: u64) -> u64 {
+pub(crate) fn fill(disks: &mut [Disk], first: u64) -> u64 {
     let mut taken = 0;
     for disk in disks {
         for at in first.. {
@@ -148,14 +174,14 @@ fn ten_disks_see_the_watermark_at_once() {
     disks.iter_mut().for_each(|disk| disk.write(0, &[1; 4096]).unwrap());
     // 136 MiB are the watermark. What was granted is granted to all together.
     world.available(20);
-    let taken = take(&mut disks, 1);
+    let taken = fill(&mut disks, 1);
     assert!(taken <= 16, "{taken} MiB were taken of a host that has 20 left");
     world.available(1500);
     thread::sleep(AGE);
     disks.iter_mut().for_each(|disk| disk.write(MIB / 2, &[1; 4096]).unwrap());
     world.available(20);
     thread::sleep(AGE);
-    assert_eq!(take(&mut disks, 64), 0, "what was granted does not keep");
+    assert_eq!(fill(&mut disks, 64), 0, "what was granted does not keep");
     let stat = sr.stat().unwrap();
     assert_eq!(stat.free, 0, "SR.stat knows of the watermark");
     // Everything else goes on.
@@ -183,7 +209,7 @@ fn disks_of_ten_srs_see_the_watermark_at_once() {
     disks.iter_mut().for_each(|disk| disk.write(0, &[1; 4096]).unwrap());
     // What was granted before was granted to all together.
     world.available(20);
-    let taken = take(&mut disks, 1);
+    let taken = fill(&mut disks, 1);
     assert!(taken <= 16, "{taken} MiB were taken of a host that has 20 left");
     for sr in &srs {
         let stat = sr.stat().unwrap();

@@ -23,6 +23,7 @@ mod share;
 mod space;
 mod storm;
 mod successor;
+mod swap;
 mod tree;
 mod utilisation;
 mod versions;
