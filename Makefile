@@ -19,6 +19,7 @@
 # make bench  everything measured beside its peers, the table and target/bench.json
 # make bench-quick   the same with small disks and few rounds, under two minutes
 # make bench-fleet   a hundred clones, also of a disk with Debian that was started in each (as root)
+# make bench-zram   what zram makes of a disk with Debian and one with a database, in QEMU (as root)
 
 CARGO ?= cargo
 TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
@@ -38,7 +39,7 @@ long_test = $(CARGO) test --locked --workspace --test $1 -- --nocapture $2
 CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build crates deb rpm run stop test test-long test-random test-doubles test-migrations test-versions test-guests test-memory test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet install uninstall clean
+.PHONY: all build crates deb rpm run stop test test-long test-random test-doubles test-migrations test-versions test-guests test-memory test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet bench-zram install uninstall clean
 
 all: build
 
@@ -115,7 +116,7 @@ test-guests:
 # XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
 	tests/tools.sh run
-	$(call cargo_build,demo,xen-toolstack xen-load)
+	$(call cargo_build,demo,xen-toolstack xen-load xen-cold)
 	tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen $(or $(XEN),disk.sh two.sh suspend.sh kill.sh)
 
 # SRs take all memory of a small emulated machine, FILL_UPS times, beside another program that uses memory (as root).
@@ -151,6 +152,16 @@ bench bench-quick:
 bench-fleet:
 	tests/bench/system.sh $(CARGO_TARGET_DIR)/fleet
 	$(MAKE) bench BENCH="--only fleet --image $(CARGO_TARGET_DIR)/fleet/disk.raw --booted $(CARGO_TARGET_DIR)/fleet/booted.raw $(BENCH)"
+
+# What zram makes of an SR with a system's disk and a database, in a machine of its own.
+bench-zram:
+	tests/tools.sh run
+	tests/bench/system.sh $(CARGO_TARGET_DIR)/fleet
+	mkdir -p $(CARGO_TARGET_DIR)/xen/build/data
+	ln -f $(CARGO_TARGET_DIR)/fleet/disk.raw $(CARGO_TARGET_DIR)/xen/build/data/system
+	tests/bench/database.py $(CARGO_TARGET_DIR)/xen/build/data/database
+	$(call cargo_build,demo,xen-toolstack xen-load xen-cold)
+	XEN_WITHOUT=yes XEN_MEMORY=1152 tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen zram.sh
 
 install: build
 	tests/install.sh install $(call built,release) "$(DESTDIR)"

@@ -5,7 +5,7 @@
 #
 # dom0 sees SHARE as /share, read-only, and OUT as /out, which also gets the consoles' logs. The script's
 # output is this one's, and so is its exit status; 124: it took longer than XEN_SECONDS (300), 125: dom0 did
-# not get as far as the script.
+# not get as far as the script. XEN_WITHOUT=yes: dom0's kernel and root file system run without the hypervisor.
 set -euo pipefail
 build=$1 share=$2 out=$3 script=$4
 shift 3
@@ -16,12 +16,19 @@ echo "$(printf '%q ' "/share/$script" "${@:2}")" > "$out/command"
 # -cpu max would crash dom0 at its first IRET: QEMU 7.2 reads the stack of IRET as the supervisor, which
 # SMAP forbids. qemu64 has no SMAP. PVH guests need nested paging.
 virtfs() { echo "-virtfs" "local,path=$1,mount_tag=$2,security_model=none,multidevs=remap$3"; }
+memory=${XEN_MEMORY:-2048}
+if [ -z "${XEN_WITHOUT:-}" ]; then
+    kernel=(-kernel "$build/xen"
+        -append "com1=115200,8n1 console=com1 dom0_mem=${XEN_DOM0_MEMORY:-900}M,max:${XEN_DOM0_MEMORY:-900}M dom0_max_vcpus=2 no-real-mode loglvl=warning guest_loglvl=warning"
+        -initrd "$build/vmlinux console=hvc0 loglevel=5 panic=1 mitigations=off,$build/dom0.cpio")
+else
+    kernel=(-kernel "$build/vmlinux" -initrd "$build/dom0.cpio"
+        -append "console=ttyS0 loglevel=5 panic=1 mitigations=off")
+fi
 # shellcheck disable=SC2046 # words
-qemu-system-x86_64 -M q35 -cpu qemu64,+npt -accel tcg,thread=multi -smp 2 -m "${XEN_MEMORY:-2048}" \
+qemu-system-x86_64 -M q35 -cpu qemu64,+npt -accel tcg,thread=multi -smp 2 -m "$memory" \
     -display none -nodefaults -no-user-config -no-reboot \
-    -kernel "$build/xen" \
-    -append "com1=115200,8n1 console=com1 dom0_mem=${XEN_DOM0_MEMORY:-900}M,max:${XEN_DOM0_MEMORY:-900}M dom0_max_vcpus=2 no-real-mode loglvl=warning guest_loglvl=warning" \
-    -initrd "$build/vmlinux console=hvc0 loglevel=5 panic=1 mitigations=off,$build/dom0.cpio" \
+    "${kernel[@]}" \
     -chardev "file,id=console,path=$out/console.log" -serial chardev:console \
     -device virtio-serial-pci -chardev "file,id=output,path=$out/output" \
     -device virtserialport,chardev=output,name=output \

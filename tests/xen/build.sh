@@ -81,7 +81,7 @@ root() {
 root guest xen-blkfront ext4 crc32c_generic nvme ata_piix sd_mod sr_mod
 install -m 755 "$files/guest-init" guest/init
 
-root dom0 xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs virtio_pci virtio_console 9p 9pnet_virtio
+root dom0 xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs virtio_pci virtio_console 9p 9pnet_virtio zram zstd
 install -m 755 "$files/dom0-init" dom0/init
 mkdir -p dom0/usr/lib/xen-4.17/bin dom0/etc/xen dom0/usr/lib/x86_64-linux-gnu
 for program in xl oxenstored xenconsoled xen-init-dom0 libxl-save-helper; do

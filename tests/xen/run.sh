@@ -22,9 +22,9 @@ share=$work/share
 rm -rf "$share"
 mkdir -p "$share/bin"
 cp "$files"/*.sh "$share/"
-cp "$programs"/xen-toolstack "$programs"/xen-load "$programs"/tap-ctl-ram "$share/bin/"
-# How many servers kill.sh has to kill.
-echo "KILLS=${XEN_KILLS:-50}" > "$share/settings"
+cp "$programs"/xen-{toolstack,load,cold} "$programs"/tap-ctl-ram "$share/bin/"
+# How many servers kill.sh has to kill, and how zram.sh compresses.
+printf 'KILLS=%s\nZRAM_ALGORITHM=%s\n' "${XEN_KILLS:-50}" "${ZRAM_ALGORITHM:-zstd}" > "$share/settings"
 "$files/../install.sh" install "$programs" "$share/installed" >/dev/null
 status=0
 for script; do
@@ -35,6 +35,7 @@ for script; do
         kill.sh) seconds=900 ;;
         hvm.sh) seconds=2700 ;;
         latency.sh) seconds=600 ;;
+        zram.sh) seconds=900 ;;
         *) seconds=300 ;;
     esac
     XEN_SECONDS=${XEN_SECONDS:-$seconds} "$files/boot.sh" "$work/build" "$share" "$work/out-${script%.sh}" "$script" || status=$?
