@@ -3,8 +3,11 @@
 //! outputs are read to their ends, and only then is the process waited for.
 
 use std::{
-    io::{Read, Write},
-    os::unix::process::{CommandExt, ExitStatusExt},
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -15,6 +18,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long outputs may stay open after the process has exited before a background child is taken
 /// to hold them.
@@ -100,8 +105,8 @@ pub fn execute(script: &Path, stdin: &[u8], terms: &Terms<'_>) -> Ended {
     }
     // Ctrl-C goes to the whole group, and is not to end a call half-way.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    match command.spawn() {
-        Ok(child) => Running::new(child, stdin).wait(terms),
+    match command.spawn().and_then(|child| Running::new(child, stdin)) {
+        Ok(running) => running.wait(terms),
         Err(error) => Ended {
             stdout: Vec::new(),
             stderr: Vec::new(),
@@ -124,10 +129,12 @@ struct Running {
     parts: Receiver<Part>,
     stdout: Arc<Mutex<Vec<u8>>>,
     stderr: Arc<Mutex<Vec<u8>>>,
+    /// The pipes of both.
+    outputs: [OwnedFd; 2],
 }
 
 impl Running {
-    fn new(mut child: Child, stdin: &[u8]) -> Self {
+    fn new(mut child: Child, stdin: &[u8]) -> io::Result<Self> {
         let (sender, parts) = mpsc::channel();
         let mut pipe = child.stdin.take().expect("piped");
         let (stdin, told) = (stdin.to_owned(), sender.clone());
@@ -136,9 +143,20 @@ impl Running {
             drop(pipe);
             let _unheard = told.send(Part::Sent { all });
         });
-        let stdout = read(child.stdout.take().expect("piped"), sender.clone());
-        let stderr = read(child.stderr.take().expect("piped"), sender);
-        Self { child, parts, stdout, stderr }
+        let (out, err) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let outputs = [out.as_fd().try_clone_to_owned()?, err.as_fd().try_clone_to_owned()?];
+        let (stdout, stderr) = (read(out, sender.clone()), read(err, sender));
+        Ok(Self { child, parts, stdout, stderr, outputs })
+    }
+
+    /// Whether any process can still write to the outputs: on a busy host it may be that what they have is not
+    /// read yet.
+    fn are_outputs_held(&self) -> bool {
+        self.outputs.iter().any(|pipe| {
+            let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+            let polled = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+            polled.is_ok() && !fds[0].revents().contains(PollFlags::HUP)
+        })
     }
 
     fn wait(mut self, terms: &Terms<'_>) -> Ended {
@@ -157,7 +175,8 @@ impl Running {
                 exited = self.child.try_wait().ok().flatten().map(|it| (it, Instant::now()));
             }
             if let Some((status, at)) = exited
-                && (to_read == 0 && sent.is_some() || at.elapsed() > GRACE)
+                && (to_read == 0 && sent.is_some()
+                    || at.elapsed() > GRACE && (to_read == 0 || self.are_outputs_held()))
             {
                 return self.ended(status, forced, sent.unwrap_or(false), to_read > 0);
             }

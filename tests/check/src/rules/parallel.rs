@@ -51,8 +51,8 @@ pub(super) const RULES: &[Rule] = &[
 /// How many calls at once.
 const WIDTH: usize = 6;
 
-/// Runs a function that often at once; the first error, if any. A call that only prepares others is judged
-/// too, as it is made beside them.
+/// Runs a function that often at once; the first error, if any. A call that only prepares others and fails is
+/// judged too, as it is made beside them.
 fn at_once<T: Send>(
     host: &Host,
     run: impl Fn(usize) -> Result<T, Stop> + Sync,
@@ -63,7 +63,9 @@ fn at_once<T: Send>(
         threads.into_iter().map(|it| it.join().expect("no panic")).collect()
     });
     done.map_err(|stop| match stop {
-        Stop::Blocked(finding) if !host.caller.is_interrupted() => Stop::Fail(finding),
+        Stop::Blocked(finding) if !finding.shown.is_empty() && !host.caller.is_interrupted() => {
+            Stop::Fail(finding)
+        }
         other => other,
     })
 }
