@@ -44,6 +44,8 @@ const PAGE_BYTES: u32 = 4096;
 const PAGES: u32 = 1024;
 const DEPTH_MAX: u32 = 32;
 const REQUEST_PAGES_MAX: u32 = 16;
+/// What is written.
+const DATA: [u8; PAGE_BYTES as usize] = [0x5a; PAGE_BYTES as usize];
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,6 +67,9 @@ impl RingLoad {
         let guest = Rc::new(Guest::create(directory.path(), DOMID, PAGES)?);
         let frontend = Frontend::create(&guest, Abi::X86_64, 0)?;
         let pages = guest.take_pages(DEPTH_MAX * REQUEST_PAGES_MAX);
+        // Zeroes that are written take no memory.
+        let count = DEPTH_MAX * REQUEST_PAGES_MAX;
+        (pages..pages + count).for_each(|page| guest.write(page, 0, &DATA));
         let location = frontend.location();
         let mut grefs = [0; 8];
         grefs[0] = location.grefs[0];
