@@ -127,8 +127,13 @@ fn datapath(host: &Host) -> Outcome {
         let params = json!({ "uri": uri, "domain": domain });
         host.call_so(&side, &format!("Datapath.{}", steps[last]), params, way)?;
         for step in ["deactivate", "detach"] {
-            let why = format!("after Datapath.{} was killed", steps[last]);
-            host.data(&volume, step, &domain)?.expected(&why)?;
+            let ended = host.data(&volume, step, &domain)?;
+            // What was killed may not have begun. Another rule tells of a plugin that refuses to end such a thing.
+            let refused = ended.result.is_err();
+            if refused && host.data(&volume, step, &host.domain())?.result.is_err() {
+                continue;
+            }
+            ended.expected(&format!("after Datapath.{} was killed", steps[last]))?;
         }
     }
     data::holds(host, &volume, 0xb1, "after calls were killed").map_err(after_kills)
