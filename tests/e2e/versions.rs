@@ -19,7 +19,24 @@ const BLOCK: usize = 4096;
 struct Host {
     before: Xapi,
     after: Xapi,
+    /// Whether the one that goes on does not know the SRs of the other one.
+    has_other_format: bool,
     name: &'static str,
+}
+
+impl Host {
+    /// The one of the two whose SRs both can use.
+    fn maker(&self) -> &Xapi {
+        if self.has_other_format { &self.after } else { &self.before }
+    }
+}
+
+/// The format of the SRs that a version makes.
+fn format(xapi: &Xapi) -> u64 {
+    let sr = xapi.create_sr("64MiB");
+    let record = std::fs::read(xapi.sr_dir(&sr).join("meta/sr.json")).unwrap();
+    xapi.volume("SR.destroy", json!({ "sr": sr })).unwrap();
+    serde_json::from_slice::<Value>(&record).unwrap()["format"].as_u64().unwrap()
 }
 
 /// Does it once with an older version before, and once with it after.
@@ -30,12 +47,50 @@ fn both_ways(variables: &[(&str, &str)], test: impl Fn(&Host)) {
         return;
     };
     let current = Xapi::with(variables);
-    let upgrade =
-        Host { before: current.with_programs(&previous), after: current, name: "upgrade" };
-    test(&upgrade);
+    let before = current.with_programs(&previous);
+    test(&Host { before, after: current, has_other_format: false, name: "upgrade" });
     let current = Xapi::with(variables);
     let after = current.with_programs(&previous);
-    test(&Host { before: current, after, name: "step back" });
+    // The test below is about an SR that the older one does not know.
+    let has_other_format = format(&current) != format(&after);
+    test(&Host { before: current, after, has_other_format, name: "step back" });
+}
+
+/// A version that does not know the format of an SR leaves it as it is, and says what to do.
+#[test]
+fn an_sr_of_a_later_format_is_refused_by_the_version_before() {
+    let Some(previous) = std::env::var_os(PREVIOUS).map(PathBuf::from) else { return };
+    let current = Xapi::new();
+    let old = current.with_programs(&previous);
+    if format(&current) == format(&old) {
+        return;
+    }
+    let configuration = current.create_sr_only("64MiB");
+    let sr = current.attach_sr(&configuration);
+    let key = current.create_vdi(&sr, MIB);
+    let disk = plug(&current, &sr, &key, "5");
+    disk.connect().write(0, &[7; BLOCK]).unwrap();
+    disk.unplug();
+    let later = format!("format {}", format(&current));
+    for refused in [
+        old.volume("SR.attach", json!({ "configuration": configuration })),
+        old.volume("SR.stat", json!({ "sr": sr })),
+        old.volume("Volume.snapshot", on(&sr, &key)),
+    ] {
+        let error = format!("{:?}", refused.unwrap_err());
+        assert!(error.contains(&later), "{error}");
+    }
+    let program = previous.join("tapdisk-ram");
+    let mixed = Xapi::with(&[("XAPI_RAM_TAPDISK", program.to_str().unwrap())]);
+    let other = mixed.create_sr("64MiB");
+    let lost = mixed.create_vdi(&other, MIB);
+    let refused = Disk::attach_and_activate(&mixed, &other, &lost, "5", false);
+    let error = format!("{:?}", refused.map(drop).unwrap_err());
+    assert!(error.contains(&later), "a tapdisk that does not know it: {error}");
+    let disk = plug(&current, &sr, &key, "5");
+    assert_eq!(disk.connect().read(0, BLOCK as u32).unwrap(), [7; BLOCK]);
+    disk.unplug();
+    assert_sound(&current, &sr);
 }
 
 fn plug<'a>(xapi: &'a Xapi, sr: &str, key: &str, domain: &str) -> Disk<'a> {
@@ -66,9 +121,9 @@ fn write_until(client: &mut Client, done: impl Fn() -> bool) -> u8 {
 #[test]
 fn a_running_disk_is_snapshotted_resized_and_ended_by_the_other_version() {
     both_ways(&[], |host| {
-        let Host { before, after, name } = host;
-        let configuration = before.create_sr_only("64MiB");
-        let sr = before.attach_sr(&configuration);
+        let (Host { before, after, name, .. }, maker) = (host, host.maker());
+        let configuration = maker.create_sr_only("64MiB");
+        let sr = maker.attach_sr(&configuration);
         let key = before.create_vdi(&sr, MIB);
         let old = key_of(&before.volume("Volume.snapshot", on(&sr, &key)).unwrap());
         let disk = plug(before, &sr, &key, "5");
@@ -138,8 +193,8 @@ fn structural(xapi: &Xapi, sr: &str, key: &str, old: &str) {
 #[test]
 fn a_session_that_one_version_has_begun_the_other_ends() {
     both_ways(&[], |host| {
-        let Host { before, after, name } = host;
-        let sr = before.create_sr("64MiB");
+        let (Host { before, after, name, .. }, maker) = (host, host.maker());
+        let sr = maker.create_sr("64MiB");
         let key = before.create_vdi(&sr, MIB);
         // What a volume takes that was used once.
         plug(before, &sr, &key, "5").unplug();
@@ -171,19 +226,21 @@ fn a_plugin_starts_the_tapdisk_of_the_other_version() {
     for (plugins, tapdisk) in [(&current, &previous), (&previous, &current)] {
         let program = tapdisk.join("tapdisk-ram");
         let host = Xapi::with(&[("XAPI_RAM_TAPDISK", program.to_str().unwrap())]);
-        let xapi = host.with_programs(plugins);
-        let sr = xapi.create_sr("64MiB");
+        let [new, old] = [&current, &previous].map(|programs| host.with_programs(programs));
+        // Both know the SRs of the older one.
+        let sr = old.create_sr("64MiB");
+        let xapi = if plugins == &previous { &old } else { &new };
         let key = xapi.create_vdi(&sr, MIB);
-        let disk = plug(&xapi, &sr, &key, "5");
+        let disk = plug(xapi, &sr, &key, "5");
         disk.connect().write(0, b"mixed").unwrap();
         let snapshot = xapi.volume("Volume.snapshot", on(&sr, &key)).unwrap();
         disk.connect().write(0, b"later").unwrap();
         let clone = xapi.volume("Volume.clone", on(&sr, &key_of(&snapshot))).unwrap();
-        let copy = plug(&xapi, &sr, &key_of(&clone), "5");
+        let copy = plug(xapi, &sr, &key_of(&clone), "5");
         assert_eq!(copy.connect().read(0, 5).unwrap(), b"mixed");
         copy.unplug();
         disk.unplug();
-        assert_sound(&xapi, &sr);
+        assert_sound(xapi, &sr);
     }
 }
 
@@ -194,9 +251,9 @@ fn a_disk_that_the_hosts_own_tapdisk_holds_is_taken_back_by_the_other_version() 
     let stock = tools.path().join("tapdisk");
     symlink(programs::path("tapdisk-ram"), &stock).unwrap();
     both_ways(&[("XAPI_RAM_BLKTAP", stock.to_str().unwrap())], |host| {
-        let Host { before, after, name } = host;
+        let (Host { before, after, name, .. }, maker) = (host, host.maker());
         let wanted = json!({ "size": "64MiB", "tapdisk": "blktap" });
-        let sr = before.attach_sr(&before.configure_sr(wanted).unwrap());
+        let sr = maker.attach_sr(&maker.configure_sr(wanted).unwrap());
         let key = before.create_vdi(&sr, MIB);
         let disk = plug(before, &sr, &key, "5");
         let wish = Wish { structured: false, allocation: false, ..Wish::default() };

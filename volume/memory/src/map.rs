@@ -1,6 +1,12 @@
 //! A window of a file in memory, shared with other processes.
 
-use std::{fs::File, io, ptr::NonNull, rc::Rc, sync::atomic::AtomicU32};
+use std::{
+    fs::File,
+    io,
+    ptr::NonNull,
+    rc::Rc,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -181,6 +187,21 @@ impl WriteMap {
     pub fn words(&self) -> &[AtomicU32] {
         self.0.0.words()
     }
+
+    /// Stores the words at an even index and behind it at once: another process sees both or neither of them.
+    ///
+    /// # Panics
+    /// If the index is odd, or there are no such words.
+    pub fn store_pair(&self, index: usize, pair: [u32; 2]) {
+        assert!(index.is_multiple_of(2), "{index} is odd");
+        let to: *mut u8 = self.0.0.at(index * 4, 8);
+        // SAFETY: `at` has checked the range, `new` has mapped it for writing, mmap returns page-aligned memory, and
+        // `index` is even, so this is an aligned word of 64 bits. It is only reached by atomics, as are its halves.
+        let word = unsafe { AtomicU64::from_ptr(to.cast()) };
+        let [first, second] = pair.map(u32::to_ne_bytes);
+        let both = [first, second].as_flattened().try_into().expect("twice 4 bytes");
+        word.store(u64::from_ne_bytes(both), Ordering::Release);
+    }
 }
 
 /// A mapped window of a file of which only 32-bit words are reached, atomically, so that the threads of a
@@ -218,7 +239,7 @@ impl From<WriteMap> for ReadMap {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, sync::atomic::Ordering};
+    use std::io::Write;
 
     use super::*;
 
@@ -239,6 +260,21 @@ mod tests {
         assert_eq!(&got, b"hello");
         ours.words()[1024].store(7, Ordering::Release);
         assert_eq!(theirs.words().load(0), 7);
+    }
+
+    #[test]
+    fn a_pair_of_words_is_stored_where_both_are() {
+        let file = file(&[0; 4096]);
+        let map = WriteMap::new(&file, 0, 4096).unwrap();
+        map.store_pair(1022, [3, u32::MAX]);
+        let words = map.reader().words();
+        assert_eq!(words.array(1021), [0, 3, u32::MAX]);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside a mapping")]
+    fn a_pair_behind_the_window_panics() {
+        WriteMap::new(&file(&[0; 4096]), 0, 4096).unwrap().store_pair(1024, [0; 2]);
     }
 
     #[test]

@@ -42,6 +42,20 @@ impl<'a> Words<'a> {
         word
     }
 
+    /// Some words from an index on.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[must_use]
+    #[inline]
+    pub fn array<const N: usize>(self, index: usize) -> [u32; N] {
+        let words: &[AtomicU32; N] =
+            self.0[index..][..N].try_into().expect("a slice of that length");
+        let array = words.each_ref().map(|word| word.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        array
+    }
+
     /// How many words from the first one on have this value.
     #[must_use]
     pub fn count_leading(self, value: u32) -> usize {

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use store::{Contents, MapPage, SavedIndex, Unit};
 
 /// The version of the format.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The version of manifests in which no index says anything of single blocks, and of data files.
+pub(crate) const VERSION_FIRST: u32 = 1;
 /// How a manifest begins.
 const MANIFEST: [u8; 8] = *b"ram-save";
 /// How a data file begins.
@@ -87,7 +89,7 @@ pub(crate) fn hash(mask: u64, bytes: &[u8]) -> Hash {
 pub(crate) fn data_header(number: u32) -> [u8; 16] {
     let mut header = [0; 16];
     header[..8].copy_from_slice(&DATA);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[8..12].copy_from_slice(&VERSION_FIRST.to_le_bytes());
     header[12..].copy_from_slice(&number.to_le_bytes());
     header
 }
@@ -95,11 +97,12 @@ pub(crate) fn data_header(number: u32) -> [u8; 16] {
 impl Manifest {
     /// Its bytes.
     pub(crate) fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
-        let body = self.body();
+        let version = self.version();
+        let body = self.body(version);
         let stored = zstd::bulk::compress(&body, BODY_LEVEL)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES + stored.len());
         bytes.extend(MANIFEST);
-        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(version.to_le_bytes());
         bytes.extend(0u32.to_le_bytes());
         bytes.extend((stored.len() as u64).to_le_bytes());
         bytes.extend((body.len() as u64).to_le_bytes());
@@ -119,7 +122,7 @@ impl Manifest {
             return Err(Wrong::Damaged("it does not begin as a manifest does"));
         }
         let version = reader.u32()?;
-        if version != VERSION {
+        if !(VERSION_FIRST..=VERSION).contains(&version) {
             return Err(Wrong::Version(version));
         }
         reader.u32()?;
@@ -130,10 +133,17 @@ impl Manifest {
         }
         let length = usize::try_from(length.min(BODY_BYTES_MAX)).expect("64-bit host");
         let body = zstd::bulk::decompress(stored, length);
-        Self::parse_body(&body.map_err(|_| Wrong::Damaged("its body cannot be unpacked"))?)
+        let body = body.map_err(|_| Wrong::Damaged("its body cannot be unpacked"))?;
+        Self::parse_body(&body, version)
     }
 
-    fn body(&self) -> Vec<u8> {
+    /// The first version that can say all of it, so that earlier programs can read what they understand.
+    fn version(&self) -> u32 {
+        let has_deltas = self.contents.indexes.values().any(|index| !index.deltas.is_empty());
+        if has_deltas { VERSION } else { VERSION_FIRST }
+    }
+
+    fn body(&self, version: u32) -> Vec<u8> {
         let Contents { sr, next_number, volumes, indexes, pages, units } = &self.contents;
         let mut body = Body(Vec::new());
         body.text(&serde_json::to_string(&self.head).expect("no failing fields"));
@@ -149,6 +159,17 @@ impl Manifest {
             for &(chunk, layer) in &index.entries {
                 body.u32(chunk);
                 body.u32(layer);
+            }
+            if version > VERSION_FIRST {
+                body.count(index.deltas.len());
+                for (chunk, blocks) in &index.deltas {
+                    body.u32(*chunk);
+                    body.count(blocks.len());
+                    for &(position, entry) in blocks {
+                        body.u32(position);
+                        body.u32(entry);
+                    }
+                }
             }
         }
         body.count(pages.len());
@@ -175,7 +196,7 @@ impl Manifest {
         body.0
     }
 
-    fn parse_body(body: &[u8]) -> Result<Self, Wrong> {
+    fn parse_body(body: &[u8], version: u32) -> Result<Self, Wrong> {
         let mut reader = Bytes(body);
         let head = serde_json::from_str(&reader.text()?)
             .map_err(|_| Wrong::Damaged("its head makes no sense"))?;
@@ -189,11 +210,14 @@ impl Manifest {
         for _ in 0..reader.u32()? {
             let number = reader.u32()?;
             let blocks = Some(reader.u64()?).filter(|&blocks| blocks != NOT_COUNTED);
-            let mut entries = Vec::new();
-            for _ in 0..reader.u32()? {
-                entries.push((reader.u32()?, reader.u32()?));
+            let entries = reader.pairs()?;
+            let mut deltas = Vec::new();
+            if version > VERSION_FIRST {
+                for _ in 0..reader.u32()? {
+                    deltas.push((reader.u32()?, reader.pairs()?));
+                }
             }
-            contents.indexes.insert(number, SavedIndex { blocks, entries });
+            contents.indexes.insert(number, SavedIndex { blocks, entries, deltas });
         }
         for _ in 0..reader.u32()? {
             let place = (reader.u32()?, reader.u32()?);
@@ -264,6 +288,10 @@ impl<'a> Bytes<'a> {
 
     fn u64(&mut self) -> Result<u64, Wrong> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn pairs(&mut self) -> Result<Vec<(u32, u32)>, Wrong> {
+        (0..self.u32()?).map(|_| Ok((self.u32()?, self.u32()?))).collect()
     }
 
     fn text(&mut self) -> Result<String, Wrong> {

@@ -24,7 +24,7 @@
 //! newest two generations are kept, with the data files that either refers to, and everything else is removed.
 //! A killed save leaves files that no manifest names, which the next save removes.
 //!
-//! # Format, version 1
+//! # Format, version 2
 //!
 //! All integers are little endian. A text is a `u32` length and UTF-8. A count is a `u32`.
 //!
@@ -40,7 +40,7 @@
 //! | head | a text: a JSON object with `saved` (seconds since 1970), `program` (its version), `left_out` (damaged volumes, each with why); unknown fields are ignored |
 //! | SR | a text: the SR's record as the store has it, JSON with the fields that this program does not know; `u32`: the next number of a layer |
 //! | volumes | a count, and for each a text: its record, likewise |
-//! | indexes | a count, and for each its number (`u32`), how many blocks it refers to (`u64`, all ones: not known), a count, and per entry chunk and layer (`u32` each) |
+//! | indexes | a count, and for each its number (`u32`), how many blocks it refers to (`u64`, all ones: not known), a count, and per entry chunk and layer (`u32` each); from version 2 on another count, and for each chunk of which it says something else of single blocks the chunk (`u32`), a count, and per block its position in the chunk and its entry (`u32` each) |
 //! | pages | a count, and for each the layer and the chunk (`u32` each), and 1024 entries (`u32` each) |
 //! | data files | a count, and for each its number (`u32`) and how many bytes of it have to be there (`u64`) |
 //! | units | a count, and for each 64 bytes: layer, number (`u32` each), mask (`u64`), hash (32 bytes), data file (`u32`), length of the frame (`u32`), its offset in that file (`u64`) |
@@ -50,7 +50,8 @@
 //! bytes) and those bytes: no guest can make two units that are taken for one another. Entries of indexes and
 //! pages have the meaning that the store gives them.
 //!
-//! A later version of the format is refused by name and left as it is. A field that an earlier program may
+//! A manifest that has nothing of version 2 says that it is of version 1, as all data files do: earlier programs
+//! read it. A later version of the format is refused by name and left as it is. A field that an earlier program may
 //! ignore goes into the head.
 
 mod directory;

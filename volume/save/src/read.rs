@@ -13,7 +13,10 @@ use store::{BLOCK_BYTES, Contents, Error, ErrorKind, Filler, Result, Unit, Write
 use crate::{
     Progress, Saves,
     directory::did,
-    format::{DATA_HEADER_BYTES, Manifest, Place, SavedUnit, VERSION, Wrong, data_header, hash},
+    format::{
+        DATA_HEADER_BYTES, Manifest, Place, SavedUnit, VERSION, VERSION_FIRST, Wrong, data_header,
+        hash,
+    },
     time::shown,
     work::for_each,
 };
@@ -171,9 +174,10 @@ fn later(path: &Path, version: u32) -> Error {
     Error::new(
         ErrorKind::OtherFormat,
         format!(
-            "{} has version {version} of the format of saves, and this version of the program knows {}: \
+            "{} has version {version} of the format of saves, and this version of the program knows {} to {}: \
              install the version of xapi-storage-ram that wrote it, or a later one; nothing is changed",
             path.display(),
+            VERSION_FIRST,
             VERSION
         ),
     )

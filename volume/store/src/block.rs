@@ -35,6 +35,10 @@ pub(crate) const NEVER: Layer = 0;
 /// all blocks of the chunk, and there is no page.
 const ZEROED: Layer = 1 << 31;
 
+/// Entry of an index in the memory of a disk alone: the slot of the chunk says what the entry of the index is, and of
+/// which blocks there is something else to be said. No top has the number 0.
+pub(crate) const IN_SLOT: Layer = ZEROED;
+
 /// The first number that names a layer.
 pub(crate) const LAYER_FIRST: Layer = 1;
 

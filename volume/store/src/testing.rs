@@ -16,6 +16,10 @@ pub use crate::files::{
 use crate::{
     Attachment, Disk, Exclusive, Host, Live, Name, NewVolume, Open, Result, Serving, Sr, Switch,
 };
+use crate::{
+    files::Entry,
+    record::{Record, SLOT_BYTES, SLOTS_AT, View},
+};
 
 /// The UUID of the SR of a fixture.
 pub const SR_UUID: &str = "0f0e0d0c-0000-4000-8000-000000000001";
@@ -140,6 +144,31 @@ pub fn metadata(sr: &Sr) -> PathBuf {
 pub fn counted(sr: &Sr) -> (u64, u64) {
     let dirs = sr.attached().expect("an attached SR").0;
     crate::budget::counted(&dirs).expect("an SR that can be read")
+}
+
+/// In how many chunks of a volume single blocks are told apart without a page of a map.
+#[must_use]
+pub fn deltas(sr: &Sr, key: &str) -> usize {
+    let dirs = sr.attached().expect("an attached SR").0;
+    let key = Name::parse(key).expect("a key");
+    let record = Record::read(&dirs, &key).expect("a sound record").expect("a volume");
+    let view = View::of(&dirs, &record).expect("a sound index");
+    view.chunks().filter(|(_, named)| named.delta.is_some()).count()
+}
+
+/// Where the index of a volume lies.
+#[must_use]
+pub fn index(sr: &Sr, key: &str) -> PathBuf {
+    let dirs = sr.attached().expect("an attached SR").0;
+    let key = Name::parse(key).expect("a key");
+    let record = Record::read(&dirs, &key).expect("a sound record").expect("a volume");
+    dirs.path(Entry::Index(record.index))
+}
+
+/// Where the slot of a chunk lies in an index, in bytes.
+#[must_use]
+pub fn slot_at(chunk: u64) -> u64 {
+    SLOTS_AT + chunk * SLOT_BYTES as u64
 }
 
 /// The disks that this process serves, by key; each carries out a request at once.

@@ -5,15 +5,15 @@ use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt};
 use super::{Contents, SavedIndex, Unit, runs};
 use crate::{
     block::{
-        BLOCK_BYTES, CHUNK_BYTES, LAYER_END, LAYER_FIRST, Layer, PAGE_BYTES, VOLUME_BYTES_MAX,
-        map_bytes,
+        BLOCK_BYTES, CHUNK_BLOCKS, CHUNK_BYTES, LAYER_END, LAYER_FIRST, Layer, NEVER, PAGE_BYTES,
+        VOLUME_BYTES_MAX, map_bytes,
     },
     budget::recount,
     error::{Context, Error, ErrorKind, Result},
     files::{self, Dirs, Entry, steps},
     host::{Host, Name},
     memory::human,
-    record::{Attachment, Index, Record, Restored, sr},
+    record::{Attachment, Delta, Index, Named, Record, Restored, Said, sr},
 };
 
 /// What an SR whose memory was lost is made of.
@@ -154,7 +154,7 @@ fn make_files(dirs: &Dirs, contents: &Contents, volumes: &[Record]) -> Result<()
     }
     for volume in volumes {
         for number in [Some(volume.index), volume.base].into_iter().flatten() {
-            index(&contents.indexes[&number]).write(dirs, number, volume.size)?;
+            index(&contents.indexes[&number])?.write(dirs, number, volume.size)?;
         }
     }
     Ok(())
@@ -169,13 +169,30 @@ fn make(dirs: &Dirs, entry: Entry<'_>, length: u64) -> Result<File> {
     make().doing("creating", || dirs.path(entry))
 }
 
-fn index(saved: &SavedIndex) -> Index {
-    let mut index = Index::default();
-    index.blocks = saved.blocks;
-    for &(chunk, layer) in &saved.entries {
-        index.push(chunk as usize, layer);
+fn index(saved: &SavedIndex) -> Result<Index> {
+    let mut index = Index::new(Said { blocks: saved.blocks, has_slots: saved.blocks.is_some() });
+    let mut entries = saved.entries.iter().copied().peekable();
+    for (chunk, blocks) in &saved.deltas {
+        while let Some((before, base)) = entries.next_if(|(entry, _)| entry < chunk) {
+            index.push(before as usize, Named { base, delta: None });
+        }
+        let base = entries.next_if(|(entry, _)| entry == chunk).map_or(NEVER, |(_, base)| base);
+        index.push(*chunk as usize, Named { base, delta: Some(&delta(blocks)?) });
     }
-    index
+    entries.for_each(|(chunk, base)| index.push(chunk as usize, Named { base, delta: None }));
+    Ok(index)
+}
+
+fn delta(blocks: &[(u32, u32)]) -> Result<Delta> {
+    let mut delta = Delta::default();
+    let mut last = None;
+    for &(position, entry) in blocks {
+        let is_next = last.replace(position).is_none_or(|last| last < position);
+        let is_possible = is_next && u64::from(position) < CHUNK_BLOCKS && entry != NEVER;
+        let more = is_possible.then(|| delta.with(position as usize, entry)).flatten();
+        delta = more.ok_or_else(|| corrupt("an index names impossible blocks".to_owned()))?;
+    }
+    Ok(delta)
 }
 
 /// Refuses contents that contradict themselves: no disk could be served from them.
@@ -194,9 +211,15 @@ fn check(contents: &Contents, volumes: &[Record]) -> Result<()> {
             let Some(index) = contents.indexes.get(&named) else {
                 return wrong("has no index");
             };
-            let ascend = index.entries.windows(2).all(|pair| pair[0].0 < pair[1].0);
+            let chunks = || index.entries.iter().map(|entry| entry.0);
+            let deltas = || index.deltas.iter().map(|delta| delta.0);
+            let last = chunks().chain(deltas()).max();
             let end = VOLUME_BYTES_MAX / CHUNK_BYTES;
-            if !ascend || index.entries.last().is_some_and(|last| u64::from(last.0) >= end) {
+            if !chunks().is_sorted_by(|one, next| one < next)
+                || !deltas().is_sorted_by(|one, next| one < next)
+                || index.blocks.is_none() && !index.deltas.is_empty()
+                || last.is_some_and(|last| u64::from(last) >= end)
+            {
                 return wrong("has an index that makes no sense");
             }
         }

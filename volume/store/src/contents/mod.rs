@@ -56,6 +56,8 @@ pub struct SavedIndex {
     pub blocks: Option<u64>,
     /// Chunks and their entries, those left out that were never written.
     pub entries: Vec<(u32, u32)>,
+    /// Chunks of which it says something else of some blocks, and the positions and entries of these.
+    pub deltas: Vec<(u32, Vec<(u32, u32)>)>,
 }
 
 impl Contents {
@@ -69,9 +71,12 @@ impl Contents {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let indexes = self.indexes.values().map(|index| {
+            // A page has 1024 entries, or 64 slots.
             let mut pages: Vec<u32> = index.entries.iter().map(|(chunk, _)| chunk / 1024).collect();
+            let mut slots: Vec<u32> = index.deltas.iter().map(|(chunk, _)| chunk / 64).collect();
             pages.dedup();
-            pages.len() as u64
+            slots.dedup();
+            (pages.len() + slots.len()) as u64
         });
         let metadata = indexes.sum::<u64>() + self.pages.len() as u64 + self.volumes.len() as u64;
         self.data_bytes() + metadata * PAGE_BYTES

@@ -203,9 +203,14 @@ impl Layers {
             .doing("freeing blocks of", || layer_name(layer))
     }
 
-    /// Frees a page of the map of a frozen layer. Whether the page was there: an operation that has found it
-    /// without a name may have freed it.
+    /// Frees a page of the map of a layer. Whether the page was there: an operation that has found it
+    /// without a name may have freed it, if the layer is frozen.
     pub(super) fn punch_page(&self, layer: Layer, chunk: usize) -> Result<bool> {
+        const DOING: &str = "freeing a page of the map of";
+        if let Some(top) = self.top.as_ref().filter(|top| top.layer == layer) {
+            let punched = steps::punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
+            return punched.doing(DOING, || layer_name(layer)).map(|()| true);
+        }
         let file = match place(self.dirs.as_ref(), layer)?.edit(Entry::Map(layer)) {
             // A file without pages may be removed at any time.
             Err(error) if error.is_missing_file() => return Ok(false),
@@ -215,9 +220,7 @@ impl Layers {
         if !seek(&file, SeekFrom::Data(at)).is_ok_and(|data| data == at) {
             return Ok(false);
         }
-        steps::punch(&file, at, PAGE_BYTES)
-            .doing("freeing a page of the map of", || layer_name(layer))
-            .map(|()| true)
+        steps::punch(&file, at, PAGE_BYTES).doing(DOING, || layer_name(layer)).map(|()| true)
     }
 
     /// Of a disk that is closed, lets go of a part of the mappings and, where it was loaded, of the memory;

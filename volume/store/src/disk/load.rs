@@ -78,7 +78,7 @@ impl TryFrom<Loaded> for Disk {
             key: None,
             size,
             top: if read_only { 0 } else { LAYER_FIRST },
-            map: BlockMap::new(index, None, Vec::new(), BlockCount::new(None)),
+            map: BlockMap::new(index, None, Vec::new(), BlockCount::default()),
             layers: Layers::new(None, Some(top)),
             sole: HashSet::new(),
             budget: Budget::host(),

@@ -1,22 +1,30 @@
-//! The block map of a disk: its index in this process's heap, its pages in mapped map files.
+//! The block map of a disk: the entries of its index in this process's heap, its slots and the pages of maps mapped.
 //!
-//! The index is read once and written through, so that no hole of it is ever touched through a
-//! mapping; only pages that it names are.
+//! The entries are read once and written through, so that no hole of them is ever touched through a
+//! mapping; only slots and pages that they name are.
+//!
+//! A chunk of which few blocks are written since the last snapshot has these in its [slot](Delta); its page is made,
+//! and then named, when there are more of them. A chunk that has its page, or one value, is looked up as if there
+//! were no slots.
 
 use std::{
     collections::HashSet,
     fs::{File, TryLockError},
     io,
+    ops::Range,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::layers::{Layers, Top, layer_name};
+use super::{
+    layers::{Layers, Top, layer_name},
+    slots::Slots,
+};
 use crate::{
-    block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, is_data},
+    block::{CHUNK_BLOCKS, IN_SLOT, Layer, NEVER, PAGE_BYTES, is_data},
     budget::{Budget, Purpose},
     error::{Context, Error, Result},
     files::steps,
-    record::{BlockCount, write_index},
+    record::{BlockCount, Delta, write_index},
 };
 
 const CHUNK: usize = CHUNK_BLOCKS as usize;
@@ -26,7 +34,10 @@ type Room<'a> = (&'a Budget, Purpose);
 
 #[derive(Debug)]
 pub(super) struct BlockMap {
+    /// The entries, or that they are in slots.
     index: Vec<Layer>,
+    /// `None`: there are none, and no disk makes any.
+    slots: Option<Slots>,
     /// Where the index is kept; a loaded file keeps none.
     file: Option<File>,
     /// Which pages of that file are allocated.
@@ -52,7 +63,15 @@ impl BlockMap {
         let file_pages =
             index.chunks(CHUNK).map(|page| page.iter().any(|&it| it != NEVER)).collect();
         let sole = HashSet::from_iter(sole);
-        Self { index, file, file_pages, sole, superseded: Vec::new(), maps_lock: None, blocks }
+        let (superseded, maps_lock) = (Vec::new(), None);
+        Self { index, slots: None, file, file_pages, sole, superseded, maps_lock, blocks }
+    }
+
+    /// The same with slots, of which those of some chunks count.
+    pub(super) fn with_slots(mut self, slots: Slots, chunks: impl Iterator<Item = usize>) -> Self {
+        self.slots = Some(slots);
+        chunks.for_each(|chunk| self.index[chunk] = IN_SLOT);
+        self
     }
 
     /// Replaces the set of layers whose superseded map pages are freed.
@@ -84,25 +103,52 @@ impl BlockMap {
     pub(super) fn grow(&mut self, chunks: usize) {
         self.index.resize(chunks, NEVER);
         self.file_pages.resize(chunks.div_ceil(CHUNK), false);
+        if let Some(slots) = &mut self.slots {
+            slots.grow(chunks);
+        }
     }
 
     /// Writes the index as it is into an empty file.
     pub(super) fn save(&self, file: &File) -> io::Result<()> {
-        write_index(file, &self.index, self.blocks.get())
+        let Some(slots) = &self.slots else {
+            return write_index(file, &self.index, [].into_iter(), self.blocks.get());
+        };
+        let mut entries = self.index.clone();
+        let mut used = Vec::new();
+        for (chunk, entry) in entries.iter_mut().enumerate().filter(|(_, it)| **it == IN_SLOT) {
+            let slot = slots.get(chunk);
+            *entry = slot.base();
+            used.push((chunk, slot.words()));
+        }
+        write_index(file, &entries, used.into_iter(), self.blocks.get())
     }
 
-    /// The entry of the index for a chunk.
+    /// The layer whose map has the page of a chunk, or the value of all its entries; neither where it is in a slot.
     pub(super) fn chunk(&self, chunk: usize) -> Layer {
         self.index[chunk]
+    }
+
+    /// The entry of the index for a chunk, and what its slot says beside that.
+    fn entry(&self, chunk: usize) -> (Layer, Option<Delta>) {
+        match (self.index[chunk], &self.slots) {
+            (IN_SLOT, Some(slots)) => (slots.get(chunk).base(), Some(slots.get(chunk).delta())),
+            (named, _) => (named, None),
+        }
     }
 
     /// Has the entry of a block fetched into the cache, where its map is mapped.
     #[inline]
     pub(super) fn prefetch(&self, layers: &Layers, block: u64) {
         let (chunk, position) = split(block);
-        let Some(&named) = self.index.get(chunk).filter(|&&named| is_data(named)) else { return };
-        if let Some(words) = layers.mapped_words(named) {
-            words.prefetch(chunk * CHUNK + position);
+        let Some(&named) = self.index.get(chunk) else { return };
+        if is_data(named) {
+            if let Some(words) = layers.mapped_words(named) {
+                words.prefetch(chunk * CHUNK + position);
+            }
+        } else if named == IN_SLOT
+            && let Some(slots) = &self.slots
+        {
+            slots.prefetch(chunk);
         }
     }
 
@@ -119,6 +165,8 @@ impl BlockMap {
                 let page = layers.words(named)?.range(first..first + count);
                 let layer = *found.get_or_insert_with(|| page.load(0));
                 page.count_leading(layer)
+            } else if named == IN_SLOT {
+                self.run_in_slot(layers, chunk, position..position + count, &mut found)?
             } else {
                 let layer = *found.get_or_insert(named);
                 if layer == named { count } else { 0 }
@@ -130,6 +178,36 @@ impl BlockMap {
             (chunk, position) = (chunk + 1, 0);
         }
         Ok((found.unwrap_or_default(), at))
+    }
+
+    /// How many of the blocks of a chunk that is in a slot have the layer that was found, or that of the first.
+    #[inline(never)]
+    fn run_in_slot(
+        &self,
+        layers: &mut Layers,
+        chunk: usize,
+        blocks: Range<usize>,
+        found: &mut Option<Layer>,
+    ) -> Result<usize> {
+        let slot = self.slots.as_ref().expect("a chunk is in one").get(chunk);
+        let base = slot.base();
+        let mut at = blocks.start;
+        while at < blocks.end {
+            let (own, next) = slot.look(at, blocks.end);
+            let (same, stop) = if let Some(own) = own {
+                (usize::from(*found.get_or_insert(own) == own), at + 1)
+            } else if is_data(base) {
+                let page = layers.words(base)?.range(chunk * CHUNK + at..chunk * CHUNK + next);
+                (page.count_leading(*found.get_or_insert_with(|| page.load(0))), next)
+            } else {
+                (if *found.get_or_insert(base) == base { next - at } else { 0 }, next)
+            };
+            at += same;
+            if at < stop {
+                break;
+            }
+        }
+        Ok(at - blocks.start)
     }
 
     /// Lets `count` blocks from `block` on be `layer`, a page at a time; on an error, the number of
@@ -146,14 +224,50 @@ impl BlockMap {
         while at < block + count {
             let (chunk, position) = split(at);
             let here = usize::try_from(block + count - at).unwrap_or(CHUNK).min(CHUNK - position);
-            let top = self.own(layers, chunk, room).map_err(|error| (at - block, error))?;
-            steps::step();
-            for entry in &page(top, chunk)[position..position + here] {
-                entry.store(layer, Ordering::Release);
+            let failed = |error| (at - block, error);
+            if !self.set_in_slot(layers, chunk, position, here, layer, room).map_err(failed)? {
+                let top = self.own(layers, chunk, room).map_err(failed)?;
+                steps::step();
+                for entry in &page(top, chunk)[position..position + here] {
+                    entry.store(layer, Ordering::Release);
+                }
             }
             at += here as u64;
         }
         Ok(())
+    }
+
+    /// Lets blocks of a chunk of which the top has no page be `layer`, if its slot has room for them; whether it has.
+    fn set_in_slot(
+        &mut self,
+        layers: &Layers,
+        chunk: usize,
+        first: usize,
+        count: usize,
+        layer: Layer,
+        (budget, purpose): Room<'_>,
+    ) -> Result<bool> {
+        let named = self.index[chunk];
+        let (Some(slots), Some(file)) = (&mut self.slots, &self.file) else { return Ok(false) };
+        let counts = named == IN_SLOT;
+        if named == layers.top()?.layer || !slots.has_room(chunk, counts, first, count) {
+            return Ok(false);
+        }
+        if !slots.is_allocated(chunk) {
+            budget.take(1, purpose)?;
+            let allocated = slots.allocate(file, chunk);
+            if allocated.is_err() {
+                budget.give(1);
+            }
+            allocated.doing("writing", || "the index of the volume")?;
+        }
+        if !counts {
+            steps::step();
+            slots.begin(chunk, named);
+        }
+        slots.set(chunk, first, count, layer);
+        self.index[chunk] = IN_SLOT;
+        Ok(true)
     }
 
     /// Makes the top's map hold the page of a chunk, copying it from where it is.
@@ -163,7 +277,7 @@ impl BlockMap {
         chunk: usize,
         (budget, purpose): Room<'_>,
     ) -> Result<&'a Top> {
-        let named = self.index[chunk];
+        let (named, delta) = self.entry(chunk);
         if layers.top()?.layer != named {
             let mut bytes = [0; PAGE_BYTES as usize];
             if named != NEVER {
@@ -177,10 +291,18 @@ impl BlockMap {
                     entries.for_each(|entry| entry.copy_from_slice(&named.to_ne_bytes()));
                 }
             }
+            for (position, entry) in delta.iter().flat_map(Delta::pairs) {
+                bytes[position * 4..][..4].copy_from_slice(&entry.to_ne_bytes());
+            }
             let top = layers.top()?;
             const DOING: &str = "adding a page to the map of";
             let name = || layer_name(top.layer);
-            budget.take(1, purpose)?;
+            // A page of the top that is still to be freed is there already.
+            let place = (top.layer, chunk);
+            match self.superseded.iter().position(|it| *it == place) {
+                Some(position) => _ = self.superseded.swap_remove(position),
+                None => budget.take(1, purpose)?,
+            }
             let written = steps::write_at(&top.map, &bytes, chunk as u64 * PAGE_BYTES);
             let named_now = written
                 .doing(DOING, name)
@@ -191,9 +313,24 @@ impl BlockMap {
                 budget.give(1);
             }
             named_now?;
+            if delta.is_some() {
+                self.free_slots(chunk, budget)?;
+            }
             self.free_superseded(layers, chunk, named, budget)?;
         }
         layers.top()
+    }
+
+    /// Frees the page with the slot of a chunk if none of the slots there counts any more.
+    fn free_slots(&mut self, chunk: usize, budget: &Budget) -> Result<()> {
+        let (Some(slots), Some(file)) = (&mut self.slots, &self.file) else { return Ok(()) };
+        let neighbours = Slots::neighbours(chunk);
+        let end = neighbours.end.min(self.index.len());
+        if !self.index[neighbours.start..end].contains(&IN_SLOT) {
+            slots.free(file, chunk).doing("freeing a part of", || "the index of the volume")?;
+            budget.give(1);
+        }
+        Ok(())
     }
 
     /// Lets a whole chunk be `value`, without a page.
@@ -204,20 +341,20 @@ impl BlockMap {
         value: Layer,
         budget: &Budget,
     ) -> Result<()> {
-        let named = self.index[chunk];
+        let (named, delta) = self.entry(chunk);
+        if let Some(slots) = &self.slots {
+            steps::step();
+            slots.forget(chunk, value);
+        }
         self.name(chunk, value, (budget, Purpose::Structure))?;
-        let top = layers.top()?;
-        if named == top.layer {
-            steps::punch(&top.map, chunk as u64 * PAGE_BYTES, PAGE_BYTES)
-                .doing("freeing a page of the map of", || layer_name(named))?;
-            budget.give(1);
-            return Ok(());
+        if delta.is_some() {
+            self.free_slots(chunk, budget)?;
         }
         self.free_superseded(layers, chunk, named, budget)
     }
 
     /// Frees the page of a chunk that the index named before, if no other index names it; not while an
-    /// operation on the SR may be reading it, which has found it in the index as it was.
+    /// operation on the SR may be reading it, which has found it in the index as it was, and would find zeroes.
     fn free_superseded(
         &mut self,
         layers: &Layers,
@@ -225,11 +362,15 @@ impl BlockMap {
         named: Layer,
         budget: &Budget,
     ) -> Result<()> {
-        if self.sole.contains(&named) {
+        if named == layers.top()?.layer || self.sole.contains(&named) {
             self.superseded.push((named, chunk));
         }
-        let Some(dirs) = layers.dirs().filter(|_| !self.superseded.is_empty()) else {
+        if self.superseded.is_empty() {
             return Ok(());
+        }
+        let Some(dirs) = layers.dirs() else {
+            // No operation reads the map of a loaded file.
+            return self.free_pages(layers, budget);
         };
         if self.maps_lock.is_none() {
             let opened = dirs.maps_lock().doing("opening", || "the directory of the SR")?;
@@ -243,20 +384,21 @@ impl BlockMap {
                 return Err(error).doing("locking", || "the directory of the SR");
             }
         }
-        let mut freed = Ok(());
-        while let Some((layer, chunk)) = self.superseded.pop() {
-            match layers.punch_page(layer, chunk) {
-                Ok(was_there) if was_there => budget.give(1),
-                Ok(_) => {}
-                Err(error) => {
-                    self.superseded.push((layer, chunk));
-                    freed = Err(error);
-                    break;
-                }
-            }
-        }
+        let freed = self.free_pages(layers, budget);
+        let lock = self.maps_lock.as_ref().expect("just locked");
         lock.unlock().doing("unlocking", || "the directory of the SR")?;
         freed
+    }
+
+    /// Frees all pages that are still to be freed.
+    fn free_pages(&mut self, layers: &Layers, budget: &Budget) -> Result<()> {
+        while let Some(&(layer, chunk)) = self.superseded.last() {
+            if layers.punch_page(layer, chunk)? {
+                budget.give(1);
+            }
+            self.superseded.pop();
+        }
+        Ok(())
     }
 
     /// Frees the page of a chunk if all its entries are equal and name no layer.

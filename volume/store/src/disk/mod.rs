@@ -5,8 +5,13 @@
 //! punching, blocks and map pages of layers that no other volume needs.
 //!
 //! The order of steps makes a kill at any moment harmless: data is in its layer before the map
-//! names it, a page is in the map before the index names it, and a block is punched after the map
-//! has let go of it. Where the map does not name the top, the contents of the top are undefined.
+//! names it, a page is in the map before the index names it, a slot counts for an entry of the index before it gets
+//! pairs, and a block is punched after the map has let go of it. Where the map does not name the top, the contents
+//! of the top are undefined.
+//!
+//! Operations read the map meanwhile, without a lock on the disk. They rely on this: the entries of blocks only move
+//! towards the disk's own top, or zeroes that were written under it, and what is read of a chunk is what it was at
+//! one moment.
 
 mod close;
 mod erase;
@@ -15,6 +20,7 @@ mod load;
 mod map;
 mod open;
 mod read;
+mod slots;
 mod write;
 
 use std::collections::HashSet;

@@ -9,6 +9,7 @@ use super::{
     erase::Found,
     layers::{Layers, Top},
     map::BlockMap,
+    slots::Slots,
 };
 use crate::{
     block::{Layer, chunks},
@@ -132,18 +133,15 @@ impl Disk {
         }
         let served = Served { by: Some(open.serving.clone()), unswept };
         served.write(dirs, &lock).doing("writing", lock_path)?;
-        let index = record::Index::read(dirs, record.index)?;
-        let blocks = BlockCount::new(index.blocks);
-        let index = index.to_vec(chunks(record.size));
         let write = !open.serving.read_only;
-        let index_file = write.then(|| dirs.edit(Entry::Index(record.index))).transpose()?;
+        let map = open_map(dirs, &record, write)?;
         let top = write.then(|| open_top(dirs, record.top, record.size)).transpose()?;
         let sr = record::sr::Record::read(dirs)?.ok_or_else(|| missing(key))?;
         Ok(Self {
             key: Some(key.clone()),
             size: record.size,
             top: if write { record.top } else { 0 },
-            map: BlockMap::new(index, index_file, record.sole_maps, blocks),
+            map,
             budget: Budget::of_disk(dirs, sr.size)?,
             layers: Layers::new(Some(dirs.clone()), top),
             sole: HashSet::from_iter(record.sole),
@@ -276,6 +274,21 @@ fn empty_index(dirs: &Dirs, path: &Path) -> Option<Entry<'static>> {
     let named = statat(CWD, path.parent()?, AtFlags::empty()).ok()?;
     let is_ours = (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino);
     (is_ours && dirs.stat(index).is_ok_and(|found| found.st_size == 0)).then_some(index)
+}
+
+/// The map of a volume that nothing else writes to.
+fn open_map(dirs: &Dirs, record: &Record, write: bool) -> Result<BlockMap> {
+    let (entry, chunks) = (Entry::Index(record.index), chunks(record.size));
+    let index = record::Index::read(dirs, record.index)?;
+    let file = if write { dirs.edit(entry)? } else { dirs.read(entry)? };
+    let slots = index.said.has_slots.then(|| Slots::new(&file, chunks, write)).transpose();
+    let slots = slots.doing("mapping", || dirs.path(entry))?;
+    let (sole, blocks) = (record.sole_maps.clone(), BlockCount::new(index.said));
+    let map = BlockMap::new(index.to_vec(chunks), write.then_some(file), sole, blocks);
+    Ok(match slots {
+        Some(slots) => map.with_slots(slots, index.deltas(chunks).map(|(chunk, _)| chunk)),
+        None => map,
+    })
 }
 
 fn open_top(dirs: &Dirs, layer: Layer, size: u64) -> Result<Top> {

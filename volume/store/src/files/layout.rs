@@ -6,8 +6,9 @@
 //! <sr root>/<uuid>/meta/sr.json            the SR's record; what has none is not an SR (any more)
 //!                      /numbers            the next number of a layer or an index
 //!                      /volume/<key>       a volume's record; what has none is not a volume
-//!                      /index/<number>     u32 per 4 MiB of a volume: the layer whose map has the page; its
-//!                                          length says how many blocks of data the volume refers to
+//!                      /index/<number>     u32 per 4 MiB of a volume: the layer whose map has the page; from
+//!                                          16 MiB on 64 bytes per 4 MiB: few blocks that are not as that
+//!                                          says; its length says how many blocks of data the volume refers to
 //!                      /map/<layer>        u32 per block of a layer's volume, pages sparse
 //!                      /serving/<key>      locked (flock) by the process that serves the volume; says who that is
 //!                      /datapath/<key>     what the datapath plugin remembers of the volume

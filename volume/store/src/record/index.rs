@@ -1,10 +1,6 @@
-//! Reading the maps of volumes, their indexes and pages, by positioned reads, so that holes stay
-//! holes.
+//! Reading and writing the indexes of volumes, by positioned reads and writes, so that holes stay holes.
 
-use std::{
-    collections::HashMap, fs::File, io, ops::ControlFlow, os::unix::fs::FileExt, path::PathBuf,
-    rc::Rc,
-};
+use std::{fs::File, io, ops::ControlFlow, os::unix::fs::FileExt, path::PathBuf};
 
 use rustix::{
     fs::{SeekFrom, seek},
@@ -13,48 +9,121 @@ use rustix::{
 
 use super::{
     Record,
-    blocks::{blocks_of, index_length},
+    blocks::{SLOTS_AT, Said},
+    delta::{Delta, SLOT_BYTES, SLOT_WORDS, SlotWords},
 };
 use crate::{
     block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, chunks, is_data},
-    error::{Context, Error, Result},
+    error::{Context, Error, ErrorKind, Result},
     files::{self, Dirs, Entry, steps},
 };
 
-/// How many map files are kept open: a process has 1024 descriptors, and most chains are shorter.
-const FILES_MAX: usize = 256;
-
-/// The entries of one chunk.
-pub(crate) type Page = [Layer; ENTRIES];
-
+/// Entries in a page of the file.
 const ENTRIES: usize = CHUNK_BLOCKS as usize;
 
 /// Bytes of an index that are passed over at once where they are these.
-static ZEROES: [u8; 64] = [0; 64];
+static ZEROES: [u8; SLOT_BYTES] = [0; SLOT_BYTES];
+
+/// Slots in a page of the file.
+const SLOTS: usize = PAGE_BYTES as usize / SLOT_BYTES;
+
+/// How many bytes of slots are written at once.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// A slot as it is in the file, with its chunk.
+type Slot = (usize, SlotWords);
+
+/// What an index says of a chunk. Where it is the same of two, they are the same; where it differs, they may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Named<'a> {
+    /// The layer whose map has the page of the chunk, or the value of all entries.
+    pub(crate) base: Layer,
+    /// Blocks of which it says something else.
+    pub(crate) delta: Option<&'a Delta>,
+}
+
+impl Named<'_> {
+    /// The layer whose map has the page.
+    pub(crate) fn page(self) -> Option<Layer> {
+        Some(self.base).filter(|&base| is_data(base))
+    }
+
+    /// Whether blocks of the chunk may lie in a layer: a page of an older one cannot name a newer one.
+    pub(crate) fn may_name(self, layer: Layer) -> bool {
+        let is_in = |delta: &Delta| delta.pairs().any(|(_, entry)| entry == layer);
+        is_data(self.base) && self.base >= layer || self.delta.is_some_and(is_in)
+    }
+}
 
 /// The entries of an index, in ascending order of chunks, without those of chunks that were never
 /// written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
-    entries: Vec<(usize, Layer)>,
-    /// How many blocks of data they refer to, as far as that is known.
-    pub(crate) blocks: Option<u64>,
+    items: Vec<Item>,
+    deltas: Vec<Delta>,
+    /// What its length says.
+    pub(crate) said: Said,
+    /// A chunk whose slot does not count for what the index says of the chunk.
+    pub(crate) stale: Option<usize>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    chunk: usize,
+    base: Layer,
+    /// Which of the deltas is about it, or [`NO_DELTA`].
+    delta: u32,
+}
+
+const NO_DELTA: u32 = u32::MAX;
+
 impl Index {
-    /// Reads an index.
+    /// An index without entries that may get deltas or not.
+    pub(crate) fn new(said: Said) -> Self {
+        Self { said, ..Self::default() }
+    }
+
+    /// Reads an index, its slots before its entries: see [`Delta`].
     pub(crate) fn read(dirs: &Dirs, number: u32) -> Result<Self> {
         let path = || dirs.path(Entry::Index(number));
         let file = dirs.read(Entry::Index(number))?;
         let length = file.metadata().doing("reading", path)?.len();
-        let mut index = Self { entries: Vec::new(), blocks: blocks_of(length) };
-        for_data(&file, path, |start, end| {
-            let end = end.min(length);
-            let mut bytes = vec![0; usize::try_from(end - start).expect("64-bit host")];
+        let said = Said::of(length);
+        let mut slots = Vec::new();
+        let mut bytes = Vec::new();
+        let mut read = |start: u64, end: u64, parse: &mut dyn FnMut(u64, &[u8])| -> Result<()> {
+            bytes.resize(usize::try_from(end - start).expect("64-bit host"), 0);
             file.read_exact_at(&mut bytes, start).doing("reading", path)?;
-            index.parse(usize::try_from(start / 4).expect("64-bit host"), &bytes);
+            parse(start, &bytes);
             Ok(())
+        };
+        if said.has_slots {
+            for_data_from(&file, SLOTS_AT, path, |start, end| {
+                read(start, end, &mut |start, bytes| parse_slots(start, bytes, &mut slots))?;
+                Ok(ControlFlow::Continue(()))
+            })?;
+        }
+        let mut index = Self::new(said);
+        for_data_until(&file, path, |start, end| {
+            let end = end.min(length).min(SLOTS_AT);
+            if start >= end {
+                return Ok(ControlFlow::Break(()));
+            }
+            read(start, end, &mut |start, bytes| {
+                index.parse(usize::try_from(start / 4).expect("64-bit host"), bytes);
+            })?;
+            Ok(ControlFlow::Continue(()))
         })?;
+        if !slots.is_empty() {
+            index.add_slots(&slots).map_err(|chunk| {
+                let path = path();
+                let text = format!(
+                    "{} is damaged (what it says of single blocks of chunk {chunk} makes no sense)",
+                    path.display()
+                );
+                Error::new(ErrorKind::Corrupt, text)
+            })?;
+        }
         Ok(index)
     }
 
@@ -63,68 +132,154 @@ impl Index {
             // Huge disks are mostly empty, and so are their indexes.
             if *run != ZEROES[..run.len()] {
                 let chunks = first + at * ZEROES.len() / 4..;
-                self.entries.extend(chunks.zip(words(run)).filter(|&(_, layer)| layer != NEVER));
+                let items = chunks.zip(words(run)).filter(|&(_, base)| base != NEVER);
+                self.items.extend(items.map(|(chunk, base)| Item { chunk, base, delta: NO_DELTA }));
             }
         }
     }
 
-    /// The layer whose map has the page of a chunk, or the value of all its entries.
-    pub(crate) fn at(&self, chunk: usize) -> Layer {
+    /// Adds the deltas that count; `Err`: the chunk of one that makes no sense.
+    fn add_slots(&mut self, slots: &[Slot]) -> std::result::Result<(), usize> {
+        let known = std::mem::take(&mut self.items);
+        let mut known = known.into_iter().peekable();
+        for (chunk, slot) in slots {
+            while let Some(item) = known.next_if(|item| item.chunk < *chunk) {
+                self.items.push(item);
+            }
+            let item = known.next_if(|item| item.chunk == *chunk);
+            let base = item.map_or(NEVER, |item| item.base);
+            let delta = Delta::parse(slot, base).map_err(|_senseless| *chunk)?;
+            if delta.is_none() {
+                self.stale.get_or_insert(*chunk);
+            }
+            self.push(*chunk, Named { base, delta: delta.as_ref() });
+        }
+        self.items.extend(known);
+        Ok(())
+    }
+
+    /// What it says of a chunk.
+    pub(crate) fn at(&self, chunk: usize) -> Named<'_> {
+        self.find(chunk).map_or(Named::default(), |item| self.named(item))
+    }
+
+    fn find(&self, chunk: usize) -> Option<Item> {
         // Where there are no gaps, it is where it would be looked for first.
-        let found = match self.entries.get(chunk) {
-            Some(&(at, _)) if at == chunk => Ok(chunk),
-            _ => self.entries.binary_search_by_key(&chunk, |&(at, _)| at),
+        let found = match self.items.get(chunk) {
+            Some(item) if item.chunk == chunk => Ok(chunk),
+            _ => self.items.binary_search_by_key(&chunk, |item| item.chunk),
         };
-        found.map_or(NEVER, |position| self.entries[position].1)
+        found.ok().map(|position| self.items[position])
+    }
+
+    fn named(&self, item: Item) -> Named<'_> {
+        Named { base: item.base, delta: self.deltas.get(item.delta as usize) }
     }
 
     /// The chunks that have pages, and the layers whose maps have them.
     pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, Layer)> {
-        self.entries.iter().copied().filter(|&(_, layer)| is_data(layer))
+        self.items.iter().map(|item| (item.chunk, item.base)).filter(|&(_, base)| is_data(base))
     }
 
-    /// All entries, with their chunks.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (usize, Layer)> {
-        self.entries.iter().copied()
+    /// The chunks of which some blocks may hold data.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (usize, Named<'_>)> {
+        self.all().filter(|(_, named)| named.page().is_some() || named.delta.is_some())
     }
 
-    /// Adds an entry behind all others.
-    pub(crate) fn push(&mut self, chunk: usize, layer: Layer) {
-        debug_assert!(self.entries.last().is_none_or(|&(last, _)| last < chunk));
-        if layer != NEVER {
-            self.entries.push((chunk, layer));
+    /// All chunks of which it says anything.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (usize, Named<'_>)> {
+        self.items.iter().map(|&item| (item.chunk, self.named(item)))
+    }
+
+    /// Adds a chunk behind all others.
+    pub(crate) fn push(&mut self, chunk: usize, named: Named<'_>) {
+        debug_assert!(self.items.last().is_none_or(|last| last.chunk < chunk));
+        debug_assert!(self.said.has_slots || named.delta.is_none());
+        let mut item = Item { chunk, base: named.base, delta: NO_DELTA };
+        if let Some(delta) = named.delta {
+            item.delta = u32::try_from(self.deltas.len()).expect("less than there are chunks");
+            self.deltas.push(*delta);
+        }
+        if named != Named::default() {
+            self.items.push(item);
         }
     }
 
     /// All entries of a volume of so many chunks.
     pub(crate) fn to_vec(&self, chunks: usize) -> Vec<Layer> {
         let mut all = vec![NEVER; chunks];
-        for &(chunk, layer) in self.entries.iter().take_while(|&&(chunk, _)| chunk < chunks) {
-            all[chunk] = layer;
+        for item in self.items.iter().take_while(|item| item.chunk < chunks) {
+            all[item.chunk] = item.base;
         }
         all
+    }
+
+    /// The deltas of a volume of so many chunks.
+    pub(crate) fn deltas(&self, chunks: usize) -> impl Iterator<Item = (usize, Delta)> {
+        let all = self.all().take_while(move |&(chunk, _)| chunk < chunks);
+        all.filter_map(|(chunk, named)| Some((chunk, *named.delta?)))
     }
 
     /// Makes an index file of a volume of `size` bytes.
     pub(crate) fn write(&self, dirs: &Dirs, number: u32, size: u64) -> Result<()> {
         let entry = Entry::Index(number);
-        let all = self.to_vec(chunks(size));
+        let chunks = chunks(size);
+        let all = self.to_vec(chunks);
+        let slots = || self.deltas(chunks).map(|(chunk, delta)| (chunk, delta.to_slot(all[chunk])));
         files::with_ballast(dirs, || {
             let file = dirs.create(entry)?;
-            dirs.counted_new(&file, || write_index(&file, &all, self.blocks))
+            dirs.counted_new(&file, || write_index(&file, &all, slots(), self.said))
         })
         .doing("writing", || dirs.path(entry))
     }
 }
 
-/// Writes an index into an empty file; pages of it that say nothing stay holes.
-pub(crate) fn write_index(file: &File, index: &[Layer], blocks: Option<u64>) -> io::Result<()> {
-    steps::set_len(file, blocks.map_or(index.len() as u64 * 4, index_length))?;
+/// Adds the slots of a part of an index that say anything.
+fn parse_slots(start: u64, bytes: &[u8], slots: &mut Vec<Slot>) {
+    let first = usize::try_from(start - SLOTS_AT).expect("64-bit host") / SLOT_BYTES;
+    for (chunk, run) in (first..).zip(bytes.chunks_exact(SLOT_BYTES)) {
+        if *run != ZEROES {
+            let mut slot = [0; SLOT_WORDS];
+            slot.iter_mut().zip(words(run)).for_each(|(to, word)| *to = word);
+            slots.push((chunk, slot));
+        }
+    }
+}
+
+/// Writes an index into an empty file, with slots in the order of their chunks; pages of it that say nothing stay
+/// holes.
+pub(crate) fn write_index(
+    file: &File,
+    index: &[Layer],
+    slots: impl Iterator<Item = Slot>,
+    said: Said,
+) -> io::Result<()> {
+    steps::set_len(file, said.length(index.len()))?;
     for (page, entries) in index.chunks(ENTRIES).enumerate() {
         if *entries != [NEVER; ENTRIES][..entries.len()] {
             let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.to_ne_bytes()).collect();
             steps::write_at(file, &bytes, page as u64 * PAGE_BYTES)?;
         }
+    }
+    let mut slots = slots.peekable();
+    let mut bytes = Vec::new();
+    while let Some(&(chunk, _)) = slots.peek() {
+        let first = chunk / SLOTS * SLOTS;
+        bytes.clear();
+        // Those of this page, and of the next ones while there are any.
+        while let Some((chunk, slot)) = slots.next_if(|(chunk, _)| {
+            let at = (chunk - first) * SLOT_BYTES;
+            at < WRITE_BYTES && at < bytes.len() + PAGE_BYTES as usize
+        }) {
+            let at = (chunk - first) * SLOT_BYTES;
+            if at >= bytes.len() {
+                bytes.resize(bytes.len() + PAGE_BYTES as usize, 0);
+            }
+            for (to, word) in bytes[at..].chunks_exact_mut(4).zip(slot) {
+                to.copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+        steps::write_at(file, &bytes, SLOTS_AT + (first * SLOT_BYTES) as u64)?;
     }
     Ok(())
 }
@@ -166,14 +321,19 @@ impl View {
         })
     }
 
-    /// The layer whose map has the page of a chunk, or the value of all its entries.
-    pub(crate) fn at(&self, chunk: usize) -> Layer {
+    /// What it says of a chunk.
+    pub(crate) fn at(&self, chunk: usize) -> Named<'_> {
         self.index.at(chunk)
     }
 
     /// The chunks that have pages, and the layers whose maps have them.
     pub(crate) fn pages(&self) -> impl Iterator<Item = (usize, Layer)> {
         self.index.pages()
+    }
+
+    /// The chunks of which some blocks may hold data.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (usize, Named<'_>)> {
+        self.index.chunks()
     }
 }
 
@@ -218,59 +378,4 @@ pub(crate) fn for_data_from(
 
 pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
     bytes.chunks_exact(4).map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
-}
-
-/// The pages of an SR's maps, each read once.
-#[derive(Debug)]
-pub(crate) struct Pages<'a> {
-    dirs: &'a Dirs,
-    files: HashMap<Layer, File>,
-    pages: HashMap<(Layer, usize), Rc<Page>>,
-}
-
-impl<'a> Pages<'a> {
-    pub(crate) fn new(dirs: &'a Dirs) -> Self {
-        Self { dirs, files: HashMap::new(), pages: HashMap::new() }
-    }
-
-    /// Where they are read from.
-    pub(crate) fn dirs(&self) -> &'a Dirs {
-        self.dirs
-    }
-
-    /// The page that the map of `layer` has for `chunk`; an index must name it.
-    pub(crate) fn get(&mut self, layer: Layer, chunk: usize) -> Result<Rc<Page>> {
-        if let Some(page) = self.pages.get(&(layer, chunk)) {
-            return Ok(Rc::clone(page));
-        }
-        let mut bytes = [0; PAGE_BYTES as usize];
-        let read = self.file(layer)?.read_exact_at(&mut bytes, chunk as u64 * PAGE_BYTES);
-        read.doing("reading", || self.dirs.path(Entry::Map(layer)))?;
-        let mut page = [NEVER; ENTRIES];
-        page.iter_mut().zip(words(&bytes)).for_each(|(entry, word)| *entry = word);
-        let page = Rc::new(page);
-        self.pages.insert((layer, chunk), Rc::clone(&page));
-        Ok(page)
-    }
-
-    fn file(&mut self, layer: Layer) -> Result<&File> {
-        if !self.files.contains_key(&layer) {
-            if self.files.len() >= FILES_MAX {
-                self.files.clear();
-            }
-            self.files.insert(layer, self.dirs.read(Entry::Map(layer))?);
-        }
-        Ok(&self.files[&layer])
-    }
-
-    /// The entries of a chunk of a view.
-    pub(crate) fn entries(&mut self, view: &View, chunk: usize) -> Result<Rc<Page>> {
-        let named = view.at(chunk);
-        if is_data(named) { self.get(named, chunk) } else { Ok(Rc::new([named; _])) }
-    }
-
-    /// Drops the pages read so far: callers go through the chunks one by one.
-    pub(crate) fn forget(&mut self) {
-        self.pages.clear();
-    }
 }

@@ -1,8 +1,10 @@
 //! The records and indexes of an SR and its volumes, and the processes that serve them.
 
 mod blocks;
+mod delta;
 mod holder;
 mod index;
+mod pages;
 mod serving;
 pub(crate) mod sr;
 mod volume;
@@ -10,8 +12,10 @@ mod volume;
 use std::collections::BTreeMap;
 
 pub(crate) use self::{
-    blocks::{BlockCount, blocks_in, index_length, set_blocks},
-    index::{Index, Pages, View, for_data, for_data_from, for_data_until, write_index},
+    blocks::{BlockCount, SLOTS_AT, SLOTS_BYTES, Said, blocks_in, set_blocks},
+    delta::{Delta, GENERATION_END, PAIRS, SLOT_BYTES, SLOT_WORDS, SlotWords, key, position},
+    index::{Index, Named, View, for_data, for_data_from, for_data_until, write_index},
+    pages::Pages,
     serving::{Served, is_unswept, lock_or_served, served_by},
     volume::{Record, Records},
 };

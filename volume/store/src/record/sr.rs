@@ -12,8 +12,12 @@ use crate::{
     host::Name,
 };
 
-/// The format of everything below an SR's directory.
-pub(crate) const FORMAT: u32 = 1;
+/// The format of everything below the directory of an SR that is made now.
+pub(crate) const FORMAT: u32 = 2;
+/// The earliest format of SRs that can be used.
+const FORMAT_MIN: u32 = 1;
+/// From this format on indexes have slots: a program that does not know them would read old blocks.
+const FORMAT_WITH_SLOTS: u32 = 2;
 
 /// `meta/sr.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,12 +77,12 @@ impl Record {
             )
         })?;
         if let Some(Self { format, .. }) = record
-            && format != FORMAT
+            && !(FORMAT_MIN..=FORMAT).contains(&format)
         {
             return Err(Error::new(
                 ErrorKind::OtherFormat,
                 format!(
-                    "SR {uuid} has format {format}, and this version of the program knows {FORMAT}: \
+                    "SR {uuid} has format {format}, and this version of the program knows {FORMAT_MIN} to {FORMAT}: \
                      install the version that made it again; or give its memory back, and lose its \
                      disks (volume-plugin reclaim --sr {uuid} --force)",
                     uuid = layout.uuid()
@@ -86,6 +90,11 @@ impl Record {
             ));
         }
         Ok(record)
+    }
+
+    /// Whether the indexes of its new volumes have slots.
+    pub(crate) fn has_slots(&self) -> bool {
+        self.format >= FORMAT_WITH_SLOTS
     }
 
     pub(crate) fn write(&self, dirs: &Dirs) -> Result<()> {

@@ -103,8 +103,16 @@ impl Exclusive<'_> {
         let key = &record.key;
         let mut pages = Pages::new(&self.dirs);
         let mut last = NEVER;
-        for (chunk, layer) in view.pages() {
-            if !maps.get(&layer).is_some_and(|pages| holds(pages, chunk as u64)) {
+        // A disk that is served leaves slots that do not count; an index that it does not write has none.
+        if let Some(chunk) = view.index.stale.filter(|_| !is_written(record, view)) {
+            found.push(format!(
+                "volume {key}: what index {:08x} says of single blocks of chunk {chunk} is about something else",
+                view.number
+            ));
+        }
+        for (chunk, named) in view.chunks() {
+            let has_page = |layer| maps.get(&layer).is_some_and(|it| holds(it, chunk as u64));
+            if let Some(layer) = named.page().filter(|&layer| !has_page(layer)) {
                 found.push(format!(
                     "volume {key}: the map of layer {layer:08x} has no page for chunk {chunk}"
                 ));
@@ -113,7 +121,7 @@ impl Exclusive<'_> {
             if !view.has_data {
                 continue;
             }
-            let page = match pages.get(layer, chunk) {
+            let page = match pages.of(named, chunk) {
                 Ok(page) => page,
                 Err(error) => {
                     found.push(record.damaged(&self.dirs, &error).to_string());
@@ -133,6 +141,11 @@ impl Exclusive<'_> {
             }
         }
     }
+}
+
+/// Whether a disk may write to the index that a view was read from.
+fn is_written(record: &Record, view: &View) -> bool {
+    record.read_write() && view.number == record.index
 }
 
 fn check_owners(records: &[Record], found: &mut Vec<String>) {

@@ -269,23 +269,32 @@ impl Needed {
     fn of(dirs: &Dirs, records: &[Record]) -> Result<Self> {
         let mut needed = Self::default();
         let mut pages = Pages::new(dirs);
-        let mut seen = HashSet::new();
         for record in records {
             needed.indexes.extend(record.base.into_iter().chain([record.index]));
             for view in View::all_of(dirs, record)? {
                 let mut blocks = 0;
-                for (chunk, layer) in view.pages() {
-                    let place = (layer, chunk as u64);
-                    needed.maps.insert(layer);
-                    needed.pages.insert(place);
-                    if view.has_data && seen.insert(place) {
-                        let page = pages.get(layer, chunk).map_err(|error| {
-                            if error.tells_damage() { record.damaged(dirs, &error) } else { error }
-                        })?;
-                        needed.add(layer, chunk as u64, page.as_slice());
-                        pages.forget();
+                for (chunk, named) in view.chunks() {
+                    if let Some(layer) = named.page() {
+                        needed.maps.insert(layer);
+                        needed.pages.insert((layer, chunk as u64));
                     }
-                    blocks += needed.in_page.get(&place).unwrap_or(&0);
+                    if !view.has_data {
+                        continue;
+                    }
+                    // What an index says of single blocks no other one says, but for copies of it.
+                    let page = named.page().filter(|_| named.delta.is_none());
+                    let place = page.map(|layer| (layer, chunk as u64));
+                    if let Some(known) = place.and_then(|place| needed.in_page.get(&place)) {
+                        blocks += known;
+                        continue;
+                    }
+                    let page = pages.of(named, chunk).map_err(|error| {
+                        if error.tells_damage() { record.damaged(dirs, &error) } else { error }
+                    })?;
+                    let data = needed.add(chunk as u64, page.as_slice());
+                    pages.forget();
+                    blocks += data;
+                    needed.in_page.extend(place.map(|place| (place, data)));
                 }
                 if view.has_data {
                     needed.in_index.insert(view.number, blocks);
@@ -295,10 +304,9 @@ impl Needed {
         Ok(needed)
     }
 
-    fn add(&mut self, map: Layer, chunk: u64, page: &[Layer]) {
+    /// Adds the blocks of a chunk; how many of them hold data.
+    fn add(&mut self, chunk: u64, page: &[Layer]) -> u64 {
         let mut position = 0;
-        let data = page.iter().filter(|it| is_data(**it)).count() as u64;
-        self.in_page.insert((map, chunk), data);
         for run in page.chunk_by(|one, other| one == other) {
             let blocks = position..position + run.len();
             position = blocks.end;
@@ -308,6 +316,7 @@ impl Needed {
                 self.layers.insert(run[0]);
             }
         }
+        page.iter().filter(|it| is_data(**it)).count() as u64
     }
 
     fn block(&self, layer: Layer, block: u64) -> bool {

@@ -10,7 +10,7 @@ use crate::{
     files::{Entry, steps},
     host::Name,
     live::Live,
-    record::{Index, Pages, Record, View},
+    record::{Delta, Index, Named, Pages, Record, View},
     sr::Exclusive,
 };
 
@@ -47,7 +47,7 @@ impl Exclusive<'_> {
         // Its map pages are those of the child at most, and its index has entries of both.
         let allocated = |index| self.dirs.allocated(Entry::Index(index));
         let indexes = allocated(record.index) + allocated(below.index);
-        let pages = View::of(&self.dirs, &record)?.pages().count() as u64 * PAGE_BYTES;
+        let pages = View::of(&self.dirs, &record)?.chunks().count() as u64 * PAGE_BYTES;
         let first = self.take_numbers(3, indexes + pages)?;
         let (top, index, parent_top) = (first, first + 1, first + 2);
         let size = record.size.max(below.size);
@@ -102,8 +102,7 @@ impl Exclusive<'_> {
         };
         let start = View { index: start, has_data: false, number: 0 };
         let map = self.dirs.edit(Entry::Map(top))?;
-        let mut index = Index::default();
-        index.blocks = under.index.blocks;
+        let mut index = Index::new(under.index.said);
         for chunk in 0..chunks(size) {
             let (own, from, parent) = (over.at(chunk), start.at(chunk), under.at(chunk));
             if own == from || own == parent {
@@ -120,12 +119,19 @@ impl Exclusive<'_> {
             for ((&over, &from), &under) in over.iter().zip(from.iter()).zip(under.iter()) {
                 merged.push(if over == from { under } else { over });
             }
-            pages.forget();
             let data = |entries: &[Layer]| entries.iter().filter(|it| is_data(**it)).count() as u64;
-            index.blocks =
-                index.blocks.map(|it| (it + data(&merged)).saturating_sub(data(&*under)));
+            let blocks = &mut index.said.blocks;
+            *blocks = blocks.map(|it| (it + data(&merged)).saturating_sub(data(&*under)));
             if !is_data(merged[0]) && merged.iter().all(|&entry| entry == merged[0]) {
-                index.push(chunk, merged[0]);
+                index.push(chunk, Named { base: merged[0], delta: None });
+                continue;
+            }
+            let over = pages.of(Named { delta: None, ..parent }, chunk)?;
+            if index.said.has_slots
+                && let Some(delta) = Delta::between(&*over, &merged)
+            {
+                let delta = Some(&delta).filter(|delta| !delta.is_empty());
+                index.push(chunk, Named { delta, ..parent });
                 continue;
             }
             for (entry, merged) in bytes.chunks_exact_mut(4).zip(merged) {
@@ -135,7 +141,8 @@ impl Exclusive<'_> {
             self.dirs
                 .counted(&map, || steps::write_at(&map, &bytes, at))
                 .doing("writing", || self.dirs.path(Entry::Map(top)))?;
-            index.push(chunk, top);
+            index.push(chunk, Named { base: top, delta: None });
+            pages.forget();
         }
         index.write(&self.dirs, number, size)
     }

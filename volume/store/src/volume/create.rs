@@ -10,7 +10,7 @@ use crate::{
     host::Name,
     memory::human,
     random::random_uuid,
-    record::{Record, index_length},
+    record::{Record, Said},
     sr::{Exclusive, Sr},
     texts,
 };
@@ -78,7 +78,7 @@ impl Exclusive<'_> {
         };
         record.renew_content_id();
         self.make_layer(top, size)?;
-        self.make_sparse(Entry::Index(index), index_length(0))?;
+        self.make_sparse(Entry::Index(index), Said::empty(self.record().has_slots()).length(0))?;
         self.write(&record)?;
         self.done();
         Ok(record)

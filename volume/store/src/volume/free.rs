@@ -91,16 +91,17 @@ impl Garbage {
         }
         let mut pages = Pages::new(dirs);
         for view in destroyed {
-            for (chunk, named) in view.pages() {
+            for (chunk, named) in view.chunks() {
                 let is_needed = survivors.user(view.number, chunk, named)?.is_some();
                 if view.has_data && !is_needed {
                     self.chunk(&mut pages, view, chunk, survivors)?;
                 }
-                let stays = is_needed
-                    || self.maps.binary_search(&named).is_ok()
-                    || survivors.has_page(view.number, chunk, named)?;
-                if !stays {
-                    push(&mut self.pages, named, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
+                if let Some(layer) = named.page()
+                    && !is_needed
+                    && self.maps.binary_search(&layer).is_err()
+                    && !survivors.has_page(view.number, chunk, layer)?
+                {
+                    push(&mut self.pages, layer, chunk as u64 * PAGE_BYTES, PAGE_BYTES);
                 }
                 pages.forget();
             }
@@ -127,16 +128,15 @@ impl Garbage {
         chunk: usize,
         survivors: &SharingVolumes<'_>,
     ) -> Result<()> {
-        let named = destroyed.at(chunk);
-        let page = pages.get(named, chunk)?;
+        let page = pages.entries(destroyed, chunk)?;
         let is_shared =
             |entry: &Layer| is_data(*entry) && self.layers.binary_search(entry).is_err();
         let mut free: Vec<usize> =
             (0..page.len()).filter(|&position| is_shared(&page[position])).collect();
         // Most of the blocks are still named by the volumes that were made just before or after.
-        survivors.for_pages(destroyed.number, chunk, |layer| {
+        survivors.for_named(destroyed.number, chunk, |named| {
             if !free.is_empty() {
-                let other = pages.get(layer, chunk)?;
+                let other = pages.of(named, chunk)?;
                 free.retain(|&position| other[position] != page[position]);
             }
             Ok(!free.is_empty())

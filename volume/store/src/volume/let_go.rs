@@ -69,8 +69,9 @@ impl Left {
                 None => garbage.maps.push(layer),
                 Some(record) if was_written => {
                     let view = View::of(dirs, &sharing.records[record])?;
-                    let is_named =
-                        |chunk| usize::try_from(chunk).is_ok_and(|chunk| view.at(chunk) == layer);
+                    let is_named = |chunk| {
+                        usize::try_from(chunk).is_ok_and(|chunk| view.at(chunk).base == layer)
+                    };
                     let pages = unneeded(dirs, Entry::Map(layer), PAGE_BYTES, is_named);
                     let pages = unless_missing(pages)?;
                     parts.push(Part { layer, user: record, blocks: none(), pages });

@@ -10,7 +10,7 @@ use crate::{
     block::{Layer, is_data},
     error::Result,
     files::Dirs,
-    record::{Index, Pages, Record, View},
+    record::{Index, Named, Pages, Record, View},
 };
 
 /// The volumes whose data needs a layer or a page.
@@ -91,8 +91,8 @@ impl<'a> SharingVolumes<'a> {
         self.records.iter().flat_map(Record::owned).collect()
     }
 
-    /// The entry of a member's index for a chunk.
-    fn at(&self, member: &Member, chunk: usize) -> Result<Layer> {
+    /// What a member's index says of a chunk.
+    fn at<'m>(&self, member: &'m Member, chunk: usize) -> Result<Named<'m>> {
         if let Some(index) = member.index.get() {
             return Ok(index.at(chunk));
         }
@@ -116,11 +116,12 @@ impl<'a> SharingVolumes<'a> {
         })
     }
 
-    /// The users of a page that the view `number` names, and of its blocks.
-    pub(crate) fn user(&self, number: u32, chunk: usize, layer: Layer) -> Result<Option<User>> {
+    /// The users of a chunk of which the view `number` says this, and of all its blocks. Those of which an index
+    /// says something else may use some of its blocks, too.
+    pub(crate) fn user(&self, number: u32, chunk: usize, named: Named<'_>) -> Result<Option<User>> {
         let mut user = None;
         for member in self.near(number).filter(|member| member.has_data) {
-            if self.at(member, chunk)? == layer {
+            if self.at(member, chunk)? == named {
                 User::One(member.record).join(&mut user);
                 if user == Some(User::Several) {
                     break;
@@ -133,7 +134,7 @@ impl<'a> SharingVolumes<'a> {
     /// Whether any volume names this page.
     pub(crate) fn has_page(&self, number: u32, chunk: usize, layer: Layer) -> Result<bool> {
         for member in self.near(number) {
-            if self.at(member, chunk)? == layer {
+            if self.at(member, chunk)?.base == layer {
                 return Ok(true);
             }
         }
@@ -181,20 +182,21 @@ impl<'a> SharingVolumes<'a> {
         Ok(member.layers.get_or_init(|| index.pages().map(|(_, layer)| layer).collect()))
     }
 
-    /// Calls `each` with the pages of a chunk whose data is needed, each once, until it returns
-    /// false. The pages of volumes made at about the same time as the view `number` come first.
-    pub(crate) fn for_pages(
+    /// Calls `each` with what indexes whose data is needed say of a chunk, once with the same, until it returns
+    /// false. Those of volumes made at about the same time as the view `number` come first.
+    pub(crate) fn for_named(
         &self,
         number: u32,
         chunk: usize,
-        mut each: impl FnMut(Layer) -> Result<bool>,
+        mut each: impl FnMut(Named<'_>) -> Result<bool>,
     ) -> Result<()> {
         let mut seen = Vec::new();
         for member in self.near(number).filter(|member| member.has_data) {
-            let layer = self.at(member, chunk)?;
-            if is_data(layer) && !seen.contains(&layer) {
-                seen.push(layer);
-                if !each(layer)? {
+            let named = self.at(member, chunk)?;
+            let is_empty = named.page().is_none() && named.delta.is_none();
+            if !is_empty && !seen.contains(&named) {
+                seen.push(named);
+                if !each(named)? {
                     return Ok(());
                 }
             }
@@ -210,19 +212,18 @@ impl<'a> SharingVolumes<'a> {
         layer: Layer,
         user: &mut Option<User>,
     ) -> Result<()> {
-        let mut last = (0, false);
+        let mut last = (Named::default(), false);
         for member in self.near(layer).filter(|member| member.has_data) {
             if self.is_decided(*user) {
                 return Ok(());
             }
             let named = self.at(member, chunk)?;
             let reader = User::One(member.record);
-            // A page of an older layer cannot name a newer one.
-            if !is_data(named) || named < layer || *user == Some(reader) {
+            if *user == Some(reader) || !named.may_name(layer) {
                 continue;
             }
             if last.0 != named {
-                last = (named, pages.get(named, chunk)?.contains(&layer));
+                last = (named, pages.of(named, chunk)?.contains(&layer));
             }
             if last.1 {
                 reader.join(user);
@@ -245,9 +246,9 @@ impl<'a> SharingVolumes<'a> {
     pub(crate) fn all_users(&self) -> Result<Users> {
         let mut users = Users::default();
         let mut pages = Pages::new(self.dirs);
-        for (chunk, named) in self.page_users()?.into_iter().enumerate() {
-            for (layer, user) in named {
-                for_layers(&*pages.get(layer, chunk)?, |layer| {
+        for (chunk, named) in self.chunk_users()?.into_iter().enumerate() {
+            for (named, user) in named {
+                for_layers(&*pages.of(named, chunk)?, |layer| {
                     user.join(users.entry(layer).or_default());
                 });
             }
@@ -265,28 +266,28 @@ impl<'a> SharingVolumes<'a> {
             let index = member.index.get().expect("just read");
             let known = before.and_then(|before| before.index.get());
             let is_new =
-                |&(chunk, layer): &(usize, Layer)| known.is_none_or(|it| it.at(chunk) != layer);
-            count += index.pages().filter(is_new).count();
+                |&(chunk, named): &(usize, Named<'_>)| known.is_none_or(|it| it.at(chunk) != named);
+            count += index.chunks().filter(is_new).count();
             before = Some(member);
         }
         Ok(count)
     }
 
-    /// For each chunk the layers whose maps have a page of it, and whose data needs that.
-    fn page_users(&self) -> Result<Vec<Vec<(Layer, User)>>> {
-        let mut users: Vec<Vec<(Layer, User)>> = Vec::new();
+    /// For each chunk what indexes say of it, and whose data needs that.
+    fn chunk_users(&self) -> Result<Vec<Vec<(Named<'_>, User)>>> {
+        let mut users: Vec<Vec<(Named<'_>, User)>> = Vec::new();
         for member in self.members.iter().filter(|member| member.has_data) {
             self.at(member, 0)?;
-            for (chunk, layer) in member.index.get().expect("just read").pages() {
+            for (chunk, named) in member.index.get().expect("just read").chunks() {
                 if users.len() <= chunk {
                     users.resize(chunk + 1, Vec::new());
                 }
                 let user = User::One(member.record);
                 // Mostly it is that of the one before.
-                match users[chunk].iter_mut().rev().find(|(named, _)| *named == layer) {
+                match users[chunk].iter_mut().rev().find(|(known, _)| *known == named) {
                     Some((_, known)) if *known == user => {}
                     Some((_, known)) => *known = User::Several,
-                    None => users[chunk].push((layer, user)),
+                    None => users[chunk].push((named, user)),
                 }
             }
         }

@@ -261,8 +261,9 @@ impl Exclusive<'_> {
         // next operation on it decides.
         done?;
         self.remove_unnamed_maps(&maps, index)?;
-        for layer in &origin.previous_tops {
-            self.remove_empty_layer(*layer)?;
+        for &layer in &origin.previous_tops {
+            self.remove_if_empty(Entry::Layer(layer))?;
+            self.remove_if_empty(Entry::Map(layer))?;
         }
         Ok(origin.size)
     }
@@ -280,17 +281,14 @@ impl Exclusive<'_> {
         unnamed.try_for_each(|&layer| self.dirs.remove(Entry::Map(layer)))
     }
 
-    /// No map names a frozen layer without blocks.
-    fn remove_empty_layer(&self, layer: Layer) -> Result<()> {
-        let files = [Entry::Layer(layer), Entry::Map(layer)];
-        let is_empty = |entry| self.dirs.stat(entry).is_ok_and(|found| allocated(&found) == 0);
-        if files.into_iter().all(is_empty) {
-            let remove = |entry| {
+    /// Removes the data or the map of a frozen layer that has none: no map names blocks of it, or no index pages.
+    fn remove_if_empty(&self, entry: Entry<'_>) -> Result<()> {
+        match self.dirs.stat(entry) {
+            Ok(found) if allocated(&found) == 0 => {
                 self.dirs.unlink_uncounted(entry).doing("removing", || self.dirs.path(entry))
-            };
-            files.into_iter().try_for_each(remove)?;
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn copy_index(&self, from: u32, to: u32, size: u64) -> Result<()> {

@@ -35,12 +35,15 @@ fn users_without(
     let mut seen = HashSet::new();
     let mut add = |view: &View| -> Result<()> {
         // Neighbours have most of their pages in common.
-        for (chunk, layer) in view.pages().filter(|&page| seen.insert(page)) {
-            let user = sharing.user(view.number, chunk, layer)?;
+        for (chunk, named) in view.chunks() {
+            if !seen.insert((chunk, named.base, named.delta.copied())) {
+                continue;
+            }
+            let user = sharing.user(view.number, chunk, named)?;
             if user == Some(User::Several) {
                 continue;
             }
-            for_layers(&*pages.get(layer, chunk)?, |layer| {
+            for_layers(&*pages.of(named, chunk)?, |layer| {
                 let known = users.entry(layer).or_default();
                 if let Some(user) = user {
                     user.join(known);

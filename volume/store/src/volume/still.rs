@@ -9,13 +9,15 @@ use std::{
 };
 
 use crate::{
-    block::{BLOCK_BYTES, CHUNK_BLOCKS, is_data},
+    block::{BLOCK_BYTES, CHUNK_BLOCKS, NEVER, is_data},
     contents::{Contents, SavedIndex, UNIT_BLOCKS, Unit, runs},
     error::{Context, ErrorKind, Result},
     files::{Dirs, Entry, Mark, lock::Lock},
     host::Name,
     live::Live,
-    record::{Index, Pages, Record, Records, Serving, View, served_by, sr::next_number},
+    record::{
+        Delta, Index, Named, Pages, Record, Records, Serving, View, served_by, sr::next_number,
+    },
     sr::{Exclusive, Sr, check_idle},
 };
 
@@ -277,15 +279,21 @@ fn add(
     pages: &mut Pages<'_>,
 ) -> Result<()> {
     for view in views {
-        for (chunk, layer) in view.pages() {
+        for (chunk, named) in view.chunks() {
             let chunk_number = u32::try_from(chunk).expect("within the largest volume");
-            let page = pages.get(layer, chunk).map_err(|error| {
-                if error.tells_damage() { record.damaged(pages.dirs(), &error) } else { error }
-            })?;
-            if view.has_data {
-                name_blocks(&mut contents.units, chunk_number, page.as_slice());
+            let dirs = pages.dirs();
+            let mut read = |named| {
+                pages.of(named, chunk).map_err(|error| {
+                    if error.tells_damage() { record.damaged(dirs, &error) } else { error }
+                })
+            };
+            if let Some(layer) = named.page() {
+                let page = read(Named { delta: None, ..named })?;
+                contents.pages.entry((layer, chunk_number)).or_insert_with(|| Box::new(*page));
             }
-            contents.pages.entry((layer, chunk_number)).or_insert_with(|| Box::new(*page));
+            if view.has_data {
+                name_blocks(&mut contents.units, chunk_number, read(named)?.as_slice());
+            }
         }
         contents.indexes.insert(view.number, saved(&view.index));
     }
@@ -294,8 +302,14 @@ fn add(
 
 fn saved(index: &Index) -> SavedIndex {
     let number = |chunk: usize| u32::try_from(chunk).expect("within the largest volume");
-    let entries = index.entries().map(|(chunk, layer)| (number(chunk), layer));
-    SavedIndex { blocks: index.blocks, entries: entries.collect() }
+    let entries = index.all().filter(|(_, named)| named.base != NEVER);
+    let blocks = |delta: &Delta| delta.pairs().map(|(at, entry)| (number(at), entry)).collect();
+    let deltas = index.all().filter_map(|(chunk, it)| Some((number(chunk), blocks(it.delta?))));
+    SavedIndex {
+        blocks: index.said.blocks,
+        entries: entries.map(|(chunk, named)| (number(chunk), named.base)).collect(),
+        deltas: deltas.collect(),
+    }
 }
 
 /// Sets the bits of the blocks that a page names.

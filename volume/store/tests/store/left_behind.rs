@@ -54,7 +54,7 @@ fn pages_that_a_closed_disk_has_not_freed_are_freed_after_the_next_snapshot() {
     let snapshot = fixture.lock().snapshot_volume(&key, &mut disks).unwrap().key;
     fixture.lock().destroy_volume(snapshot.as_str(), &mut disks).unwrap();
     let operation = fixture.lock();
-    disks.0.get_mut(&key).unwrap().write(0, &[2; 4096]).unwrap();
+    disks.0.get_mut(&key).unwrap().write(0, &[2; 8 * 4096]).unwrap();
     disks.0.clear();
     drop(operation);
     assert_eq!(metadata(&fixture).0, 4 * 4096, "the new page of the first chunk, and the old one");

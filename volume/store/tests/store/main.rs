@@ -5,6 +5,7 @@ mod attacked;
 mod content_id;
 mod crash;
 mod damage;
+mod deltas;
 mod dying;
 mod host_memory;
 mod killed_disk;

@@ -1,7 +1,7 @@
 //! Pages of maps: those that no index names any more are freed, and none that is still named or read.
 
 use store::Inactive;
-use store::testing::{Disks, Fixture, content};
+use store::testing::{Disks, Fixture, content, counted};
 
 const BLOCK: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -52,8 +52,9 @@ fn pages_that_an_operation_may_be_reading_are_freed_after_it() {
     let key = fixture.create(8 << 20);
     let mut disks = Disks::default();
     disks.0.insert(key.clone(), fixture.open(&key, false).unwrap());
+    // More blocks than a chunk without a page can have.
     let write = |disks: &mut Disks, chunk: u64| {
-        disks.0.get_mut(&key).unwrap().write(chunk * (4 << 20), &[1; 4096]).unwrap();
+        disks.0.get_mut(&key).unwrap().write(chunk * (4 << 20), &[1; 8 * 4096]).unwrap();
     };
     write(&mut disks, 0);
     write(&mut disks, 1);
@@ -69,6 +70,30 @@ fn pages_that_an_operation_may_be_reading_are_freed_after_it() {
     write(&mut disks, 1);
     let (after, ..) = metadata(&fixture);
     assert_eq!(after, 2 * 4096, "the new pages alone");
+    assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
+}
+
+/// What it has read in the index before a chunk was zeroed as a whole is a page of the disk's top. Found without its
+/// entries, the chunk would be taken for one that has not changed.
+#[test]
+fn pages_of_chunks_that_are_zeroed_are_freed_after_an_operation_or_used_again() {
+    let fixture = Fixture::new(64 * MIB);
+    let key = fixture.create(16 << 20);
+    let mut disk = fixture.open(&key, false).unwrap();
+    (0..3).for_each(|chunk| disk.write(chunk * (4 << 20), &[1; 8 * 4096]).unwrap());
+    let operation = fixture.lock();
+    disk.write_zeroes(0, 8 << 20, false).unwrap();
+    assert_eq!(metadata(&fixture).0, 3 * 4096, "the page that is named, and those of both chunks");
+    disk.write(0, &[2; 8 * 4096]).unwrap();
+    assert_eq!(metadata(&fixture).0, 3 * 4096, "the page of the first chunk is used again");
+    drop(operation);
+    disk.write_zeroes(8 << 20, 4 << 20, false).unwrap();
+    assert_eq!(metadata(&fixture).0, 4096, "the one that is used again stays");
+    let bytes = content(&mut disk);
+    assert!(bytes[..8 * 4096] == [2; 8 * 4096] && bytes[8 * 4096..].iter().all(|it| *it == 0));
+    let (counted, real) = counted(&fixture.sr);
+    assert_eq!(counted, real);
+    drop(disk);
     assert_eq!(fixture.lock().check().unwrap(), [""; 0]);
 }
 

@@ -48,6 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
     let volume = || 0..VOLUMES_MAX;
     let range = || {
         prop_oneof![
+            4 => (0..BLOCKS, 1..4_usize),
             6 => (0..BLOCKS, 1..40_usize),
             2 => (prop::sample::select(vec![0, 1000, 1020, 1024, 2040]), 1..1100_usize),
             1 => Just((0, BLOCKS)),

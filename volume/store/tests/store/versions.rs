@@ -1,4 +1,4 @@
-//! SRs of other versions: a committed one of format 1 is read and used, one of a later format is refused by
+//! SRs of other versions: a committed one of format 1 is read and used as one, one of a later format is refused by
 //! name and kept, and what a later version of the same format has added survives every change.
 
 use std::{fs, path::Path};
@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use serde_json::{Value, json};
 use store::{
     ErrorKind, ExternalHolder, Inactive, Name, Serving, Sr, Volume,
-    testing::{self, Fixture, SR_UUID, attachment, content, metadata, open},
+    testing::{self, Fixture, SR_UUID, attachment, content, deltas, metadata, open},
 };
 
 const BLOCK: usize = 4096;
@@ -64,7 +64,16 @@ fn an_sr_of_the_first_format_is_attached_read_and_changed() {
     let mut disk = open(&sr, &origin_key, false).unwrap();
     disk.write(2 * BLOCK as u64, &[9; BLOCK]).unwrap();
     drop(disk);
+    let record = fs::read(metadata(&sr).join("sr.json")).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(record["format"], 1, "a step back is possible");
+    let new = testing::create(&sr, 8 << 20);
+    open(&sr, new.as_str(), false).unwrap().write(0, &[1; BLOCK]).unwrap();
+    for key in [&origin_key, new.as_str()] {
+        assert_eq!(deltas(&sr, key), 0, "what programs of this format do not know is not in it");
+    }
     let lock = || sr.lock().unwrap();
+    lock().destroy_volume(new.as_str(), &mut Inactive).unwrap();
     let kept = lock().snapshot_volume(&origin_key, &mut Inactive).unwrap().key;
     lock().revert_volume(kept.as_str(), &clone_key, &mut Inactive).unwrap();
     assert_eq!(blocks(&sr, "clone")[..5], [0, 1, 9, 1, 2]);
@@ -88,7 +97,7 @@ fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
 fn an_sr_of_a_later_format_is_refused_by_name_and_kept() {
     let fixture = Fixture::new(8 << 20);
     let record = metadata(&fixture.sr).join("sr.json");
-    edit(&record, |it| it["format"] = json!(2));
+    edit(&record, |it| it["format"] = json!(3));
     let before = fs::read(&record).unwrap();
     let (host, uuid) = (&fixture.host, fixture.sr.uuid());
     let refused = [
@@ -101,7 +110,7 @@ fn an_sr_of_a_later_format_is_refused_by_name_and_kept() {
         let error = refused.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OtherFormat, "{number}: {error}");
         let text = error.to_string();
-        for part in ["format 2", "knows 1", uuid.as_str(), "reclaim", "--force"] {
+        for part in ["format 3", "knows 1 to 2", uuid.as_str(), "reclaim", "--force"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }
