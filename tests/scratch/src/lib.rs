@@ -122,7 +122,11 @@ pub fn end(path: &Path) -> io::Result<()> {
 /// Removes what killed processes left in a place.
 fn sweep(place: &Path) {
     for path in all(place) {
-        if !path.join(KEPT).exists() && lock(&path).is_some() {
+        if path.join(KEPT).exists() {
+            continue;
+        }
+        // Locked until it is gone: a process that has just made it sees that it is taken, and makes another one.
+        if let Some(_lock) = lock(&path) {
             // What cannot be removed now is tried again by the next process.
             let _left = end(&path);
         }
