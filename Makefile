@@ -9,9 +9,11 @@
 #             process that serves one, and of the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
 #             latencies and system calls as a guest has them, a frontend that vanishes, PVH and HVM guests (make
-#             test-guests); 100 fill-ups with the memory that a machine really has (make test-memory); and the packages
+#             test-guests); 100 fill-ups with the memory that a machine really has (make test-memory); swap (make
+#             test-swap); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
+# make test-swap  SRs with and without device-config:swap where memory is short, in QEMU (as root)
 # make test-xo    Xen Orchestra's own NBD client reads a backup, full and incremental (takes node and npm)
 # make test-trace  the methods below the real OpenTelemetry packages (takes python3 with pip)
 # make crates  packages smapiv3, smapiv3-plugin and smapiv3-syslog for other authors, and builds what is in them
@@ -39,7 +41,7 @@ long_test = $(CARGO) test --locked --workspace --test $1 -- --nocapture $2
 CRATES = -p smapiv3-syslog -p smapiv3 -p smapiv3-plugin
 PROGRAMS = volume-plugin datapath-plugin tapdisk-ram tap-ctl-ram
 
-.PHONY: all build crates deb rpm run stop test test-long test-random test-doubles test-migrations test-versions test-guests test-memory test-packages test-xen test-xo test-trace lint bench bench-quick bench-fleet bench-zram install uninstall clean
+.PHONY: all build crates deb rpm run stop test test-long test-random test-doubles test-migrations test-versions test-guests test-memory test-packages test-swap test-xen test-xo test-trace lint bench bench-quick bench-fleet bench-zram install uninstall clean
 
 all: build
 
@@ -71,7 +73,7 @@ crates:
 	$(CARGO) package --locked --allow-dirty $(CRATES)
 
 # A seed that failed: STORE_SEED=... make test-long, or BLKIF_SEED=...
-test-long: test-random test-doubles test-migrations test-versions test-packages test-guests test-memory
+test-long: test-random test-doubles test-migrations test-versions test-packages test-guests test-memory test-swap
 
 # Each rule of smapiv3-check is broken alone, and all of them are judged.
 test-doubles:
@@ -125,6 +127,14 @@ test-memory:
 	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" $(CARGO) build --locked --profile demo --target $(TARGET) \
 		--package store --example fill_ups
 	tests/xen/memory.sh $(call built,demo)/examples/fill_ups $(CARGO_TARGET_DIR)/xen $(FILL_UPS)
+
+# On a kernel that can keep a tmpfs out of swap, of Debian's backports, and on one that cannot. The root file system
+# takes no tmpfs, so that all of the machine's tmpfs is that of SRs.
+test-swap:
+	tests/tools.sh run
+	$(call cargo_build,demo,xen-toolstack xen-load xen-cold)
+	for kernel in backports ""; do XEN_KERNEL=$$kernel XEN_WITHOUT=yes XEN_MEMORY=768 XEN_WORDS=rootfstype=ramfs \
+		tests/xen/run.sh $(call built,demo) $(CARGO_TARGET_DIR)/xen swap.sh || exit 1; done
 
 # The client comes from the npm registry; it takes node and npm, of whichever origin.
 test-xo:

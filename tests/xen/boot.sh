@@ -5,7 +5,8 @@
 #
 # dom0 sees SHARE as /share, read-only, and OUT as /out, which also gets the consoles' logs. The script's
 # output is this one's, and so is its exit status; 124: it took longer than XEN_SECONDS (300), 125: dom0 did
-# not get as far as the script. XEN_WITHOUT=yes: dom0's kernel and root file system run without the hypervisor.
+# not get as far as the script. XEN_WITHOUT=yes: dom0's kernel and root file system run without the hypervisor;
+# XEN_WORDS: more words for that kernel.
 set -euo pipefail
 build=$1 share=$2 out=$3 script=$4
 shift 3
@@ -23,7 +24,7 @@ if [ -z "${XEN_WITHOUT:-}" ]; then
         -initrd "$build/vmlinux console=hvc0 loglevel=5 panic=1 mitigations=off,$build/dom0.cpio")
 else
     kernel=(-kernel "$build/vmlinux" -initrd "$build/dom0.cpio"
-        -append "console=ttyS0 loglevel=5 panic=1 mitigations=off")
+        -append "console=ttyS0 loglevel=5 panic=1 mitigations=off ${XEN_WORDS:-}")
 fi
 # shellcheck disable=SC2046 # words
 qemu-system-x86_64 -M q35 -cpu qemu64,+npt -accel tcg,thread=multi -smp 2 -m "$memory" \

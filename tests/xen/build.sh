@@ -3,6 +3,8 @@
 #
 #   tests/xen/build.sh DIRECTORY
 #
+# XEN_KERNEL=backports: with the newest kernel of Debian 12's backports in the place of its own, which is Linux 6.1.
+#
 # DIRECTORY gets xen (the hypervisor), vmlinux (the kernel of dom0 and guests), dom0.cpio and guest.cpio
 # (their root file systems), model (the device model of HVM guests) and what such a guest is started by. QEMU, cpio
 # and strace are installed on this machine; everything else is downloaded and unpacked only, since the packages'
@@ -11,11 +13,12 @@ set -euo pipefail
 files=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 cd "$1"
+directory=$PWD
 
 apt() { apt-get -qq -o DPkg::Lock::Timeout=300 -o APT::Sandbox::User=root "$@"; }
 
 missing=
-for pair in qemu-system-x86_64:qemu-system-x86 cpio:cpio python3:python3 strace:strace; do
+for pair in qemu-system-x86_64:qemu-system-x86 cpio:cpio python3:python3 strace:strace xz:xz-utils zstd:zstd; do
     command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
 done
 if [ -n "$missing" ]; then
@@ -23,30 +26,54 @@ if [ -n "$missing" ]; then
     DEBIAN_FRONTEND=noninteractive apt install -y --no-install-recommends $missing >/dev/null
 fi
 
-kernel=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -1)
+# of_kernel COMMAND WORD...: apt, which knows the packages of the suite that the kernel is from. Other packages of
+# the backports would not be those that fit Debian 12: they are no source of this machine.
+of_kernel() { "$@"; }
+case ${XEN_KERNEL:-} in
+    '') ;;
+    backports)
+        mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | head -1)
+        mkdir -p backports/partial
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror bookworm-backports main" > backports.list
+        of_kernel() {
+            local command=$1
+            shift
+            "$command" -o Dir::Etc::SourceList="$directory/backports.list" -o Dir::Etc::SourceParts=/dev/null \
+                -o Dir::State::Lists="$directory/backports" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@"
+        }
+        of_kernel apt update
+        ;;
+    *) echo "XEN_KERNEL=$XEN_KERNEL: it may be backports, or empty" >&2; exit 2 ;;
+esac
+kernel=$(of_kernel apt-cache depends linux-image-amd64 |
+    sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -1)
 release=${kernel#linux-image-}
-packages="$kernel busybox-static qemu-system-xen xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common
+packages="busybox-static qemu-system-xen xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common
     xenstore-utils libyajl2 grub-common grub-pc-bin libdevmapper1.02.1"
 for library in store4 misc4.17 call1 devicemodel1 evtchn1 foreignmemory1 gnttab1 hypfs1 toolcore1 toollog1; do
     packages="$packages libxen$library"
 done
-if [ "$(cat unpacked/.complete 2>/dev/null)" != "$packages" ]; then
+if [ "$(cat unpacked/.complete 2>/dev/null)" != "$kernel $packages" ]; then
     rm -rf packages unpacked
     mkdir packages unpacked
     # shellcheck disable=SC2086 # a list
-    (cd packages && apt download $packages)
+    (cd packages && of_kernel apt download "$kernel" && apt download $packages)
     for package in packages/*.deb; do dpkg-deb -x "$package" unpacked; done
     # QEMU loads a hypervisor only when it is not compressed. The kernel is unpacked here, since Xen takes
-    # long for that in an emulated machine; its xz stream begins with these six bytes.
+    # long for that in an emulated machine. Its header says where it lies in the file (the kernel's
+    # Documentation/arch/x86/boot.rst), and four bytes behind it are its size.
     gzip -dc unpacked/boot/xen-4.17-amd64.gz > xen
-    python3 - "unpacked/boot/vmlinuz-$release" vmlinux <<'P'
-import lzma, sys
-packed = open(sys.argv[1], "rb").read()
-start = packed.index(b"\xfd7zXZ\0")
-with open(sys.argv[2], "wb") as out:
-    out.write(lzma.LZMADecompressor().decompress(packed[start:]))
+    python3 - "unpacked/boot/vmlinuz-$release" > packed <<'P'
+import struct, sys
+image = open(sys.argv[1], "rb").read()
+start, length = struct.unpack_from("<II", image, 0x248)
+start += (image[0x1f1] + 1) * 512
+sys.stdout.buffer.write(image[start:start + length - 4])
 P
-    echo "$packages" > unpacked/.complete
+    # Debian 12's own kernel is packed by xz, those of its backports are by zstd.
+    if xz -t packed 2>/dev/null; then xz -dc packed > vmlinux; else zstd -qdc packed > vmlinux; fi
+    rm packed
+    echo "$kernel $packages" > unpacked/.complete
 fi
 
 first() { for path; do if [ -e "$path" ]; then echo "$path"; return; fi; done; echo "none of $*" >&2; exit 1; }
@@ -66,6 +93,7 @@ root() {
     mkdir -p "$root/lib/modules/$release"
     cp "$modules"/modules.{builtin,order} "$root/lib/modules/$release/"
     for module; do
+        ! grep -q "/$module\.ko" "$modules/modules.builtin" || continue
         line=$(grep -E "(^|/)$module\.ko[.a-z]*:" "$modules/modules.dep")
         for file in ${line/:/ }; do
             install -D -m 644 "$modules/$file" "$root/lib/modules/$release/$file"

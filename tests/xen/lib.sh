@@ -44,9 +44,10 @@ call() {
 # first NAME: of the JSON on stdin, the first value of that name
 first() { grep -o "\"$1\":\"\{0,1\}[^\",}]*" | head -n 1 | sed 's/.*:"\{0,1\}//'; }
 
-# sr_make SIZE [KEYS]: KEYS: more of device-config, as JSON with a comma behind each
+# sr_make SIZE [KEYS [NUMBER]]: KEYS: more of device-config, as JSON with a comma behind each; NUMBER: of the SR,
+# where there are several, of two digits
 sr_make() {
-    configuration=$(call SR.create "\"uuid\":\"7c4f0f6e-5f0b-4b7e-9c55-0d6f4f1c2a10\",\"name\":\"ram\",\"description\":\"\",\"configuration\":{$2\"size\":\"$1\"}") || exit 1
+    configuration=$(call SR.create "\"uuid\":\"7c4f0f6e-5f0b-4b7e-9c55-0d6f4f1c2a${3:-10}\",\"name\":\"ram\",\"description\":\"\",\"configuration\":{$2\"size\":\"$1\"}") || exit 1
     SR=$(call SR.attach "\"configuration\":$configuration" | tr -d '"') || exit 1
 }
 # volume SIZE: the key of a new volume

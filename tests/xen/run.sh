@@ -3,7 +3,7 @@
 #
 #   tests/xen/run.sh PROGRAMS WORK SCRIPT...
 #
-# PROGRAMS: where the programs were built. WORK: is made, and kept for the next run.
+# PROGRAMS: where the programs were built. WORK: is made, and kept for the next run. XEN_KERNEL: as build.sh says.
 set -euo pipefail
 files=$(cd "$(dirname "$0")" && pwd)
 programs=$(cd "$1" && pwd)
@@ -15,9 +15,10 @@ if [ "$(id -u)" != 0 ]; then
     [ -z "${CI:-}" ] || exit 1
     exit 0
 fi
-[ -e "$work/build/dom0.cpio" ] && [ "$work/build/dom0.cpio" -nt "$files/dom0-init" ] &&
-    [ "$work/build/guest.cpio" -nt "$files/guest-init" ] &&
-    [ "$work/build/dom0.cpio" -nt "$files/build.sh" ] || "$files/build.sh" "$work/build"
+build=$work/build${XEN_KERNEL:+-$XEN_KERNEL}
+[ -e "$build/dom0.cpio" ] && [ "$build/dom0.cpio" -nt "$files/dom0-init" ] &&
+    [ "$build/guest.cpio" -nt "$files/guest-init" ] &&
+    [ "$build/dom0.cpio" -nt "$files/build.sh" ] || "$files/build.sh" "$build"
 share=$work/share
 rm -rf "$share"
 mkdir -p "$share/bin"
@@ -30,6 +31,7 @@ status=0
 for script; do
     echo "== $script"
     begin=$SECONDS
+    out=$work/out-${script%.sh}${XEN_KERNEL:+-$XEN_KERNEL}
     # Each kill takes an emulated machine a second, and a busy one four. An HVM guest is emulated twice.
     case $script in
         kill.sh) seconds=900 ;;
@@ -38,10 +40,10 @@ for script; do
         zram.sh) seconds=900 ;;
         *) seconds=300 ;;
     esac
-    XEN_SECONDS=${XEN_SECONDS:-$seconds} "$files/boot.sh" "$work/build" "$share" "$work/out-${script%.sh}" "$script" || status=$?
+    XEN_SECONDS=${XEN_SECONDS:-$seconds} "$files/boot.sh" "$build" "$share" "$out" "$script" || status=$?
     # What a script leaves to be looked at here.
     judge=$files/${script%.sh}.py
-    if [ "$status" = 0 ] && [ -e "$judge" ]; then python3 "$judge" "$work/out-${script%.sh}" || status=$?; fi
+    if [ "$status" = 0 ] && [ -e "$judge" ]; then python3 "$judge" "$out" || status=$?; fi
     echo "== $script: status $status after $((SECONDS - begin)) s"
     [ "$status" = 0 ] || exit "$status"
 done
