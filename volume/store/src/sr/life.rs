@@ -162,10 +162,14 @@ impl Host {
         wanted: &Attachment,
     ) -> Result<()> {
         let mut record = found.clone();
-        if found.configured != Some(wanted.size) {
+        let size = if found.configured == Some(wanted.size) {
+            // A command has given it another one since.
+            found.size
+        } else {
             record.configured = None;
-            self.change_size(sr, dirs, &mut record, wanted.size)?;
-        }
+            wanted.size
+        };
+        self.change_size(sr, dirs, &mut record, size)?;
         record.attached = true;
         record.provider.clone_from(&wanted.provider);
         record.save_dir.clone_from(&wanted.save_dir);

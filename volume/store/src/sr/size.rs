@@ -3,7 +3,8 @@
 //! The record commits. Before it a larger file system is there, and writers keep to a smaller limit; after it
 //! they use a larger limit. The count's word for the limit is mapped by all processes, so that none has to be
 //! told. A kill in between leaves a limit that is too small, until the next operation under the SR's lock takes it
-//! from the record, and a file system that is too large, which is only a backstop.
+//! from the record, and a file system that is too large, which is only a backstop. A change to the size that the
+//! record has already, and each attach, makes both what they should be.
 
 use std::{thread, time::Duration};
 
@@ -52,7 +53,8 @@ impl Host {
         Ok(Resized { before, size, configured })
     }
 
-    /// Commits a record with another size. Held: the lock of promises, and the SR's.
+    /// Commits a record with another size, or makes the limits agree with that of the record. Held: the lock of
+    /// promises, and the SR's.
     pub(super) fn change_size(
         &self,
         sr: &Sr,
@@ -62,6 +64,8 @@ impl Host {
     ) -> Result<()> {
         let before = record.size;
         if size == before {
+            dirs.counter()?.set_size(pages(size));
+            limit_mounts(sr, size);
             return Ok(());
         }
         record.size = size;
@@ -79,11 +83,16 @@ impl Host {
                 dirs.counter()?.set_size(pages(before));
                 return Err(error);
             }
-            // The count limits the SR. This is only a backstop.
-            let _larger = mount::resize(sr.layout(), size);
+            limit_mounts(sr, size);
         }
         Ok(())
     }
+}
+
+/// Lets the mounts hold no more than what writers keep to. Where that does not succeed they hold more: the count
+/// limits the SR, and they are only a backstop.
+fn limit_mounts(sr: &Sr, size: u64) {
+    let _larger = mount::resize(sr.layout(), size);
 }
 
 /// Lets all processes keep to a smaller size.

@@ -20,7 +20,7 @@ use store::{
 
 use crate::{
     dying::{self, Remote, SIGKILL, TASK},
-    killed_disk, mounts,
+    killed_disk, killed_resize, mounts,
     operations::{BLOCK, Keys, OTHER_SR, SIZE, SR_BYTES, hidden, operate, other_sr},
 };
 
@@ -437,6 +437,9 @@ fn dying_process() {
     let steps = steps.parse().unwrap();
     if let Some(what) = operation.strip_prefix(mounts::PREFIX) {
         return mounts::operate(what, Path::new(root), steps).unwrap();
+    }
+    if let Some(what) = operation.strip_prefix(killed_resize::PREFIX) {
+        return killed_resize::die(what, Path::new(root), steps).unwrap();
     }
     let wanted = attachment(&host, SR_BYTES);
     match operation {

@@ -218,7 +218,7 @@ fn disks_of_ten_srs_see_the_watermark_at_once() {
 }
 
 /// Blocks that a place of an SR may hold.
-fn mount_limit(sr: &Sr, place: &str) -> u64 {
+pub(crate) fn mount_limit(sr: &Sr, place: &str) -> u64 {
     let path = sr.layout().root().join(place);
     let shown = Command::new("stat").args(["-f", "-c", "%b"]).arg(path).output().unwrap();
     String::from_utf8(shown.stdout).unwrap().trim().parse().unwrap()

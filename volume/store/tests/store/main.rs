@@ -9,6 +9,7 @@ mod deltas;
 mod dying;
 mod host_memory;
 mod killed_disk;
+mod killed_resize;
 mod left_behind;
 mod life;
 mod map_pages;

@@ -19,7 +19,7 @@ use crate::dying::{self, SIGKILL};
 pub(crate) const PREFIX: &str = "mounted: ";
 /// Set in the namespace.
 const INSIDE: &str = "STORE_MOUNT_NAMESPACE";
-const SR_BYTES: u64 = 16 << 20;
+pub(crate) const SR_BYTES: u64 = 16 << 20;
 
 pub(crate) fn host_that_mounts(root: &Path) -> Host {
     Host { may_mount: true, ..host(root) }
