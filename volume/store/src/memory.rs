@@ -98,7 +98,7 @@ impl Memory {
             return Ok(());
         }
         let free = free.saturating_sub(fixed);
-        let largest = taken + free - free / (OVERHEAD_PART + 1);
+        let largest = taken + free - free.div_ceil(OVERHEAD_PART + 1);
         let taken = match taken {
             0 => String::new(),
             taken => format!(" beside the {} that it has in use", human(taken)),
@@ -200,11 +200,17 @@ mod tests {
     /// What is promised can be written, and leaves the reserve, on hosts of every size.
     #[test]
     fn a_promise_that_is_kept_leaves_the_host_its_reserve() {
-        for total in [GIB, 2 * GIB, 4 * GIB, 16 * GIB, 256 * GIB] {
-            let memory = Memory { total, available: total / 8 * 7 };
+        let hosts = [GIB, 2 * GIB, 4 * GIB, 16 * GIB, 256 * GIB];
+        for (total, odd) in hosts.into_iter().flat_map(|total| (0..60).map(move |odd| (total, odd)))
+        {
+            let memory = Memory { total, available: total / 8 * 7 + odd };
             let error = memory.check_promise(total, 0, 0, 0).unwrap_err().to_string();
             let (_, rest) = error.split_once("device-config:size=").unwrap();
             let size: u64 = rest.split_once(' ').unwrap().0.parse().unwrap();
+            memory.check_promise(size, 0, 0, 0).expect("what the error says is possible");
+            memory
+                .check_promise(size + 2, 0, 0, 0)
+                .expect_err("more than that, page tables included");
             let left = Memory { available: memory.available - size, ..memory };
             assert!(left.available > left.reserve() + total / MARGIN_PART, "{total}: {left:?}");
             // Other programs have taken the margin, and the kernel what it takes for the blocks.

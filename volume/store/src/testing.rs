@@ -10,7 +10,7 @@ use std::{
 use scratch::Scratch;
 
 pub use crate::files::{
-    hooks::{Work, at_unlock, work},
+    hooks::{Work, at_limit, at_unlock, work},
     steps::failpoints,
 };
 use crate::{

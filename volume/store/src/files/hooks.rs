@@ -16,11 +16,12 @@ pub struct Work {
     pub counts: usize,
 }
 
-/// A closure that runs when a lock is released.
+/// A closure that runs once.
 type Hook = Box<dyn FnOnce()>;
 
 thread_local! {
     static UNLOCKED: RefCell<Option<Hook>> = const { RefCell::new(None) };
+    static LIMITED: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
 /// Runs `act` when this thread lets go of an SR's lock next in order to free memory: after the
@@ -30,6 +31,18 @@ pub fn at_unlock<T: 'static>(act: impl FnOnce() -> T + 'static) -> Receiver<T> {
     let hook = move || send.send(act()).expect("received later");
     UNLOCKED.replace(Some(Box::new(hook)));
     received
+}
+
+/// Runs `act` when this thread makes an SR smaller next: after what is in use was seen to fit, and before disks keep
+/// to the new size.
+pub fn at_limit(act: impl FnOnce() + 'static) {
+    LIMITED.replace(Some(Box::new(act)));
+}
+
+pub(crate) fn limited() {
+    if let Some(hook) = LIMITED.take() {
+        hook();
+    }
 }
 
 pub(crate) fn unlocked() {

@@ -102,6 +102,8 @@ fn limit(dirs: &Dirs, before: u64, size: u64, usage: Usage) -> Result<()> {
     if !fits() {
         return Err(too_much_in_use(dirs, size, usage));
     }
+    #[cfg(feature = "testing")]
+    crate::files::hooks::limited();
     counter.set_size(pages(size));
     // From here on no process begins to take more than that.
     thread::sleep(COUNTING);

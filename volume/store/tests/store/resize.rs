@@ -8,7 +8,7 @@ use std::{
 
 use store::{
     Attachment, Disk, ErrorKind, Inactive, Sr,
-    testing::{Fixture, attachment, counted},
+    testing::{Fixture, at_limit, attachment, counted},
 };
 
 const BLOCK: u64 = 4096;
@@ -80,6 +80,28 @@ fn an_sr_does_not_shrink_below_what_is_in_use() {
     disk.discard(20 * MIB, 20 * MIB).unwrap();
     fixture.host.resize_sr(fixture.sr.uuid(), least).unwrap();
     assert_eq!(fixture.sr.stat().unwrap().total, least);
+}
+
+/// What a disk takes after it was seen that everything fits, and before it is told of the smaller size, counts: the SR
+/// keeps its size, and disks find room up to it.
+#[test]
+fn an_sr_does_not_shrink_below_what_a_disk_takes_meanwhile() {
+    let fixture = Fixture::new(32 * MIB);
+    let key = fixture.create(64 << 20);
+    let mut disk = fixture.open(&key, false).unwrap();
+    at_limit(move || disk.write(0, &vec![1; 16 << 20]).unwrap());
+    let error = resize(&fixture, 8).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert!(error.to_string().contains("16 MiB of data"), "{error}");
+    assert_eq!(fixture.sr.stat().unwrap().total, 32 * MIB);
+    // No operation under the SR's lock has come in between, which would mend the limit.
+    let free = fixture.sr.stat().unwrap().free;
+    assert!((15 * MIB..=16 * MIB).contains(&free), "a disk finds room for {free}");
+    let mut disk = fixture.open(&key, false).unwrap();
+    disk.write(16 * MIB, &vec![1; 15 << 20]).unwrap();
+    resize(&fixture, 8).unwrap_err();
+    disk.discard(8 * MIB, 56 * MIB).unwrap();
+    resize(&fixture, 9).unwrap();
 }
 
 #[test]
