@@ -391,6 +391,10 @@ fn a_kill_leaves_neither_half_a_file_nor_half_a_volume() {
     make_noise(&disk, 48 << 20);
     let image = files.path("whole.qcow2");
     export(&xapi, &sr, &key, &image, &[]);
+    let plain = files.path("whole.raw");
+    export(&xapi, &sr, &key, &plain, &["--format", "raw"]);
+    let whole = fs::read(&plain).unwrap();
+    fs::remove_file(&plain).unwrap();
     let used = xapi.data_in_use(&sr);
     let mut killed = 0;
     for round in 0..ROUNDS {
@@ -410,8 +414,10 @@ fn a_kill_leaves_neither_half_a_file_nor_half_a_volume() {
         for volume in volumes.as_array().unwrap() {
             if volume["key"] != json!(key) {
                 // It was complete.
-                let size = if format == "raw" { fs::metadata(&image).unwrap().len() } else { SIZE };
-                assert_eq!(volume["virtual_size"], json!(size));
+                let wanted =
+                    if format == "raw" { fs::read(&image).unwrap() } else { whole.clone() };
+                let copy = volume["key"].as_str().unwrap();
+                assert!(content(&xapi, &sr, copy) == wanted, "half a volume in round {round}");
                 let line = json!({"sr": sr, "key": volume["key"]});
                 xapi.volume("Volume.destroy", line).unwrap();
             }
