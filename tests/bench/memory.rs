@@ -103,20 +103,21 @@ fn discard(server: &Server<'_>) -> Result<()> {
 fn scattered(bench: &Bench, sr: &str, meta: &Path, size: u64) -> Result<f64> {
     let before = process::blocks(meta)?;
     let server = Server::ours(OURS, &bench.xapi, sr, size)?;
-    let data = scatter(&server, SCATTER_BYTES)?;
+    let data = scatter(&server, SCATTER_BYTES, 1)?;
     let maps = process::blocks(meta)? - before;
     server.end();
     Ok(maps as f64 * 100.0 / data as f64)
 }
 
-/// Writes one block in every `distance`; how many bytes that were.
-pub(crate) fn scatter(server: &Server<'_>, distance: u64) -> Result<u64> {
+/// Writes so many blocks in every `distance`; how many bytes that were.
+pub(crate) fn scatter(server: &Server<'_>, distance: u64, blocks: usize) -> Result<u64> {
+    let data = vec![7; 4096 * blocks];
     let wish = Wish { name: server.export().as_bytes(), ..Wish::default() };
     let mut client = Client::connect(server.socket(), &wish).context("connecting")?;
     let mut written = 0;
     for place in 0..server.size / distance {
-        client.write(place * distance, &[7; 4096])?;
-        written += 4096;
+        client.write(place * distance, &data)?;
+        written += data.len() as u64;
     }
     Ok(written)
 }
