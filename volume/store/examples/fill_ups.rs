@@ -117,35 +117,49 @@ impl Drop for User {
     }
 }
 
+/// What the other program is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Rest,
+    /// To take memory and give it back, in turns.
+    Take,
+    /// To take memory and keep it.
+    Keep,
+}
+
 /// What the other program does.
 fn use_memory() {
-    let (works, counted) = (Mutex::new(false), AtomicU64::new(0));
+    let (order, counted) = (Mutex::new(Order::Rest), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut held: Vec<Vec<u8>> = Vec::new();
             for step in 0_u64.. {
-                let works = works.lock().unwrap();
+                let order = order.lock().unwrap();
                 let memory = Memory::now().unwrap();
-                let is_growing = step / 40 % 3 < 2;
-                if !*works {
+                let is_growing = *order == Order::Keep || step / 40 % 3 < 2;
+                if *order == Order::Rest {
                     held.clear();
                 } else if is_growing && memory.available > memory.reserve() + LEFT {
                     held.push(vec![1; STEP]);
                     counted.fetch_add(1, Ordering::Relaxed);
-                } else {
+                } else if *order == Order::Take {
                     held.pop();
                 }
-                drop(works);
+                drop(order);
                 thread::sleep(Duration::from_millis(1));
             }
         });
         for line in std::io::stdin().lines() {
-            let takes = line.unwrap() == "take";
-            *works.lock().unwrap() = takes;
-            if !takes {
+            let told = match line.unwrap().as_str() {
+                "take" => Order::Take,
+                "keep" => Order::Keep,
+                _ => Order::Rest,
+            };
+            *order.lock().unwrap() = told;
+            if told == Order::Rest {
                 thread::sleep(Duration::from_millis(100));
                 // It is at rest when this lock has been had after a step.
-                drop(works.lock().unwrap());
+                drop(order.lock().unwrap());
                 let text = format!("\ntaken {}\n", counted.swap(0, Ordering::Relaxed));
                 std::io::stdout().write_all(text.as_bytes()).unwrap();
             }
@@ -214,7 +228,8 @@ fn fill_ups(rounds: u64) {
             let is_alone = round % 2 == 1;
             let mut user = (!is_alone).then(User::start);
             if let Some(user) = &mut user {
-                user.order("take\n");
+                // Where it keeps what it takes, the SRs cannot have all that they were promised.
+                user.order(if round % 4 == 0 { "take\n" } else { "keep\n" });
             }
             let ended_by_host = fill(&srs, &keys);
             let space = srs.iter().map(|sr| sr.stat().unwrap()).collect::<Vec<_>>();
@@ -240,7 +255,8 @@ fn fill_ups(rounds: u64) {
             let mut before = *before.get_or_insert(after);
             before[0] = shared;
             let text = format!(
-                "round {round}: lowest {} KiB, reserve {} KiB; {FIELDS:?} and free at hand {:?} to {:?} KiB\n",
+                "round {round}: {by_host} disks ended by the host so far; lowest {} KiB, reserve {} KiB; {FIELDS:?} and \
+                 free at hand {:?} to {:?} KiB\n",
                 low >> 10,
                 memory.reserve() >> 10,
                 before.map(|bytes| bytes >> 10),
