@@ -17,8 +17,6 @@ use crate::{
 /// With so many copies, or so many bytes of them, they are carried out before more are added.
 const SEGMENTS_MAX: usize = 1024;
 const BYTES_MAX: usize = 1 << 20;
-/// Of so many copies the data is fetched ahead. More of it would push each other out of the first cache.
-const PREFETCHED_MAX: usize = 64;
 
 /// A request whose data is to be copied.
 #[derive(Debug)]
@@ -102,9 +100,6 @@ impl Batch {
                     grants.take(count as usize, |grant| self.copies.push(grant, Local::Zeroes));
                 }
                 Extent::Data(mut slice) => {
-                    if begin < PREFETCHED_MAX {
-                        slice.prefetch();
-                    }
                     grants.take(slice.length(), |grant| {
                         let part = slice.split_front(grant.length().into());
                         self.copies.push(grant, Local::FromBlock(part));

@@ -34,11 +34,11 @@ pub enum Reuse {
     Late,
 }
 
-/// Has lines of the cache fetched from an address on, and the translation of the address. It is a hint: an
-/// address where nothing is mapped does no harm, and a page that is not there is not made.
+/// Has the line of the cache of an address fetched, and the translation of the address. It is a hint: an address
+/// where nothing is mapped does no harm, and a page that is not there is not made.
 #[inline]
-pub(crate) fn prefetch(from: *const u8, lines: usize) {
-    machine::prefetch(from, lines);
+pub(crate) fn prefetch(from: *const u8) {
+    machine::prefetch(from);
 }
 
 /// Copies `bytes` into shared memory at `to`, from which they are read [late](Reuse::Late).
@@ -51,13 +51,20 @@ pub(crate) unsafe fn store(bytes: &[u8], to: *mut u8) {
 }
 
 /// Copies from shared memory to shared memory. Where the ranges overlap the result is a mixture. Until
-/// [`fence`] others may see the bytes after what is stored next.
+/// [`fence`] others may see the bytes after what is stored next. Meanwhile `length` bytes from `next` on are
+/// fetched, which is a hint as [`prefetch`] is.
 ///
 /// # Safety
-/// `from` must be valid for reads and `to` for writes of `length` bytes.
-pub(crate) unsafe fn between(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
+/// `from` must be valid for reads and `to` for writes of `length` bytes. `next` may be any address.
+pub(crate) unsafe fn between(
+    from: *const u8,
+    to: *mut u8,
+    length: usize,
+    reuse: Reuse,
+    next: *const u8,
+) {
     // SAFETY: what the caller guarantees.
-    unsafe { machine::between(from, to, length, reuse) }
+    unsafe { machine::between(from, to, length, reuse, next) }
 }
 
 /// What was stored by [`between`] is seen before what is stored next.
@@ -68,14 +75,17 @@ pub(crate) fn fence() {
 
 #[cfg(test)]
 mod tests {
+    use std::ptr;
+
     use super::*;
 
     type Load = unsafe fn(*const u8, *mut u8, usize);
     type Store = unsafe fn(*const u8, *mut u8, usize, Reuse);
+    type Between = unsafe fn(*const u8, *mut u8, usize, Reuse, *const u8);
 
     /// Every alignment of both sides, sizes around those at which the copy changes its way, and
     /// nothing before the first byte or behind the last.
-    fn check(load: Load, store: Store, between: Store) {
+    fn check(load: Load, store: Store, between: Between) {
         let from: Vec<u8> = (0..(33 << 10) + 300).map(|i| (i % 251) as u8 + 1).collect();
         for length in (0..130).chain([4095, 4096, 4160, 4200, (32 << 10) + 100]) {
             for (skew, at) in (0..65).map(|skew| (skew, 64 + 7 * skew % 64)) {
@@ -89,8 +99,9 @@ mod tests {
                             0 => load(source, to, length),
                             1 => store(source, to, length, Reuse::Soon),
                             2 => store(source, to, length, Reuse::Late),
-                            3 => between(source, to, length, Reuse::Soon),
-                            _ => between(source, to, length, Reuse::Late),
+                            3 => between(source, to, length, Reuse::Soon, source),
+                            // What is fetched ahead may lie anywhere.
+                            _ => between(source, to, length, Reuse::Late, ptr::null()),
                         }
                     }
                     assert!(

@@ -3,10 +3,6 @@
 
 use crate::{ReadMap, Reuse, WriteMap, copy};
 
-/// So many lines of a slice are fetched ahead. The processor's own prefetch goes on from there, up to the
-/// end of a page; fewer do not set it off, and more take the room of other slices.
-const PREFETCH_LINES: usize = 4;
-
 /// A range of a mapping, which stays mapped for as long as the slice exists.
 #[derive(Clone, Debug)]
 pub struct Slice {
@@ -63,10 +59,12 @@ impl Slice {
         self.map.read(self.offset + from, into);
     }
 
-    /// Says that the slice is read soon: its beginning is on its way into the cache then.
+    /// Says that the slice is copied soon: its first line is on its way into the cache then, and the translation of
+    /// its address, which takes longer in a large mapping. Translations of several slices are looked up side by
+    /// side only where these calls follow each other closely.
     #[inline]
     pub fn prefetch(&self) {
-        copy::prefetch(self.address(), PREFETCH_LINES);
+        copy::prefetch(self.address());
     }
 
     /// Address for the kernel. It is valid for reads of [`length`](Self::length) bytes while the slice
@@ -151,10 +149,21 @@ impl Copying {
     /// If the lengths differ.
     #[inline]
     pub fn copy(&mut self, from: &Slice, to: &WriteSlice, reuse: Reuse) {
+        self.copy_before(from, to, reuse, from);
+    }
+
+    /// The same, with `next` to be copied next: that comes into the cache while this one is copied.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    #[inline]
+    pub fn copy_before(&mut self, from: &Slice, to: &WriteSlice, reuse: Reuse, next: &Slice) {
         assert_eq!(to.length(), from.length, "a copy between slices of different lengths");
         // SAFETY: both addresses are valid for that many bytes while the slices exist, and the map of
         // `to` was mapped for writing. The fence is in `drop`.
-        unsafe { copy::between(from.address(), to.address(), from.length, reuse) }
+        unsafe {
+            copy::between(from.address(), to.address(), from.length, reuse, next.address());
+        }
     }
 }
 

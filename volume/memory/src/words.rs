@@ -70,7 +70,7 @@ impl<'a> Words<'a> {
     /// If there is none.
     #[inline]
     pub fn prefetch(self, index: usize) {
-        copy::prefetch(ptr::from_ref(&self.0[index]).cast(), 1);
+        copy::prefetch(ptr::from_ref(&self.0[index]).cast());
     }
 
     /// All words in order.

@@ -15,12 +15,15 @@ use rustix::io::Errno;
 
 use super::{domain_dir, events::Events, keys_path, memory_path, port_paths};
 use crate::{
-    copies::{Copies, Grant, Local, OKAY, PAGE_BYTES},
+    copies::{Copies, Grant, Local, OKAY, PAGE_BYTES, Segment},
     domain::{Domain, Features, Update, Updating, Xen},
 };
 
 /// `GNTST_bad_gntref`: the guest has not granted that page.
 const BAD_GRANT: i16 = -3;
+
+/// Of so many copies the beginnings are fetched together, before the first of them.
+const FETCHED_TOGETHER: usize = 16;
 
 static ZEROES: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
@@ -105,6 +108,17 @@ impl Updating for Done {
     }
 }
 
+/// Has the first line of a block fetched. It may lie anywhere on a large disk, and the translation of its address
+/// is then in no cache either.
+#[inline]
+fn prefetch(local: &Local) {
+    match local {
+        Local::FromBlock(slice) => slice.prefetch(),
+        Local::ToBlock(place) => place.reader().prefetch(),
+        Local::ToBuffer(_) | Local::Zeroes => {}
+    }
+}
+
 #[derive(Debug)]
 struct MockDomain {
     dir: PathBuf,
@@ -123,12 +137,14 @@ impl MockDomain {
         (end <= self.memory.reader().length()).then_some(at)
     }
 
+    /// Carries out a copy, of which `next` is the one behind it.
     #[inline]
     fn copy_one(
         &self,
         copying: &mut Copying,
         grant: Grant,
         local: &Local,
+        next: Option<&Local>,
         buffer: &mut [u8],
     ) -> i16 {
         let Some(at) = self.place(grant) else { return BAD_GRANT };
@@ -140,7 +156,12 @@ impl MockDomain {
             }
             Local::ToBuffer(to) => self.memory.reader().read(at, &mut buffer[*to..*to + length]),
             Local::FromBlock(slice) => {
-                copying.copy(slice, &WriteSlice::new(&self.memory, at, length), Reuse::Soon);
+                let next = match next {
+                    Some(Local::FromBlock(next)) => next,
+                    _ => slice,
+                };
+                let to = WriteSlice::new(&self.memory, at, length);
+                copying.copy_before(slice, &to, Reuse::Soon, next);
             }
             Local::Zeroes => self.memory.write(at, &ZEROES[..length]),
         }
@@ -174,9 +195,14 @@ impl Domain for MockDomain {
     fn copy(&mut self, copies: &mut Copies) -> io::Result<()> {
         let (segments, buffer) = copies.parts();
         let mut copying = Copying::new();
-        for segment in segments {
-            let (grant, local) = (segment.grant(), segment.local());
-            segment.status = self.copy_one(&mut copying, grant, local, buffer);
+        for segments in segments.chunks_mut(FETCHED_TOGETHER) {
+            segments.iter().for_each(|segment| prefetch(segment.local()));
+            for index in 0..segments.len() {
+                let (segment, behind) = segments[index..].split_first_mut().expect("a segment");
+                let (grant, local) = (segment.grant(), segment.local());
+                let next = behind.first().map(Segment::local);
+                segment.status = self.copy_one(&mut copying, grant, local, next, buffer);
+            }
         }
         Ok(())
     }

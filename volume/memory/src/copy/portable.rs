@@ -40,8 +40,14 @@ pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize, _: Reuse
 /// Copies `length` bytes from shared memory to shared memory.
 ///
 /// # Safety
-/// `from` must be valid for reads and `to` for writes of that many bytes.
-pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize, _: Reuse) {
+/// `from` must be valid for reads and `to` for writes of that many bytes. `_next` may be any address.
+pub(super) unsafe fn between(
+    from: *const u8,
+    to: *mut u8,
+    length: usize,
+    _: Reuse,
+    _next: *const u8,
+) {
     // SAFETY: `at` is less than `length`.
     let byte = |at: usize| unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
     if from.align_offset(WORD) != to.align_offset(WORD) {

@@ -23,11 +23,13 @@ const STREAM_BYTES_MIN: usize = 4 << 10;
 /// Length of a line of the cache in bytes: what one step of the loops copies.
 const LINE: usize = 64;
 
-/// Copies whole lines, at least one, with the given instruction as store. SSE2 is part of x86-64, and loads may be unaligned.
+/// Copies whole lines, at least one, with the given instruction as store, and has as many lines fetched from
+/// another address on. SSE2 is part of x86-64, and loads may be unaligned.
 macro_rules! copy_lines {
-    ($from:expr, $to:expr, $bytes:expr, $store:literal) => {
+    ($from:expr, $to:expr, $bytes:expr, $next:expr, $store:literal) => {
         asm!(
             "2:",
+            "prefetcht0 [{next}]",
             "movups {a}, [{from}]",
             "movups {b}, [{from} + 16]",
             "movups {c}, [{from} + 32]",
@@ -38,12 +40,14 @@ macro_rules! copy_lines {
             concat!($store, " [{to} + 48], {d}"),
             "add {from}, 64",
             "add {to}, 64",
+            "add {next}, 64",
             // Ends at exactly 0: whole lines.
             "sub {left}, 64",
             "jnz 2b",
             from = inout(reg) $from => _,
             to = inout(reg) $to => _,
             left = inout(reg) $bytes => _,
+            next = inout(reg) $next => _,
             a = out(xmm_reg) _,
             b = out(xmm_reg) _,
             c = out(xmm_reg) _,
@@ -59,7 +63,7 @@ macro_rules! copy_lines {
 /// `from` must be valid for reads and `into` for writes of that many bytes, without overlap.
 pub(super) unsafe fn load(from: *const u8, into: *mut u8, length: usize) {
     // SAFETY: what the caller guarantees.
-    unsafe { cached(from, into, length) }
+    unsafe { cached(from, into, length, from) }
 }
 
 /// Copies `length` bytes from memory of this process to shared memory.
@@ -68,7 +72,7 @@ pub(super) unsafe fn load(from: *const u8, into: *mut u8, length: usize) {
 /// As [`load`].
 pub(super) unsafe fn store(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
     // SAFETY: what the caller guarantees.
-    unsafe { store_unfenced(from, to, length, reuse) }
+    unsafe { store_unfenced(from, to, length, reuse, from) }
     if goes_past_the_cache(length, reuse) {
         fence();
     }
@@ -85,14 +89,21 @@ pub(super) fn fence() {
     unsafe { asm!("sfence", options(nostack, preserves_flags)) }
 }
 
-/// The same as [`store`], of which the bytes may be seen after what is stored next, until [`fence`].
+/// The same as [`store`], of which the bytes may be seen after what is stored next, until [`fence`]. Has `length`
+/// bytes from `next` on fetched meanwhile.
 ///
 /// # Safety
-/// As [`load`].
-unsafe fn store_unfenced(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
+/// As [`load`]. `next` may be any address.
+unsafe fn store_unfenced(
+    from: *const u8,
+    to: *mut u8,
+    length: usize,
+    reuse: Reuse,
+    next: *const u8,
+) {
     if !goes_past_the_cache(length, reuse) {
         // SAFETY: what the caller guarantees.
-        return unsafe { cached(from, to, length) };
+        return unsafe { cached(from, to, length, next) };
     }
     let head = to.align_offset(LINE).min(length);
     let lines = (length - head) / LINE * LINE;
@@ -101,40 +112,44 @@ unsafe fn store_unfenced(from: *const u8, to: *mut u8, length: usize, reuse: Reu
     // stores past the cache need it. `lines` is not 0: the bound on the length is many lines.
     unsafe {
         bytes(from, to, head);
-        lines_past_the_cache(from.add(head), to.add(head), lines);
+        lines_past_the_cache(from.add(head), to.add(head), lines, next);
         bytes(from.add(head + lines), to.add(head + lines), tail);
     }
 }
 
 /// Copies `length` bytes from shared memory to shared memory: the compiler sees neither side of [`store`].
-/// Until [`fence`] they may be seen after what is stored next.
+/// Until [`fence`] they may be seen after what is stored next. Has as many bytes from `next` on fetched meanwhile.
 ///
 /// # Safety
-/// `from` must be valid for reads and `to` for writes of that many bytes.
-pub(super) unsafe fn between(from: *const u8, to: *mut u8, length: usize, reuse: Reuse) {
+/// `from` must be valid for reads and `to` for writes of that many bytes. `next` may be any address.
+pub(super) unsafe fn between(
+    from: *const u8,
+    to: *mut u8,
+    length: usize,
+    reuse: Reuse,
+    next: *const u8,
+) {
     // SAFETY: what the caller guarantees. Instructions may overlap as they like.
-    unsafe { store_unfenced(from, to, length, reuse) }
+    unsafe { store_unfenced(from, to, length, reuse, next) }
 }
 
-/// Has lines from an address on fetched.
+/// Has the line of an address fetched.
 #[inline]
-pub(super) fn prefetch(from: *const u8, lines: usize) {
-    for line in 0..lines {
-        // SAFETY: the instruction may be given any address; it changes nothing and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line * LINE).cast()) }
-    }
+pub(super) fn prefetch(from: *const u8) {
+    // SAFETY: the instruction may be given any address; it changes nothing and never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
 }
 
-/// The usual copy: lines, then the bytes that are left.
+/// The usual copy: lines, then the bytes that are left. Has as many lines from `next` on fetched meanwhile.
 ///
 /// # Safety
-/// As [`load`].
-unsafe fn cached(from: *const u8, to: *mut u8, length: usize) {
+/// As [`load`]. `next` may be any address.
+unsafe fn cached(from: *const u8, to: *mut u8, length: usize, next: *const u8) {
     let lines = length / LINE * LINE;
     if lines > 0 {
         // SAFETY: `lines` bytes are part of `length`, whole lines, and not 0. Stores with movups may
         // be unaligned.
-        unsafe { copy_lines!(from, to, lines, "movups") }
+        unsafe { copy_lines!(from, to, lines, next, "movups") }
     }
     // SAFETY: the bytes behind the lines, up to `length`.
     unsafe { bytes(from.add(lines), to.add(lines), length - lines) }
@@ -144,10 +159,10 @@ unsafe fn cached(from: *const u8, to: *mut u8, length: usize) {
 /// [`fence`].
 ///
 /// # Safety
-/// As [`load`]; `to` must be aligned to a line, and `length` must be whole lines and not 0.
-unsafe fn lines_past_the_cache(from: *const u8, to: *mut u8, length: usize) {
+/// As [`load`]; `to` must be aligned to a line, and `length` must be whole lines and not 0. `next` may be any address.
+unsafe fn lines_past_the_cache(from: *const u8, to: *mut u8, length: usize, next: *const u8) {
     // SAFETY: what the caller guarantees.
-    unsafe { copy_lines!(from, to, length, "movntps") }
+    unsafe { copy_lines!(from, to, length, next, "movntps") }
 }
 
 /// The same for less than a line, which a slot of a ring or its answer is: two words at a time, and one, and bytes.
