@@ -124,4 +124,16 @@ mod tests {
     fn the_portable_copy_moves_every_byte_and_none_beside_them() {
         check(portable::load, portable::store, portable::between);
     }
+
+    /// A machine's copy is compiled on that machine alone: here both are, so that neither loses the form of the other.
+    #[test]
+    fn hints_and_fences_of_both_may_be_given_anywhere() {
+        for prefetch in [machine::prefetch, portable::prefetch] as [fn(*const u8); 2] {
+            prefetch(ptr::null());
+            prefetch(ptr::from_ref(&0));
+        }
+        for fence in [machine::fence, portable::fence] as [fn(); 2] {
+            fence();
+        }
+    }
 }

@@ -62,14 +62,12 @@ pub(super) unsafe fn between(
 }
 
 /// Orders what was stored before what is stored next.
-#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "tests compare the copies alone"))]
 pub(super) fn fence() {
     order(Ordering::Release);
 }
 
 /// No hint.
-#[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "tests compare the copies alone"))]
-pub(super) fn prefetch(_: *const u8, _: usize) {}
+pub(super) fn prefetch(_: *const u8) {}
 
 /// Calls `word` for every aligned word of the shared side, and `byte` for each byte before the first
 /// word and behind the last.
