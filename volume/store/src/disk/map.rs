@@ -8,6 +8,7 @@
 //! were no slots.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     fs::{File, TryLockError},
     io,
@@ -113,11 +114,12 @@ impl BlockMap {
         let Some(slots) = &self.slots else {
             return write_index(file, &self.index, [].into_iter(), self.blocks.get());
         };
-        let mut entries = self.index.clone();
+        // That of a large disk is not copied where no slot is in use.
+        let mut entries = Cow::Borrowed(&*self.index);
         let mut used = Vec::new();
-        for (chunk, entry) in entries.iter_mut().enumerate().filter(|(_, it)| **it == IN_SLOT) {
+        for (chunk, _) in self.index.iter().enumerate().filter(|&(_, &it)| it == IN_SLOT) {
             let slot = slots.get(chunk);
-            *entry = slot.base();
+            entries.to_mut()[chunk] = slot.base();
             used.push((chunk, slot.words()));
         }
         write_index(file, &entries, used.into_iter(), self.blocks.get())
