@@ -8,12 +8,23 @@ use crate::{
     shared::RawSlot,
 };
 
-/// Requests that are taken at a time. Their answers are published together.
+/// Which part of the waiting requests a round takes. Answers are published at the end of a round: while the others
+/// are carried out the guest wakes, and sends new requests. With half of them in a round both sides wait for each
+/// other in turns.
+const ROUND_PART: u32 = 4;
+/// A round takes at least so many, if they are there: each costs a call that copies, and perhaps an event.
+const ROUND_MIN: u32 = 8;
+/// A round takes so many at most.
 const ROUND_MAX: u32 = 16;
 
 /// The guest's half of the ring says what cannot be. Nothing in it is believed any more.
 #[derive(Debug)]
 pub(super) struct Lie(pub(super) String);
+
+/// How many of the waiting requests a round takes.
+fn round_of(waiting: u32) -> u32 {
+    (waiting / ROUND_PART).clamp(ROUND_MIN, ROUND_MAX).min(waiting)
+}
 
 impl Ring {
     /// Takes requests into the round: from the queue while there are any, then from the ring, up to and
@@ -25,7 +36,7 @@ impl Ring {
         let waiting = self.waiting()?;
         if self.queue.is_empty() {
             if self.barrier.is_none() {
-                self.take_new(waiting.min(ROUND_MAX).min(self.journal.room()), limits);
+                self.take_new(round_of(waiting).min(self.journal.room()), limits);
             }
             return Ok(());
         }

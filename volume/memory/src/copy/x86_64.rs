@@ -24,12 +24,13 @@ const STREAM_BYTES_MIN: usize = 4 << 10;
 const LINE: usize = 64;
 
 /// Copies whole lines, at least one, with the given instruction as store, and has as many lines fetched from
-/// another address on. SSE2 is part of x86-64, and loads may be unaligned.
+/// another address on: into the second cache, since what is fetched into the first one takes the room of the loads
+/// there. SSE2 is part of x86-64, and loads may be unaligned.
 macro_rules! copy_lines {
     ($from:expr, $to:expr, $bytes:expr, $next:expr, $store:literal) => {
         asm!(
             "2:",
-            "prefetcht0 [{next}]",
+            "prefetcht1 [{next}]",
             "movups {a}, [{from}]",
             "movups {b}, [{from} + 16]",
             "movups {c}, [{from} + 32]",
