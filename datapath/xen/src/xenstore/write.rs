@@ -20,6 +20,9 @@ pub(crate) const BACKEND: &str = "backend/vbd3";
 const CONNECTED: &[u8] = b"4";
 /// How often a transaction is begun again that another writer has made void.
 const ATTEMPTS_MAX: u32 = 16;
+/// The key by which Windows' PV driver (win-xenvbd: `FrontendConnect` of `src/xenvbd/frontend.c`) shows in its
+/// directory. No other known frontend writes it.
+const XENVBD_KEY: &str = "feature-surprise-remove";
 
 /// An update that is under way.
 #[derive(Debug)]
@@ -27,6 +30,7 @@ pub(crate) struct Write {
     connection: Connection,
     directory: String,
     domid: u32,
+    devid: u32,
     step: Step,
     /// Transactions that were begun.
     attempts: u32,
@@ -35,8 +39,10 @@ pub(crate) struct Write {
 /// What is waited for.
 #[derive(Debug)]
 enum Step {
-    /// The number of this domain, whose the keys are to be, for these keys.
-    Owner(Vec<(&'static str, String)>),
+    /// The number of this domain, whose the keys are to be.
+    Owner(Features),
+    /// Whether the frontend is Windows', as a key says that it has written.
+    Frontend { owner: u32, features: Features },
     /// So many answers to writes and permissions.
     Keys(u32),
     /// The number of a transaction in which the size is written.
@@ -59,7 +65,7 @@ impl Write {
         let step = match update {
             Update::Features(features) => {
                 connection.request(Kind::Read, 0, &[b"domid\0"]);
-                Step::Owner(keys(features))
+                Step::Owner(*features)
             }
             Update::Sectors(sectors) => {
                 connection.request(Kind::TransactionStart, 0, &[b"\0"]);
@@ -67,7 +73,7 @@ impl Write {
             }
         };
         let directory = format!("{BACKEND}/{domid}/{devid}");
-        Self { connection, directory, domid, step, attempts: 1 }
+        Self { connection, directory, domid, devid, step, attempts: 1 }
     }
 
     /// The path of a key, with its end.
@@ -78,8 +84,18 @@ impl Write {
     /// Takes an answer; whether the update is done.
     fn take(&mut self, answer: Result<Vec<u8>, Errno>) -> io::Result<bool> {
         match std::mem::replace(&mut self.step, Step::Abort) {
-            Step::Owner(keys) => {
+            Step::Owner(features) => {
                 let owner = number(&answer?)?;
+                let path = format!(
+                    "/local/domain/{}/device/vbd/{}/{XENVBD_KEY}\0",
+                    self.domid, self.devid
+                );
+                self.connection.request(Kind::Read, 0, &[path.as_bytes()]);
+                self.step = Step::Frontend { owner, features };
+            }
+            Step::Frontend { owner, features } => {
+                // Where that cannot be told, what is safe with any is offered.
+                let keys = keys(&features, !matches!(answer, Err(Errno::NOENT)));
                 self.step = Step::Keys(self.write_keys(owner, &keys));
             }
             Step::Keys(left) => {
@@ -155,15 +171,22 @@ impl Write {
 
 /// The keys of features. One that a ring does not have is not written: so it is offered by no backend
 /// that knows nothing of it either.
-fn keys(features: &Features) -> Vec<(&'static str, String)> {
+///
+/// Windows' driver is offered no indirect requests. It keeps what it has read of them while it moves with its
+/// machine to a backend that writes no such key (`FrontendReadValue32`; `FrontendDisconnect` forgets other
+/// features), and sends indirect requests there. blktap's tapdisk answers those with "not supported", which the
+/// driver takes for success (`__BlkifRingCompleteResponse` of `src/xenvbd/ring.c`): writes would be lost. It is
+/// told 0, since a firmware may have been offered more before it on the same device.
+fn keys(features: &Features, to_xenvbd: bool) -> Vec<(&'static str, String)> {
     let Features { flush, discard, indirect_segments_max } = *features;
+    let indirect_segments_max = if to_xenvbd { 0 } else { indirect_segments_max };
     let mut keys = vec![("feature-flush-cache", u8::from(flush).to_string())];
     if let Some((granularity, alignment)) = discard {
         keys.push(("feature-discard", "1".to_owned()));
         keys.push(("discard-granularity", granularity.to_string()));
         keys.push(("discard-alignment", alignment.to_string()));
     }
-    if indirect_segments_max > 0 {
+    if indirect_segments_max > 0 || to_xenvbd {
         keys.push(("feature-max-indirect-segments", indirect_segments_max.to_string()));
     }
     keys
@@ -327,6 +350,23 @@ pub(super) mod tests {
             assert_eq!(found, &(value.to_owned(), "n2\0r3\0".to_owned()), "{key}");
         }
         assert_eq!(keys.len(), 6);
+    }
+
+    /// On a device of which another frontend, such as a firmware, has left the key with another value.
+    #[test]
+    fn the_driver_of_windows_is_offered_no_indirect_requests() {
+        let features =
+            Features { flush: true, discard: Some((4096, 0)), indirect_segments_max: 256 };
+        let before = [
+            ("domid", "0"),
+            ("/local/domain/3/device/vbd/51712/feature-surprise-remove", "1"),
+            ("backend/vbd3/3/51712/feature-max-indirect-segments", "256"),
+        ];
+        let (done, keys) = update(&Update::Features(features), &before, 0);
+        done.unwrap();
+        let value = |key: &str| &*keys[&format!("backend/vbd3/3/51712/{key}")].0;
+        assert_eq!(value("feature-max-indirect-segments"), "0");
+        assert_eq!([value("feature-flush-cache"), value("feature-discard")], ["1", "1"]);
     }
 
     #[test]
