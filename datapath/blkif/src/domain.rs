@@ -76,7 +76,7 @@ pub trait Domain: AsFd + Debug {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// What frontends may use beyond reads and writes. They read it when the backend's state becomes
-    /// Connected.
+    /// Connected. One that would use it wrongly later may be offered less.
     Features(Features),
     /// The disk has another size: `sectors`, and in the same transaction the state Connected once more,
     /// which lets a frontend read the size again. Only where the state is Connected.

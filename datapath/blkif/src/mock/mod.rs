@@ -8,18 +8,22 @@
 //!
 //! [`MockXen`] and its domains are the backend's half, and a process is told of them at its edge
 //! ([`Xen`](crate::Xen)). [`Guest`] and [`Frontend`] are the guest's half, which checks the backend as
-//! Linux' blkfront does. A copy is done by this process and no hypercall; all else is as with Xen.
+//! Linux' blkfront does; [`Xenvbd`] behaves as Windows' driver. A copy is done by this process and no hypercall; all else is as with Xen.
 
 mod disk;
 mod domain;
 mod events;
 mod frontend;
 mod guest;
+mod machine;
+mod xenvbd;
 
 pub use disk::GuestDisk;
 pub use domain::MockXen;
 pub use frontend::{Completion, Frontend, FrontendRequest, Violation};
 pub use guest::{Guest, Span};
+pub use machine::{Buffer, Channel, Machine};
+pub use xenvbd::{Command, Driver, SrbStatus, Xenvbd};
 
 use std::path::{Path, PathBuf};
 

@@ -10,3 +10,4 @@ mod refused;
 mod rig;
 mod speed;
 mod times;
+mod xenvbd;

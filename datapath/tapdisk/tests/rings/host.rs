@@ -10,7 +10,7 @@ use std::{
 };
 
 use blkif::{
-    Abi,
+    Abi, Location,
     mock::{Frontend, Guest, GuestDisk},
 };
 use nbd::client::{Client as Nbd, Wish};
@@ -142,7 +142,11 @@ pub(crate) fn frontend(guest: &Rc<Guest>, order: u32) -> (GuestDisk, Ring) {
 
 /// What tapback sends for a frontend.
 pub(crate) fn message(frontend: &Frontend, domid: u32) -> Ring {
-    let location = frontend.location();
+    message_of(&frontend.location(), domid)
+}
+
+/// What tapback sends for a ring that is there.
+pub(crate) fn message_of(location: &Location, domid: u32) -> Ring {
     let mut grefs = [0; 8];
     grefs[..location.grefs.len()].copy_from_slice(&location.grefs);
     Ring {

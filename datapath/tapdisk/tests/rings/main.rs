@@ -9,4 +9,5 @@ mod kill;
 mod life;
 mod mirror;
 mod switch;
+mod xenvbd;
 mod zeroes;
