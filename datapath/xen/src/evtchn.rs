@@ -31,18 +31,25 @@ impl Evtchn {
         Ok(())
     }
 
+    /// Makes a port to which a domain may bind; its number on this side.
+    pub(crate) fn offer(&mut self, domid: u32) -> io::Result<u32> {
+        let port = ioctl::bind_unbound(self.device.as_fd(), domid)?;
+        self.port = Some(port);
+        Ok(port)
+    }
+
     /// Sends an event.
     pub(crate) fn notify(&self) -> io::Result<()> {
         ioctl::notify(self.device.as_fd(), self.port.ok_or(Errno::NOTCONN)?)
     }
 
     /// Takes a pending event, and lets the next one come; whether there was one.
-    pub(crate) fn take(&mut self) -> io::Result<bool> {
+    pub(crate) fn take(&self) -> io::Result<bool> {
         let mut port = [0; 4];
-        match self.device.read(&mut port) {
+        match (&self.device).read(&mut port) {
             Ok(0) => Ok(false),
             // Written back, it is unmasked.
-            Ok(_) => self.device.write_all(&port).map(|()| true),
+            Ok(_) => (&self.device).write_all(&port).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             Err(error) => Err(error),

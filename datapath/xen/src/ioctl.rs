@@ -29,6 +29,24 @@ pub(crate) struct MapGrantRef {
     pub(crate) refs: [GrantRef; PAGES_MAX],
 }
 
+/// The most pages that a guest grants at once.
+pub(crate) const GRANTED_MAX: usize = 512;
+
+/// `struct ioctl_gntalloc_alloc_gref`, with room for the references of all pages.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct AllocGrefs {
+    pub(crate) domid: u16,
+    pub(crate) flags: u16,
+    pub(crate) count: u32,
+    /// Set by the kernel, as the references are: the offset for mmap(2).
+    pub(crate) index: u64,
+    pub(crate) grefs: [u32; GRANTED_MAX],
+}
+
+/// `GNTALLOC_FLAG_WRITABLE`: the other domain may write to the pages.
+pub(crate) const GRANT_WRITABLE: u16 = 1;
+
 /// One end of a copy: an address in this process, or a range of a guest's page
 /// (`union` in `struct gntdev_grant_copy_segment`).
 #[repr(transparent)]
@@ -96,6 +114,8 @@ const _: () = {
     assert!(size_of::<GrantCopy>() == 16);
     assert!(std::mem::offset_of!(GrantCopy, segments) == 8);
     assert!(size_of::<BindInterdomain>() == 8);
+    assert!(std::mem::offset_of!(AllocGrefs, index) == 8);
+    assert!(std::mem::offset_of!(AllocGrefs, grefs) == 16);
 };
 
 const fn number(group: u8, number: u8, bytes: usize) -> Opcode {
@@ -105,7 +125,10 @@ const fn number(group: u8, number: u8, bytes: usize) -> Opcode {
 /// The number of MAP_GRANT_REF is that of a single page, however many there are.
 const MAP_GRANT_REF: Opcode = number(b'G', 0, 24);
 const GRANT_COPY: Opcode = number(b'G', 8, size_of::<GrantCopy>());
+/// The number of ALLOC_GREF is that of a single page, too.
+const ALLOC_GREF: Opcode = number(b'G', 5, 24);
 const BIND_INTERDOMAIN: Opcode = number(b'E', 1, size_of::<BindInterdomain>());
+const BIND_UNBOUND: Opcode = number(b'E', 2, 4);
 const NOTIFY: Opcode = number(b'E', 4, 4);
 
 /// Asks for the mapping of pages; `map.index` is its offset for mmap(2).
@@ -130,6 +153,22 @@ pub(crate) unsafe fn grant_copy(
     // SAFETY: the kernel reads and writes `count` segments, which are there and borrowed exclusively;
     // the memory that they name is the caller's to vouch for.
     unsafe { call(gntdev, GRANT_COPY, &mut copy) }.map(drop)
+}
+
+/// Makes pages that another domain may reach; `alloc.index` is their offset for mmap(2).
+pub(crate) fn alloc_grefs(gntalloc: BorrowedFd<'_>, alloc: &mut AllocGrefs) -> io::Result<()> {
+    assert!(alloc.count as usize <= GRANTED_MAX, "{} pages", alloc.count);
+    // SAFETY: the kernel reads the fields before `index`, and writes that and `count` references, which are all
+    // there.
+    unsafe { call(gntalloc, ALLOC_GREF, alloc) }.map(drop)
+}
+
+/// Makes a port to which a domain may bind; the port on this side.
+pub(crate) fn bind_unbound(evtchn: BorrowedFd<'_>, domid: u32) -> io::Result<u32> {
+    let mut domid = domid;
+    // SAFETY: the kernel reads the number.
+    let local = unsafe { call(evtchn, BIND_UNBOUND, &mut domid) }?;
+    u32::try_from(local).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Binds a port of a guest; the port on this side.
@@ -194,6 +233,8 @@ mod tests {
         assert_eq!(GRANT_COPY, 0x10_4708);
         assert_eq!(BIND_INTERDOMAIN, 0x8_4501);
         assert_eq!(NOTIFY, 0x4_4504);
+        assert_eq!(ALLOC_GREF, 0x18_4705);
+        assert_eq!(BIND_UNBOUND, 0x4_4502);
     }
 
     #[test]
