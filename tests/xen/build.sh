@@ -106,7 +106,7 @@ root() {
     mknod -m 666 "$root/dev/null" c 1 3
 }
 
-root guest xen-blkfront ext4 crc32c_generic nvme ata_piix sd_mod sr_mod
+root guest xen-blkfront xen-evtchn xen-gntalloc ext4 crc32c_generic nvme ata_piix sd_mod sr_mod
 install -m 755 "$files/guest-init" guest/init
 
 root dom0 xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs virtio_pci virtio_console 9p 9pnet_virtio zram zstd

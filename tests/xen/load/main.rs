@@ -12,6 +12,13 @@
 //!   xen-load rates DISK SECONDS THREADS read|write
 //!
 //! Requests of 4 KiB at random places, as many as there are answers; what they read is not looked at.
+//!
+//!   xen-load xenvbd DEVID FILE
+//!
+//! What Windows' PV driver does with a disk that no driver of this kernel has; what has to be on it then is in FILE.
+
+mod keys;
+mod xenvbd;
 
 use std::{
     fs::{File, OpenOptions},
@@ -26,7 +33,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 
 const USAGE: &str = "usage: xen-load DISK[,DISK...] SECONDS THREADS SEED [SECTORS]\n\
-                     or: xen-load rates DISK SECONDS THREADS read|write";
+                     or: xen-load rates DISK SECONDS THREADS read|write\n\
+                     or: xen-load xenvbd DEVID FILE";
 const SECTOR: usize = 512;
 /// The longest request, in sectors.
 const SECTORS_MAX: usize = 512;
@@ -40,6 +48,9 @@ fn main() -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     if let &["rates", disk, seconds, threads, way] = words.as_slice() {
         return rates(disk, Duration::from_secs(seconds.parse()?), threads.parse()?, way);
+    }
+    if let &["xenvbd", devid, file] = words.as_slice() {
+        return xenvbd::play(devid.parse()?, Path::new(file));
     }
     let (&[disk, seconds, threads, seed], longest) = (
         words.first_chunk().context(USAGE)?,

@@ -143,7 +143,7 @@ impl Device {
         self.write_backend("kthread-pid", &pid.to_string())?;
         self.write_backend("state", state::INIT_WAIT)?;
         loop {
-            self.wait(|it| it.is_unplugged() || it.frontend_state() == state::INITIALISED);
+            self.wait_for_ring()?;
             if !self.is_unplugged() {
                 self.connect(&client, minor)?;
                 // blkfront goes from 3 to 4 after the backend does.
@@ -171,6 +171,29 @@ impl Device {
         Ok(())
     }
 
+    /// Waits until the frontend has a ring, or the disk is taken away. Windows' driver closes the device first, and
+    /// waits for each state.
+    fn wait_for_ring(&mut self) -> Result<()> {
+        while !self.is_unplugged() {
+            let (frontend, backend) = (self.frontend_state(), self.read_backend("state")?);
+            match (&*frontend, &*backend) {
+                (state::INITIALISED, _) => break,
+                (state::CLOSING, state::INIT_WAIT) => {
+                    self.write_backend("state", state::CLOSING)?
+                }
+                (state::CLOSED, state::INIT_WAIT | state::CLOSING) => {
+                    self.write_backend("state", state::CLOSED)?;
+                }
+                (state::INITIALISING, state::CLOSED) => {
+                    self.write_backend("state", state::INIT_WAIT)?;
+                }
+                _ => {}
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
     /// Connects the ring that the frontend describes; writes what it is told of the disk.
     fn connect(&mut self, client: &Client, minor: u16) -> Result<()> {
         let order = match self.read_frontend("ring-page-order") {
@@ -179,9 +202,9 @@ impl Device {
         };
         let mut grefs = [0; 8];
         for (index, gref) in grefs.iter_mut().take(1 << order).enumerate() {
-            let numbered = self.read_frontend(&format!("ring-ref{index}"));
-            let reference = numbered.or_else(|| self.read_frontend("ring-ref"));
-            *gref = reference.context("no ring-ref")?.parse()?;
+            // Those of a frontend that has been there before are left.
+            let key = if order == 0 { "ring-ref".to_owned() } else { format!("ring-ref{index}") };
+            *gref = self.read_frontend(&key).context(key)?.parse()?;
         }
         let protocol = match self.read_frontend("protocol").as_deref() {
             Some("x86_64-abi") => 1,
