@@ -8,9 +8,9 @@
 #             minutes of a guest that attacks its ring, ten of clients that send garbage; 1,000 deaths of the
 #             process that serves one, and of the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
-#             latencies and system calls as a guest has them, a frontend that vanishes, PVH and HVM guests (make
-#             test-guests); 100 fill-ups with the memory that a machine really has (make test-memory); swap (make
-#             test-swap); and the packages
+#             latencies and system calls as a guest has them, a frontend that vanishes, a guest that crashes and has
+#             a second kernel, PVH and HVM guests (make test-guests); 100 fill-ups with the memory that a machine
+#             really has (make test-memory); swap (make test-swap); and the packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-swap  SRs with and without device-config:swap where memory is short, in QEMU (as root)
@@ -109,13 +109,13 @@ test-packages: deb rpm
 	PACKAGES=$(abspath $(CARGO_TARGET_DIR)) PACKAGE_PROGRAMS=$(abspath $(call built,release)) \
 		$(CARGO) test --locked --package end-to-end --test e2e packages:: -- --nocapture
 
-# Latencies of graphs beside a guest's own, system calls for a request, a frontend that vanishes and comes back, a PVH
-# and an HVM guest.
+# Latencies of graphs beside a guest's own, system calls for a request, a frontend that vanishes and comes back, a guest
+# that crashes and has a second kernel, a PVH and an HVM guest.
 test-guests:
-	$(MAKE) test-xen XEN="latency.sh rates.sh again.sh xenvbd.sh pvh.sh hvm.sh"
+	$(MAKE) test-xen XEN="latency.sh rates.sh again.sh kdump.sh xenvbd.sh pvh.sh hvm.sh"
 
-# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh rates.sh again.sh xenvbd.sh pvh.sh hvm.sh": which scripts of tests/xen;
-# XEN_KILLS: how many servers kill.sh kills (50)
+# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh rates.sh again.sh kdump.sh xenvbd.sh pvh.sh hvm.sh": which scripts
+# of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load xen-cold)

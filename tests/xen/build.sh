@@ -6,9 +6,10 @@
 # XEN_KERNEL=backports: with the newest kernel of Debian 12's backports in the place of its own, which is Linux 6.1.
 #
 # DIRECTORY gets xen (the hypervisor), vmlinux (the kernel of dom0 and guests), dom0.cpio and guest.cpio
-# (their root file systems), model (the device model of HVM guests) and what such a guest is started by. QEMU, cpio
-# and strace are installed on this machine; everything else is downloaded and unpacked only, since the packages'
-# scripts would set up a boot loader and start services here.
+# (their root file systems), model (the device model of HVM guests) and what such a guest is started by, python and
+# kexec (what dom0 and a guest need beside that for a soft reset). QEMU, cpio and strace are installed on this machine;
+# everything else is downloaded and unpacked only, since the packages' scripts would set up a boot loader and start
+# services here.
 set -euo pipefail
 files=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -49,7 +50,8 @@ kernel=$(of_kernel apt-cache depends linux-image-amd64 |
     sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -1)
 release=${kernel#linux-image-}
 packages="busybox-static qemu-system-xen xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common
-    xenstore-utils libyajl2 grub-common grub-pc-bin libdevmapper1.02.1"
+    xenstore-utils libyajl2 grub-common grub-pc-bin libdevmapper1.02.1 kexec-tools
+    python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libffi8"
 for library in store4 misc4.17 call1 devicemodel1 evtchn1 foreignmemory1 gnttab1 hypfs1 toolcore1 toollog1; do
     packages="$packages libxen$library"
 done
@@ -150,6 +152,26 @@ cp /usr/share/qemu/kvmvapic.bin model/usr/share/qemu/
 cp /usr/share/qemu/keymaps/en-us model/usr/share/qemu/keymaps/
 libraries model
 (cd model && find . -type f) | while read -r file; do [ ! -e "dom0/$file" ] || rm "model/$file"; done
+
+# Python with what its ctypes needs, for the script that copies it into dom0.
+rm -rf python
+mkdir -p python/usr/bin
+cp unpacked/usr/bin/python3.11 python/usr/bin/python3
+PYTHONHOME=unpacked/usr LD_LIBRARY_PATH=$PWD/unpacked/usr/lib/x86_64-linux-gnu unpacked/usr/bin/python3.11 -BSs -c '
+import ctypes, sys
+print(*{module.__file__ for module in sys.modules.values() if hasattr(module, "__file__")}, sep="\n")' |
+    sed 's:.*unpacked/::' | while read -r file; do install -D -m 644 "unpacked/$file" "python/$file"; done
+chmod +x python/usr/lib/python3.11/lib-dynload/*
+libraries python
+(cd python && find . -type f) | while read -r file; do [ ! -e "dom0/$file" ] || rm "python/$file"; done
+
+# kexec for guests that have a second kernel, with its libraries, of which some are Xen's.
+rm -rf kexec
+mkdir -p kexec/usr/sbin kexec/usr/lib/x86_64-linux-gnu kexec/lib64
+cp "$(first unpacked/sbin/kexec unpacked/usr/sbin/kexec)" kexec/usr/sbin/
+LD_LIBRARY_PATH=dom0/usr/lib/x86_64-linux-gnu ldd kexec/usr/sbin/kexec | awk '/=> /{print $3}' |
+    while read -r library; do cp -L "$library" kexec/usr/lib/x86_64-linux-gnu/; done
+cp -L dom0/lib64/ld-linux-x86-64.so.2 kexec/lib64/
 
 # What starts an HVM guest. The boot loader is for the disk that the firmware takes for the first one; it loads the
 # kernel, at 1 MiB, and the root file system, at 16 MiB and of 6 MiB at most, from the second. The first part of

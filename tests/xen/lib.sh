@@ -84,19 +84,22 @@ release() {
         call Datapath.detach "\"uri\":\"$uri\",\"domain\":\"$1\"" >/dev/null
 }
 
-# initrd NAME SCRIPT [packed]: makes the root file system of a guest that will run SCRIPT
+# initrd NAME SCRIPT [packed]: makes the root file system of a guest that will run SCRIPT. GUEST_FILES: what else is put
+# there.
 initrd() {
     files=/tmp/guest-$1
     rm -rf "$files"
     mkdir -p "$files/bin"
     cp "/share/$2" "$files/guest.sh"
     cp /share/bin/xen-load "$files/bin/"
+    for file in $GUEST_FILES; do cp -a "$file" "$files/"; done
     (cd "$files" && find . | cpio -o -H newc 2>/dev/null) > "$files.cpio"
     rm -rf "$files"
     cat "/boot/guest.cpio${3:+.gz}" "$files.cpio" > "$files.initrd"
     rm "$files.cpio"
 }
-# guest NAME SCRIPT [TYPE]: a paused guest that will run SCRIPT; sets DOMID
+# guest NAME SCRIPT [TYPE]: a paused guest that will run SCRIPT; sets DOMID. SOFT_RESET: what xl does when it asks for
+# that
 guest() {
     initrd "$1" "$2"
     cat > "$files.cfg" <<C
@@ -108,6 +111,7 @@ on_poweroff = "preserve"
 on_reboot = "preserve"
 on_crash = "preserve"
 C
+    [ -z "$SOFT_RESET" ] || echo "on_soft_reset = \"$SOFT_RESET\"" >> "$files.cfg"
     # Xen would emulate RDTSCP for a PVH or HVM guest, and cannot: the emulated machine does not say how long
     # the instruction was.
     case ${3:-pv} in pvh|hvm) echo 'tsc_mode = "native"' ;; esac >> "$files.cfg"

@@ -22,7 +22,7 @@ build=$work/build${XEN_KERNEL:+-$XEN_KERNEL}
 share=$work/share
 rm -rf "$share"
 mkdir -p "$share/bin"
-cp "$files"/*.sh "$share/"
+cp "$files"/*.sh "$files/soft-reset.py" "$share/"
 cp "$programs"/xen-{toolstack,load,cold} "$programs"/tap-ctl-ram "$share/bin/"
 # How many servers kill.sh has to kill, and how zram.sh compresses.
 printf 'KILLS=%s\nZRAM_ALGORITHM=%s\n' "${XEN_KILLS:-50}" "${ZRAM_ALGORITHM:-zstd}" > "$share/settings"
@@ -37,7 +37,7 @@ for script; do
         kill.sh) seconds=900 ;;
         hvm.sh) seconds=2700 ;;
         latency.sh) seconds=600 ;;
-        zram.sh) seconds=900 ;;
+        kdump.sh|zram.sh) seconds=900 ;;
         *) seconds=300 ;;
     esac
     XEN_SECONDS=${XEN_SECONDS:-$seconds} "$files/boot.sh" "$build" "$share" "$out" "$script" || status=$?
