@@ -6,9 +6,9 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use end_to_end::{Disk, Xapi, tools};
@@ -178,7 +178,7 @@ fn an_export_has_a_disk_that_is_written_to_as_it_was_at_one_moment() {
     let key = xapi.create_vdi(&sr, SIZE);
     let disk = xapi.plug(&sr, &key, "5");
     make_noise(&disk, 32 << 20);
-    let stop = AtomicBool::new(false);
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         let stopped = Stop(&stop);
         scope.spawn(|| {
@@ -188,10 +188,15 @@ fn an_export_has_a_disk_that_is_written_to_as_it_was_at_one_moment() {
                 for offset in [0, FAR] {
                     client.write(offset, &number.to_ne_bytes().repeat(512)).unwrap();
                 }
+                written.store(number, Ordering::Release);
             }
         });
         let mut last = 0;
         for round in 0..4 {
+            // Before its first number, the disk has noise.
+            while written.load(Ordering::Acquire) <= last {
+                thread::sleep(Duration::from_millis(1));
+            }
             let (file, raw) = (files.path("moving"), files.path("moving.raw"));
             let format = ["raw", "qcow2"][round % 2];
             export(&xapi, &sr, &key, &file, &["--force", "--format", format]);
@@ -396,20 +401,29 @@ fn a_kill_leaves_neither_half_a_file_nor_half_a_volume() {
     let whole = fs::read(&plain).unwrap();
     fs::remove_file(&plain).unwrap();
     let used = xapi.data_in_use(&sr);
+    let file = files.path("killed");
+    let export_line =
+        |format| ["export", "--sr", &sr, "--key", &key, "--file", &file, "--format", format];
+    let import_line = |format| ["import", "--sr", &sr, "--file", &image, "--format", format];
+    // A kill falls into its part of the time that the whole takes here.
+    let times = ["raw", "qcow2"].map(|format| {
+        let exported = time(|| maintain(&xapi, &export_line(format)).success());
+        fs::remove_file(&file).unwrap();
+        let mut copy = String::new();
+        let imported = time(|| copy = import(&xapi, &sr, &image, &["--format", format]));
+        xapi.volume("Volume.destroy", json!({ "sr": sr, "key": copy })).unwrap();
+        [exported, imported].map(|whole| whole / ROUNDS)
+    });
     let mut killed = 0;
     for round in 0..ROUNDS {
-        let time = Duration::from_millis(u64::from(round * round) * 3);
         let format = ["raw", "qcow2"][round as usize % 2];
-        let file = files.path("killed");
-        let line = ["export", "--sr", &sr, "--key", &key, "--file", &file, "--format", format];
-        let out = kill(xapi.volume_plugin().args(line), time);
-        killed += u32::from(out);
+        let [exporting, importing] = times[round as usize % 2].map(|part| part * round);
+        killed += u32::from(kill(xapi.volume_plugin().args(export_line(format)), exporting));
         if Path::new(&file).exists() {
             tools::run("qemu-img", &["compare", "-f", format, "-F", "qcow2", &file, &image]);
             fs::remove_file(&file).unwrap();
         }
-        let line = ["import", "--sr", &sr, "--file", &image, "--format", format];
-        killed += u32::from(kill(xapi.volume_plugin().args(line), time));
+        killed += u32::from(kill(xapi.volume_plugin().args(import_line(format)), importing));
         let volumes = xapi.volume("SR.ls", json!({ "sr": sr })).unwrap();
         for volume in volumes.as_array().unwrap() {
             if volume["key"] != json!(key) {
@@ -431,6 +445,12 @@ fn a_kill_leaves_neither_half_a_file_nor_half_a_volume() {
     export(&xapi, &sr, &key, &files.path("killed"), &[]);
     assert_eq!(files.names(), ["killed", "whole.qcow2"]);
     disk.unplug();
+}
+
+fn time<T>(run: impl FnOnce() -> T) -> Duration {
+    let begun = Instant::now();
+    run();
+    begun.elapsed()
 }
 
 /// Starts a program and kills it after a while; whether it had not ended before.
