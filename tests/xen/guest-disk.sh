@@ -8,6 +8,10 @@ dmesg | grep 'blkfront: xvda'
 echo "guest: discard $(cat /sys/block/xvda/queue/discard_max_bytes)"
 echo "guest: segments $(cat /sys/block/xvda/queue/max_segments)"
 echo "guest: cache $(cat /sys/block/xvda/queue/write_cache)"
+# Holes are read beside writes.
+xen-load rates /dev/xvda 2 8 read &
+xen-load rates /dev/xvda 2 8 write
+wait
 echo "guest: load begins"
 xen-load /dev/xvda 12 4 "$RANDOM"
 echo "guest: sum $(sum xvda)"

@@ -1,6 +1,6 @@
 //! Pages that guests have granted.
 
-use std::{fs::File, io, os::fd::AsFd, path::Path};
+use std::{fs::File, io, os::fd::AsFd, path::Path, sync::LazyLock};
 
 use blkif::{Copies, Local, PAGE_BYTES};
 use memory::WriteMap;
@@ -11,8 +11,16 @@ use crate::{
     ioctl::{self, CopySegment, DEST_GRANT, End, GrantRef, MapGrantRef, SOURCE_GRANT},
 };
 
-/// What a hole of a disk is copied from.
-static ZEROES: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+/// What a hole of a disk is copied from. It lies in memory of the heap, and must not lie in that of a file, as constants
+/// of this program do: where one ioctl copies both ways, the kernel marks all pages dirty, also those that are only read
+/// (`gntdev_put_pages` of Linux' `drivers/xen/gntdev.c` has one flag for some twenty copies). A file system that is asked
+/// to write a page of a file back that was never written to stops dom0's kernel.
+static ZEROES: LazyLock<Box<Page>> = LazyLock::new(|| Box::new(Page([0; PAGE_BYTES])));
+
+/// Aligned, so that it takes one copy and not two.
+#[derive(Debug)]
+#[repr(align(4096))]
+struct Page([u8; PAGE_BYTES]);
 
 /// The grant device, as one ring uses it. The kernel unmaps what was mapped through it when it is closed
 /// and the mapping is gone.
@@ -57,7 +65,7 @@ impl Gntdev {
                     (guest, End::address(buffer.wrapping_add(*at)), SOURCE_GRANT)
                 }
                 Local::FromBlock(slice) => (End::address(slice.address()), guest, DEST_GRANT),
-                Local::Zeroes => (End::address(ZEROES.as_ptr()), guest, DEST_GRANT),
+                Local::Zeroes => (End::address(ZEROES.0.as_ptr()), guest, DEST_GRANT),
             };
             CopySegment { source, dest, length: grant.length(), flags, status: 0, pad: [0] }
         }));
@@ -71,5 +79,27 @@ impl Gntdev {
             segment.status = done.status;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// See [`ZEROES`]. The kernel's own list of mappings tells of which file each is (proc(5), `/proc/pid/maps`).
+    #[test]
+    fn holes_are_copied_from_a_page_of_no_file() {
+        let address = ZEROES.0.as_ptr().addr();
+        assert_eq!(address % PAGE_BYTES, 0);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mapping = maps.lines().find(|line| {
+            let (from, rest) = line.split_once('-').unwrap();
+            let to = rest.split(' ').next().unwrap();
+            let number = |text| usize::from_str_radix(text, 16).unwrap();
+            (number(from)..number(to)).contains(&address)
+        });
+        let mapping = mapping.expect("a mapping");
+        let inode = mapping.split_whitespace().nth(4).unwrap();
+        assert_eq!(inode, "0", "{mapping}");
     }
 }
