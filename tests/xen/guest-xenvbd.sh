@@ -4,12 +4,14 @@ rmmod xen_blkfront
 modprobe xen-evtchn
 modprobe xen-gntalloc
 echo "guest: ready"
-until xen-load xenvbd 51712 /tmp/model > /tmp/log 2>&1; do
-    # Not plugged yet.
-    grep -q 'no such disk' /tmp/log || { cat /tmp/log; exit 1; }
-    usleep 200000
+for abi in x86_64-abi x86_32-abi; do
+    until xen-load xenvbd 51712 $abi /tmp/model > /tmp/log 2>&1; do
+        # Not plugged yet.
+        grep -q 'no such disk' /tmp/log || { cat /tmp/log; exit 1; }
+        usleep 200000
+    done
+    cat /tmp/log
 done
-cat /tmp/log
 echo "guest: model $(sha256sum /tmp/model | cut -d ' ' -f 1)"
 # The frontend of Linux sees the same.
 modprobe xen-blkfront

@@ -3,6 +3,8 @@
 PLUGINS=/share/installed/usr/libexec/xapi-storage-script
 CONTROL=/run/blktap-control
 checks=0
+# It serves domains that come after it alone.
+[ ! -x /share/bin/tapback ] || tapback
 
 # check WHAT COMMAND...: one line for each check; the first that fails ends the script.
 check() {
@@ -68,11 +70,12 @@ attach() {
 }
 # socket_of PARAMS: the path of the NBD server there
 socket_of() { echo "$1" | sed 's/^nbd:unix:\([^:]*\).*/\1/'; }
-# plug DOMID DEVID KEY r|w [cdrom]: as xapi and xenopsd do; the backend is served until the disk is unplugged
+# plug DOMID DEVID KEY r|w [cdrom]: as xapi and xenopsd do; the backend is served until the disk is unplugged, by
+# tapback where run.sh was given one
 plug() {
     attach "$1" "$3" "$4" || return 1
-    xen-toolstack plug "$1" "$2" "$(socket_of "$PARAMS")" "$4" "${5:-disk}" || return 1
-    xen-toolstack serve "$1" "$2" >> /out/toolstack.log 2>&1 &
+    [ -x /share/bin/tapback ] || xen-toolstack serve "$1" "$2" >> /out/toolstack.log 2>&1 &
+    xen-toolstack plug "$1" "$2" "$(socket_of "$PARAMS")" "$4" "${5:-disk}"
 }
 # unplug DOMID DEVID KEY
 unplug() {
@@ -99,7 +102,7 @@ initrd() {
     rm "$files.cpio"
 }
 # guest NAME SCRIPT [TYPE]: a paused guest that will run SCRIPT; sets DOMID. SOFT_RESET: what xl does when it asks for
-# that
+# that. LOADER: what starts it from its disk, in the place of a kernel and initrd.
 guest() {
     initrd "$1" "$2"
     cat > "$files.cfg" <<C
@@ -115,7 +118,7 @@ C
     # Xen would emulate RDTSCP for a PVH or HVM guest, and cannot: the emulated machine does not say how long
     # the instruction was.
     case ${3:-pv} in pvh|hvm) echo 'tsc_mode = "native"' ;; esac >> "$files.cfg"
-    if [ "$3" = hvm ]; then model; else kernel; fi >> "$files.cfg"
+    if [ "$3" = hvm ]; then model; elif [ -n "$LOADER" ]; then echo "kernel = \"$LOADER\""; else kernel; fi >> "$files.cfg"
     xl create -p "$files.cfg" > "$files.log" 2>&1 || { cat "$files.log"; return 1; }
     DOMID=$(xl domid "$1")
 }

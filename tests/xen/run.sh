@@ -4,6 +4,7 @@
 #   tests/xen/run.sh PROGRAMS WORK SCRIPT...
 #
 # PROGRAMS: where the programs were built. WORK: is made, and kept for the next run. XEN_KERNEL: as build.sh says.
+# TAPBACK: the program of blktap that connects guests to tapdisks, in the place of xen-toolstack, which does the same.
 set -euo pipefail
 files=$(cd "$(dirname "$0")" && pwd)
 programs=$(cd "$1" && pwd)
@@ -23,7 +24,9 @@ share=$work/share
 rm -rf "$share"
 mkdir -p "$share/bin"
 cp "$files"/*.sh "$files/soft-reset.py" "$share/"
+cp -r "$files/../../datapath/blkif/corpus" "$share/corpus"
 cp "$programs"/xen-{toolstack,load,cold} "$programs"/tap-ctl-ram "$share/bin/"
+if [ -n "${TAPBACK:-}" ]; then install -m 755 "$TAPBACK" "$share/bin/tapback"; fi
 # How many servers kill.sh has to kill, and how zram.sh compresses.
 printf 'KILLS=%s\nZRAM_ALGORITHM=%s\n' "${XEN_KILLS:-50}" "${ZRAM_ALGORITHM:-zstd}" > "$share/settings"
 "$files/../install.sh" install "$programs" "$share/installed" >/dev/null

@@ -13,11 +13,17 @@
 //!
 //! Requests of 4 KiB at random places, as many as there are answers; what they read is not looked at.
 //!
-//!   xen-load xenvbd DEVID FILE
+//!   xen-load xenvbd DEVID x86_64-abi|x86_32-abi FILE
 //!
-//! What Windows' PV driver does with a disk that no driver of this kernel has; what has to be on it then is in FILE.
+//! What Windows' PV driver, with 64 or 32 bits, does with a disk that no driver of this kernel has; what has to be on it
+//! then is in FILE, and what is on it before, where there is one.
+//!
+//!   xen-load hostile DEVID CORPUS SECONDS SEED
+//!
+//! What a guest may do to harm others: slots of blkif's CORPUS in the ring of such a disk, damaged, and indices that lie.
 
-mod keys;
+mod device;
+mod hostile;
 mod xenvbd;
 
 use std::{
@@ -34,7 +40,8 @@ use rustix::fs::OFlags;
 
 const USAGE: &str = "usage: xen-load DISK[,DISK...] SECONDS THREADS SEED [SECTORS]\n\
                      or: xen-load rates DISK SECONDS THREADS read|write\n\
-                     or: xen-load xenvbd DEVID FILE";
+                     or: xen-load xenvbd DEVID x86_64-abi|x86_32-abi FILE\n\
+                     or: xen-load hostile DEVID CORPUS SECONDS SEED";
 const SECTOR: usize = 512;
 /// The longest request, in sectors.
 const SECTORS_MAX: usize = 512;
@@ -49,8 +56,12 @@ fn main() -> Result<()> {
     if let &["rates", disk, seconds, threads, way] = words.as_slice() {
         return rates(disk, Duration::from_secs(seconds.parse()?), threads.parse()?, way);
     }
-    if let &["xenvbd", devid, file] = words.as_slice() {
-        return xenvbd::play(devid.parse()?, Path::new(file));
+    if let &["xenvbd", devid, abi, file] = words.as_slice() {
+        return xenvbd::play(devid.parse()?, abi, Path::new(file));
+    }
+    if let &["hostile", devid, corpus, seconds, seed] = words.as_slice() {
+        let time = Duration::from_secs(seconds.parse()?);
+        return hostile::attack(devid.parse()?, Path::new(corpus), time, seed.parse()?);
     }
     let (&[disk, seconds, threads, seed], longest) = (
         words.first_chunk().context(USAGE)?,

@@ -14,24 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use blkif::mock::{Buffer, Command, Driver, Machine, SrbStatus, Xenvbd};
+use anyhow::{Context, Result, bail, ensure};
+use blkif::{
+    Abi,
+    mock::{Buffer, Command, Driver, Machine, SrbStatus, Xenvbd},
+};
 use xen::GuestPages;
 
-use crate::keys::Keys;
+use crate::device::{Device, PATIENCE, state};
 
-/// `enum xenbus_state` of `xen/io/xenbus.h`.
-mod state {
-    pub(super) const INITIALISING: u32 = 1;
-    pub(super) const INIT_WAIT: u32 = 2;
-    pub(super) const INITIALISED: u32 = 3;
-    pub(super) const CONNECTED: u32 = 4;
-    pub(super) const CLOSING: u32 = 5;
-    pub(super) const CLOSED: u32 = 6;
-}
-
-const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(5);
 const SECTOR: usize = 512;
 /// The most of one request of Windows here, in sectors; of 4 MiB the guest has no room.
 const SECTORS_MAX: usize = 256;
@@ -41,10 +32,20 @@ const DUMP_MAX: usize = 160;
 const ROUNDS: u64 = 3;
 const PAIRS: u64 = 60;
 
-pub(crate) fn play(devid: u32, file: &Path) -> Result<()> {
-    let mut windows = Windows::new(devid)?;
+/// `abi`: as xenstore names the layout of requests, which is that of Windows with 64 bits or with 32. `file`: has what is
+/// on the disk, where it was used before, and gets it.
+pub(crate) fn play(devid: u32, abi: &str, file: &Path) -> Result<()> {
+    let abi = match abi {
+        "x86_64-abi" => Abi::X86_64,
+        "x86_32-abi" => Abi::X86_32,
+        other => bail!("{other}: it may be x86_64-abi or x86_32-abi"),
+    };
+    let mut windows = Windows::new(devid, abi)?;
+    if file.exists() {
+        windows.model = fs::read(file)?;
+    }
     for round in 0..ROUNDS {
-        windows.close()?;
+        windows.device.close()?;
         windows.prepare()?;
         let mut driver = windows.connect(false)?;
         windows.load(&mut driver, round)?;
@@ -60,9 +61,9 @@ pub(crate) fn play(devid: u32, file: &Path) -> Result<()> {
 }
 
 struct Windows {
-    keys: Keys,
-    frontend: String,
+    device: Device,
     machine: Rc<GuestPages>,
+    abi: Abi,
     buffers: [Buffer; 2],
     /// What has to be on the disk.
     model: Vec<u8>,
@@ -70,11 +71,9 @@ struct Windows {
 }
 
 impl Windows {
-    fn new(devid: u32) -> Result<Self> {
-        let mut keys = Keys::open()?;
-        let frontend = format!("device/vbd/{devid}");
-        let backend = keys.read(&format!("{frontend}/backend-id"))?.context("no such disk")?;
-        let machine = Rc::new(GuestPages::grant(backend.parse()?)?);
+    fn new(devid: u32, abi: Abi) -> Result<Self> {
+        let device = Device::open(devid)?;
+        let machine = Rc::new(GuestPages::grant(device.backend)?);
         let buffers = [0; 2].map(|_| {
             // A byte further than a page, and not in the order in which they lie.
             let count = (SECTORS_MAX / 8 + 1) as u32;
@@ -82,7 +81,7 @@ impl Windows {
             Buffer { pages: (first..first + count).rev().collect(), offset: 0 }
         });
         let (model, random) = (Vec::new(), 0x5eed);
-        Ok(Self { keys, frontend, machine, buffers, model, random })
+        Ok(Self { device, machine, abi, buffers, model, random })
     }
 
     fn say(&self, text: &str) -> Result<()> {
@@ -103,71 +102,29 @@ impl Windows {
         (self.random >> 33) as usize % limit
     }
 
-    fn backend_key(&mut self, key: &str) -> Result<Option<u64>> {
-        // `__UpdateBackendPath`: it may be another one each time.
-        let backend =
-            self.keys.read(&format!("{}/backend", self.frontend))?.context("no backend")?;
-        let value = self.keys.read(&format!("{backend}/{key}"))?;
-        Ok(value.map(|it| it.parse()).transpose()?)
-    }
-
-    fn set_state(&mut self, state: u32) -> Result<()> {
-        self.keys.write(&format!("{}/state", self.frontend), &state.to_string())
-    }
-
-    /// `__WaitState`: until the backend's state is none of those.
-    fn wait_while(&mut self, states: &[u32]) -> Result<u32> {
-        let start = Instant::now();
-        loop {
-            let state = self.backend_key("state")?.context("no state")? as u32;
-            if !states.contains(&state) {
-                return Ok(state);
-            }
-            ensure!(start.elapsed() < PATIENCE, "the backend stays in state {state}");
-            thread::sleep(PAUSE);
-        }
-    }
-
-    /// `FrontendClose`, which the driver also begins with.
-    fn close(&mut self) -> Result<()> {
-        let mut backend = self.wait_while(&[state::INITIALISING])?;
-        while backend != state::CLOSING && backend != state::CLOSED {
-            self.set_state(state::CLOSING)?;
-            backend = self.wait_while(&[backend])?;
-        }
-        while backend != state::CLOSED {
-            self.set_state(state::CLOSED)?;
-            backend = self.wait_while(&[backend])?;
-        }
-        Ok(())
-    }
-
     /// `FrontendPrepare`.
     fn prepare(&mut self) -> Result<()> {
-        let devid = self.frontend.rsplit('/').next().unwrap_or_default().to_owned();
-        let frontend = self.frontend.clone();
+        let frontend = self.device.frontend.clone();
+        let devid = frontend.rsplit('/').next().unwrap_or_default();
         for (key, value) in [
             ("paging", "0"),
             ("hibernation", "0"),
             ("dump", "0"),
             ("frontend", &frontend),
-            ("device", &devid),
+            ("device", devid),
         ] {
-            self.keys.write(&format!("data/scsi/target/0/{key}"), value)?;
+            self.device.keys.write(&format!("data/scsi/target/0/{key}"), value)?;
         }
-        self.set_state(state::INITIALISING)?;
-        let backend = self.wait_while(&[state::CLOSED, state::INITIALISING])?;
-        ensure!(backend == state::INIT_WAIT, "the backend is in state {backend}");
-        Ok(())
+        self.device.begin()
     }
 
     /// `FrontendConnect`, `RingStoreWrite`, `BlkifRingStoreWrite`, and `__WriteRing` of xencrsh.
     fn connect(&mut self, is_dump: bool) -> Result<Xenvbd> {
-        let order = self.backend_key("max-ring-page-order")?.unwrap_or(0).min(4) as u32;
+        let order = self.device.told("max-ring-page-order")?.unwrap_or(0).min(4) as u32;
         // What is offered is read when the backend is connected; it is checked below.
         let driver = Driver::Xenvbd { order, indirect_segments_max: 0 };
         let driver = if is_dump { Driver::CrashDump } else { driver };
-        let driver = Xenvbd::connect(self.machine.clone(), driver)?;
+        let driver = Xenvbd::connect(self.machine.clone(), driver, self.abi)?;
         let location = driver.location();
         let mut keys = vec![("event-channel", location.port.to_string())];
         let numbered: Vec<String> =
@@ -185,19 +142,23 @@ impl Windows {
             ["feature-surprise-remove", "feature-online-resize", "feature-large-sector-size"];
         keys.extend(written.map(|key| (key, "1".to_owned())));
         keys.push(("multi-queue-num-queues", "1".to_owned()));
-        keys.push(("protocol", "x86_64-abi".to_owned()));
+        keys.push(("protocol", self.protocol().to_owned()));
         if !is_dump {
             keys.push(("target-id", "0".to_owned()));
         }
-        let keys = keys.into_iter().map(|(key, value)| (format!("{}/{key}", self.frontend), value));
-        self.keys.write_all(&keys.collect::<Vec<_>>())?;
-        self.set_state(state::INITIALISED)?;
-        let early = [state::INIT_WAIT, state::INITIALISING, state::INITIALISED];
-        let backend = self.wait_while(&early)?;
-        ensure!(backend == state::CONNECTED, "the backend is in state {backend}");
+        self.device.tell(keys)?;
+        self.device.connect()?;
         self.read_disk(location.grefs.len())?;
-        self.set_state(state::CONNECTED)?;
+        self.device.set_state(state::CONNECTED)?;
         Ok(driver)
+    }
+
+    /// `XEN_IO_PROTO_ABI_NATIVE`.
+    fn protocol(&self) -> &'static str {
+        match self.abi {
+            Abi::X86_64 => "x86_64-abi",
+            Abi::X86_32 => "x86_32-abi",
+        }
     }
 
     /// `__ReadDiskInfo`, `FrontendReadDiskInfo`, `FrontendReadFeatures`.
@@ -213,11 +174,11 @@ impl Windows {
             "discard-granularity",
             "feature-max-indirect-segments",
         ] {
-            let value = self.backend_key(key)?;
+            let value = self.device.told(key)?;
             told.push(format!("{key}={}", value.map_or("-".to_owned(), |it| it.to_string())));
         }
         self.say(&told.join(" "))?;
-        let bytes = self.backend_key("sectors")?.context("no sectors")? as usize * SECTOR;
+        let bytes = self.device.told("sectors")?.context("no sectors")? as usize * SECTOR;
         self.model.resize(bytes, 0);
         Ok(())
     }
@@ -254,7 +215,7 @@ impl Windows {
             }
         }
         self.compare(driver, false)?;
-        self.say(&format!("round {round} is right"))
+        self.say(&format!("{} round {round} is right", self.protocol()))
     }
 
     /// A write, and a read of it that is asked for before the write is answered.
@@ -312,7 +273,7 @@ impl Windows {
             crashed.start(Command::Read(at as u64, range.len() / SECTOR, into.clone()));
         }
         let lost = crashed.under_way();
-        self.close()?;
+        self.device.close()?;
         self.forget()?;
         self.prepare()?;
         let mut driver = self.connect(true)?;
@@ -323,8 +284,8 @@ impl Windows {
         self.wait_for(&mut driver, flush, true)?;
         self.compare(&mut driver, true)?;
         self.note(&driver)?;
-        self.say(&format!("dump is right, {lost} requests were lost"))?;
-        self.close()?;
+        self.say(&format!("{} dump is right, {lost} requests were lost", self.protocol()))?;
+        self.device.close()?;
         self.forget()?;
         self.prepare()
     }
@@ -337,7 +298,7 @@ impl Windows {
             "feature-surprise-remove",
             "multi-queue-num-queues",
         ] {
-            self.keys.remove(&format!("{}/{key}", self.frontend))?;
+            self.device.forget(key)?;
         }
         Ok(())
     }

@@ -4,20 +4,18 @@
 //! It is written after xen-api's `ocaml/xenopsd/xc/device.ml` and blktap's `tapback/` (frontend.c,
 //! backend.c); the keys and their order are those.
 
-mod store;
-
 use std::{
     io::{self, Read},
+    mem,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use end_to_end::Keys;
 use nbd::client::{Client as Nbd, Wish};
 use tapctl::{Client, ControlDir, Ring};
-
-use crate::store::Store;
 
 /// `enum xenbus_state` of `xen/io/xenbus.h`.
 mod state {
@@ -35,7 +33,9 @@ mod info {
     pub(crate) const READ_ONLY: u64 = 4;
 }
 
-/// How long an unplug waits for the frontend.
+/// What tapback writes first: the largest ring, as the logarithm of its pages.
+const SEEN: &str = "max-ring-page-order";
+/// How long a plug waits for the backend, and an unplug for the frontend.
 const PATIENCE: Duration = Duration::from_secs(200);
 const PAUSE: Duration = Duration::from_millis(20);
 /// How much is written to a disk at a time.
@@ -74,7 +74,7 @@ fn write(socket: &str, mut offset: u64) -> Result<()> {
 
 /// A disk of a guest.
 struct Device {
-    store: Store,
+    keys: Keys,
     domid: u32,
     devid: u32,
     frontend: String,
@@ -84,7 +84,7 @@ struct Device {
 impl Device {
     fn new(domid: &str, devid: &str) -> Result<Self> {
         Ok(Self {
-            store: Store::open()?,
+            keys: Keys::open()?,
             domid: domid.parse()?,
             devid: devid.parse()?,
             frontend: format!("/local/domain/{domid}/device/vbd/{devid}"),
@@ -92,29 +92,23 @@ impl Device {
         })
     }
 
-    /// Makes the nodes, as xenopsd does, and says where the tapdisk is, as its hotplug script does.
+    /// Makes the nodes, as xenopsd does, and says where the tapdisk is once the backend has been seen: tapback looks for
+    /// that when it changes alone.
     fn plug(&mut self, socket: &str, mode: &str, kind: &str) -> Result<()> {
         let (frontend, backend) = (self.frontend.clone(), self.backend.clone());
         let guest = self.domid;
-        // The guest can read what is made below a directory that it can read.
-        self.store.write(&frontend, "")?;
-        self.store.permit(&frontend, &format!("n{guest}\0r0\0"))?;
-        self.store.write(&backend, "")?;
-        self.store.permit(&backend, &format!("n0\0r{guest}\0"))?;
-        let devid = self.devid.to_string();
-        for (key, value) in [
+        let (devid, guest_id) = (self.devid.to_string(), guest.to_string());
+        let frontend_keys = [
             ("backend", &*backend),
             ("backend-id", "0"),
             ("state", state::INITIALISING),
             ("virtual-device", &devid),
             ("device-type", kind),
-        ] {
-            self.store.write(&format!("{frontend}/{key}"), value)?;
-        }
+        ];
         let device = std::fs::canonicalize(socket).context(socket.to_owned())?;
-        for (key, value) in [
+        let backend_keys = [
             ("frontend", &*frontend),
-            ("frontend-id", &guest.to_string()),
+            ("frontend-id", &guest_id),
             ("online", "1"),
             ("removable", "1"),
             ("state", state::INITIALISING),
@@ -122,74 +116,79 @@ impl Device {
             ("mode", mode),
             ("dev", &linux_name(self.devid)),
             ("params", &format!("nbd:unix:{socket}")),
+        ];
+        // The guest and tapback look as soon as there is anything, and have to see all of it.
+        self.keys.at_once(|keys| {
+            // The guest can read what is made below a directory that it can read.
+            keys.write(&frontend, "")?;
+            keys.permit(&frontend, &[&format!("n{guest}"), "r0"])?;
+            keys.write(&backend, "")?;
+            keys.permit(&backend, &["n0", &format!("r{guest}")])?;
+            for (path, pairs) in [(&frontend, &frontend_keys[..]), (&backend, &backend_keys)] {
+                for (key, value) in pairs {
+                    keys.write(&format!("{path}/{key}"), value)?;
+                }
+            }
+            Ok(())
+        })?;
+        let start = Instant::now();
+        while self.read_backend(SEEN).is_err() {
+            ensure!(start.elapsed() < PATIENCE, "no tapback has seen {backend}");
+            thread::sleep(PAUSE);
+        }
+        for (key, value) in [
             ("physical-device-path", device.to_str().context("a path that is not UTF-8")?),
             ("hotplug-status", "connected"),
         ] {
-            self.store.write(&format!("{backend}/{key}"), value)?;
+            self.keys.write(&format!("{backend}/{key}"), value)?;
         }
         Ok(())
     }
 
-    /// What tapback does for the device until its nodes are removed. It connects a frontend that comes
-    /// back, too.
+    /// What tapback does for the device from when it has nodes until they are removed.
     fn serve(&mut self) -> Result<()> {
+        self.wait(|it| it.read_backend("params").is_ok());
+        self.write_backend(SEEN, "3")?;
+        self.wait(|it| it.read_backend("hotplug-status").is_ok());
         let path = self.read_backend("physical-device-path")?;
         let (directory, pid, minor) = tapdisk_of(&path)?;
         let client = Client::new(&ControlDir::new(directory), pid);
         ensure!(client.pid()? == pid, "another tapdisk answers");
         let listed = client.list()?;
         ensure!(listed.iter().any(|it| it.minor == i32::from(minor)), "no minor {minor}");
-        self.write_backend("max-ring-page-order", "3")?;
         self.write_backend("kthread-pid", &pid.to_string())?;
-        self.write_backend("state", state::INIT_WAIT)?;
-        loop {
-            self.wait_for_ring()?;
-            if !self.is_unplugged() {
-                self.connect(&client, minor)?;
-                // blkfront goes from 3 to 4 after the backend does.
-                self.wait(|it| {
-                    it.is_unplugged()
-                        || !matches!(&*it.frontend_state(), state::INITIALISED | state::CONNECTED)
-                });
-                if self.frontend_state() == state::CLOSING && !self.is_unplugged() {
-                    self.write_backend("state", state::CLOSING)?;
-                }
-                client.disconnect(self.domid, self.devid)?;
-            }
-            if self.is_unplugged() {
-                break;
-            }
-            self.write_backend("state", state::CLOSED)?;
-            self.wait(|it| it.is_unplugged() || it.frontend_state() == state::INITIALISING);
-            if self.is_unplugged() {
-                break;
-            }
-            self.write_backend("state", state::INIT_WAIT)?;
+        let mut is_connected = false;
+        let ended = self.follow(&client, minor, &mut is_connected);
+        if is_connected {
+            client.disconnect(self.domid, self.devid)?;
         }
-        // Without its nodes no toolstack waits for it.
-        let _gone = self.write_backend_if_there("state", state::CLOSED);
-        Ok(())
+        ended
     }
 
-    /// Waits until the frontend has a ring, or the disk is taken away. Windows' driver closes the device first, and
-    /// waits for each state.
-    fn wait_for_ring(&mut self) -> Result<()> {
-        while !self.is_unplugged() {
-            let (frontend, backend) = (self.frontend_state(), self.read_backend("state")?);
-            match (&*frontend, &*backend) {
-                (state::INITIALISED, _) => break,
-                (state::CLOSING, state::INIT_WAIT) => {
-                    self.write_backend("state", state::CLOSING)?
+    /// tapback's `frontend_changed` and `tapback_backend_handle_otherend_watch`.
+    fn follow(&mut self, client: &Client, minor: u16, is_connected: &mut bool) -> Result<()> {
+        let mut seen = None;
+        while self.read_backend("frontend").is_ok() {
+            let frontend = self.read_frontend("state");
+            match frontend.as_deref() {
+                _ if frontend == seen => thread::sleep(PAUSE),
+                // With its frontend the backend goes, too.
+                None => return self.keys.remove(&self.backend.clone()),
+                Some(state::INITIALISING) => self.write_backend("state", state::INIT_WAIT)?,
+                Some(state::INITIALISED | state::CONNECTED) if !*is_connected => {
+                    *is_connected = true;
+                    self.connect(client, minor)?;
                 }
-                (state::CLOSED, state::INIT_WAIT | state::CLOSING) => {
+                Some(state::CLOSING) => self.write_backend("state", state::CLOSING)?,
+                Some(state::CLOSED) => {
+                    if mem::take(is_connected) {
+                        client.disconnect(self.domid, self.devid)?;
+                    }
                     self.write_backend("state", state::CLOSED)?;
                 }
-                (state::INITIALISING, state::CLOSED) => {
-                    self.write_backend("state", state::INIT_WAIT)?;
-                }
-                _ => {}
+                Some(_) => {}
             }
-            thread::sleep(PAUSE);
+            seen = frontend;
         }
         Ok(())
     }
@@ -240,37 +239,23 @@ impl Device {
         self.write_backend("state", state::CONNECTED)
     }
 
-    /// Takes the disk away: xenopsd's clean shutdown.
+    /// Takes the disk away: xenopsd's clean shutdown. A backend whose domain is no more may have gone with it.
     fn unplug(&mut self) -> Result<()> {
-        self.write_backend("online", "0")?;
-        self.write_backend("state", state::CLOSING)?;
+        if self.read_backend("frontend").is_ok() {
+            self.write_backend("online", "0")?;
+            self.write_backend("state", state::CLOSING)?;
+        }
         let start = Instant::now();
-        while self.read_backend("state")? != state::CLOSED {
+        while self.read_backend("state").is_ok_and(|state| state != state::CLOSED) {
             ensure!(start.elapsed() < PATIENCE, "the backend was not closed");
             thread::sleep(PAUSE);
         }
-        self.store.remove(&self.backend.clone())?;
+        self.keys.remove(&self.backend.clone())?;
         // Those of a domain that is no more went with it.
         match self.read_frontend("backend") {
-            Some(_) => self.store.remove(&self.frontend.clone()),
+            Some(_) => self.keys.remove(&self.frontend.clone()),
             None => Ok(()),
         }
-    }
-
-    /// Whether xenopsd takes the disk away, and the frontend has let go of it, or the guest is no more.
-    fn is_unplugged(&mut self) -> bool {
-        match self.store.read(&format!("{}/state", self.backend)) {
-            Ok(Some(state)) => {
-                state == state::CLOSING
-                    && matches!(&*self.frontend_state(), "" | state::CLOSED)
-                    && self.read_backend("online").is_ok_and(|online| online == "0")
-            }
-            _ => true,
-        }
-    }
-
-    fn frontend_state(&mut self) -> String {
-        self.read_frontend("state").unwrap_or_default()
     }
 
     /// Waits for the other side, for as long as it takes: guests start slowly here.
@@ -281,24 +266,19 @@ impl Device {
     }
 
     fn read_frontend(&mut self, key: &str) -> Option<String> {
-        self.store.read(&format!("{}/{key}", self.frontend)).ok()?
+        self.keys.read(&format!("{}/{key}", self.frontend)).ok()?
     }
 
     fn read_backend(&mut self, key: &str) -> Result<String> {
         let path = format!("{}/{key}", self.backend);
-        self.store.read(&path)?.with_context(|| format!("no {path}"))
+        self.keys.read(&path)?.with_context(|| format!("no {path}"))
     }
 
     /// Writes a key that the guest may read.
     fn write_backend(&mut self, key: &str, value: &str) -> Result<()> {
         let (path, guest) = (format!("{}/{key}", self.backend), self.domid);
-        self.store.write(&path, value)?;
-        self.store.permit(&path, &format!("n0\0r{guest}\0"))
-    }
-
-    fn write_backend_if_there(&mut self, key: &str, value: &str) -> Result<()> {
-        self.read_backend(key)?;
-        self.write_backend(key, value)
+        self.keys.write(&path, value)?;
+        self.keys.permit(&path, &["n0", &format!("r{guest}")])
     }
 }
 

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     copies::PAGE_BYTES,
     layout::{
-        Abi, HEADER_BYTES, INDIRECT_PAGES_MAX, Layout, SEGMENT_BYTES, SEGMENTS_IN_PAGE,
-        SEGMENTS_MAX, at, operation, word,
+        Abi, HEADER_BYTES, INDIRECT_PAGES_MAX, SEGMENT_BYTES, SEGMENTS_IN_PAGE, SEGMENTS_MAX, at,
+        operation, word,
     },
     ring::Location,
 };
@@ -104,6 +104,7 @@ struct Request {
 pub struct Xenvbd {
     machine: Rc<dyn Machine>,
     driver: Driver,
+    abi: Abi,
     first_page: u32,
     order: u32,
     entries: u32,
@@ -132,11 +133,11 @@ pub struct Xenvbd {
 }
 
 impl Xenvbd {
-    /// `BlkifRingConnect`: makes a ring and an event channel.
+    /// `BlkifRingConnect`: makes a ring and an event channel. `abi`: that of Windows with 64 bits or with 32.
     ///
     /// # Errors
     /// Where no event channel can be made.
-    pub fn connect(machine: Rc<dyn Machine>, driver: Driver) -> io::Result<Self> {
+    pub fn connect(machine: Rc<dyn Machine>, driver: Driver, abi: Abi) -> io::Result<Self> {
         let order = match driver {
             Driver::Xenvbd { order, .. } => order,
             Driver::CrashDump => 0,
@@ -146,9 +147,10 @@ impl Xenvbd {
         let driver = Self {
             machine,
             driver,
+            abi,
             first_page,
             order,
-            entries: Abi::X86_64.entries(order),
+            entries: abi.entries(order),
             port,
             events,
             is_enabled: true,
@@ -177,7 +179,7 @@ impl Xenvbd {
     pub fn location(&self) -> Location {
         let pages = self.first_page..self.first_page + (1 << self.order);
         let grefs = pages.map(|page| self.machine.gref(page)).collect();
-        Location { grefs, protocol: Abi::X86_64.protocol(), port: self.port }
+        Location { grefs, protocol: self.abi.protocol(), port: self.port }
     }
 
     fn word(&self, index: usize) -> &AtomicU32 {
@@ -185,7 +187,7 @@ impl Xenvbd {
     }
 
     fn slot(&self, number: u32) -> usize {
-        HEADER_BYTES + (number & (self.entries - 1)) as usize * layout().stride
+        HEADER_BYTES + (number & (self.entries - 1)) as usize * self.abi.layout().stride
     }
 
     /// `RingQueueRequest`: takes a SCSI request; its number.
@@ -336,7 +338,7 @@ impl Xenvbd {
     fn insert(&self, request: &Request) {
         let slot = self.slot(self.prepared);
         let put = |at: usize, bytes: &[u8]| self.machine.write(self.first_page, slot + at, bytes);
-        let layout = layout();
+        let layout = self.abi.layout();
         let Request { id, operation: code, sector, ref segments, .. } = *request;
         put(layout.id, &id.to_le_bytes());
         put(layout.sector, &sector.to_le_bytes());
@@ -407,7 +409,8 @@ impl Xenvbd {
         let slot = self.slot(number);
         self.machine.read(self.first_page, slot, &mut raw);
         if self.driver == Driver::CrashDump {
-            self.machine.write(self.first_page, slot, &[0; 16]);
+            let bytes = self.abi.layout().answer_bytes;
+            self.machine.write(self.first_page, slot, &[0; 16][..bytes]);
         }
         let id = u64::from_le_bytes(raw[at::ANSWER_ID..][..8].try_into().expect("eight bytes"));
         let status = i16::from_le_bytes([raw[at::ANSWER_STATUS], raw[at::ANSWER_STATUS + 1]]);
@@ -472,10 +475,6 @@ impl Xenvbd {
         self.is_enabled = true;
         self.schedule();
     }
-}
-
-fn layout() -> &'static Layout {
-    Abi::X86_64.layout()
 }
 
 fn span(gref: u32, first: usize, count: usize) -> Span {

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use blkif::{
-    Journal, Ring, Xen,
+    Abi, Journal, Ring, Xen,
     mock::{Buffer, Command, Driver, Guest, MockXen, SrbStatus, Xenvbd},
 };
 use block::{Budget, Drive, Frontend as _, Progress, memory::Memory};
@@ -39,10 +39,14 @@ struct Windows {
 
 impl Windows {
     fn new(driver: Driver) -> Self {
+        Self::of(driver, Abi::X86_64)
+    }
+
+    fn of(driver: Driver, abi: Abi) -> Self {
         let root = Scratch::in_memory();
         let dir: PathBuf = root.path().join("guests");
         let guest = std::rc::Rc::new(Guest::create(&dir, DOMID, 16384).unwrap());
-        let driver = Xenvbd::connect(guest.clone(), driver).unwrap();
+        let driver = Xenvbd::connect(guest.clone(), driver, abi).unwrap();
         let xen = MockXen::new(dir);
         let ring = ring(&xen, &driver);
         let drive = Drive::new(Memory::new(SIZE).unwrap());
@@ -134,9 +138,14 @@ fn ring(xen: &MockXen, driver: &Xenvbd) -> Ring {
 
 /// Buffers that begin at a page, at a sector in a page, or at any byte, when the driver uses pages of its own; from
 /// one sector to the most (`BlkifRingPrepareReadWrite`, `BlkifRingPrepareSegment`, `__UseIndirect`, and
-/// `PrepareReadWrite` of xencrsh).
+/// `PrepareReadWrite` of xencrsh). Of drivers with 64 bits and with 32.
 fn transfers(driver: Driver, count: usize) {
-    let mut windows = Windows::new(driver);
+    for abi in [Abi::X86_64, Abi::X86_32] {
+        transfers_of(Windows::of(driver, abi), driver, count);
+    }
+}
+
+fn transfers_of(mut windows: Windows, driver: Driver, count: usize) {
     let mut random = Random(0x5eed);
     let mut model = vec![0; SIZE as usize];
     let sectors_max = if driver == Driver::CrashDump { DUMP_MAX } else { 400 };
@@ -212,7 +221,7 @@ fn a_synchronize_cache_is_a_flush_or_a_barrier_whatever_else_is_in_its_slot() {
 /// there are more than slots. A range may be empty, and of any alignment.
 #[test]
 fn an_unmap_is_a_discard_for_each_of_its_ranges() {
-    let mut windows = Windows::new(WITHOUT_INDIRECT);
+    let mut windows = Windows::of(WITHOUT_INDIRECT, Abi::X86_32);
     let buffer = windows.buffer(0, TRANSFER_MAX);
     windows.fill(&buffer, &vec![0x77; TRANSFER_MAX * 512]);
     assert_eq!(windows.ask(Command::Write(0, TRANSFER_MAX, buffer)), SrbStatus::Success);
@@ -381,7 +390,7 @@ fn a_crash_dump_is_written_through_a_second_ring_while_the_first_ones_requests_a
 
     let crashed = std::mem::replace(
         &mut windows.driver,
-        Xenvbd::connect(windows.guest.clone(), Driver::CrashDump).unwrap(),
+        Xenvbd::connect(windows.guest.clone(), Driver::CrashDump, Abi::X86_64).unwrap(),
     );
     windows.ring = ring(&windows.xen, &windows.driver);
     let mut dump = vec![0; 1600 * 512];

@@ -3,7 +3,10 @@
 
 use std::{rc::Rc, thread, time::Duration};
 
-use blkif::mock::{Buffer, Command, Driver, Guest, SrbStatus, Xenvbd};
+use blkif::{
+    Abi,
+    mock::{Buffer, Command, Driver, Guest, SrbStatus, Xenvbd},
+};
 use tapctl::Resume;
 
 use crate::host::{DEVID, Host, message_of, until};
@@ -17,8 +20,8 @@ const EALREADY: i32 = 114;
 const XENVBD: Driver = Driver::Xenvbd { order: 3, indirect_segments_max: 0 };
 
 /// `FrontendPrepare`, `FrontendConnect`: INITIALISING, INITIALISED, upon which tapback connects.
-fn connect(host: &Host, guest: &Rc<Guest>, driver: Driver) -> Xenvbd {
-    let driver = Xenvbd::connect(guest.clone(), driver).unwrap();
+fn connect(host: &Host, guest: &Rc<Guest>, driver: Driver, abi: Abi) -> Xenvbd {
+    let driver = Xenvbd::connect(guest.clone(), driver, abi).unwrap();
     host.client().connect(0, message_of(&driver.location(), DOMID)).unwrap();
     driver
 }
@@ -60,7 +63,9 @@ fn a_disk_is_closed_and_connected_again_with_another_ring() {
     for round in 0..4_u8 {
         let order = u32::from(3 - round);
         let driver = Driver::Xenvbd { order, indirect_segments_max: 0 };
-        let mut driver = connect(&host, &guest, driver);
+        // As from Windows with 64 bits to one with 32, and back.
+        let abi = [Abi::X86_64, Abi::X86_32][usize::from(round % 2)];
+        let mut driver = connect(&host, &guest, driver, abi);
         let place = u64::from(round) * 100;
         let written = buffer(&guest, 50, 10 + round);
         assert_eq!(ask(&mut driver, Command::Write(place, 50, written)), SrbStatus::Success);
@@ -85,7 +90,7 @@ fn a_pause_that_windows_gives_up_leaves_a_disk_that_works() {
     let host = Host::start();
     host.open(0, &host.image("image", IMAGE_BYTES, 1));
     let guest = host.guest(DOMID);
-    let mut driver = connect(&host, &guest, XENVBD);
+    let mut driver = connect(&host, &guest, XENVBD, Abi::X86_64);
     let written = buffer(&guest, 50, 2);
     assert_eq!(ask(&mut driver, Command::Write(0, 50, written.clone())), SrbStatus::Success);
     host.client().pause(0).unwrap();
@@ -111,7 +116,7 @@ fn a_crash_dump_is_written_through_a_ring_of_its_own() {
         let host = Host::start();
         host.open(0, &host.image("image", IMAGE_BYTES, 1));
         let guest = host.guest(DOMID);
-        let mut crashed = connect(&host, &guest, XENVBD);
+        let mut crashed = connect(&host, &guest, XENVBD, Abi::X86_64);
         let old = buffer(&guest, 160, 2);
         assert_eq!(ask(&mut crashed, Command::Write(0, 160, old.clone())), SrbStatus::Success);
         if paused {
@@ -120,7 +125,7 @@ fn a_crash_dump_is_written_through_a_ring_of_its_own() {
         crashed.start(Command::Unmap(vec![(0, SECTORS)]));
         crashed.start(Command::Write(0, 160, old.clone()));
         crashed.start(Command::Read(0, 160, old.clone()));
-        let mut dump = Xenvbd::connect(guest.clone(), Driver::CrashDump).unwrap();
+        let mut dump = Xenvbd::connect(guest.clone(), Driver::CrashDump, Abi::X86_64).unwrap();
         let ring = message_of(&dump.location(), DOMID);
         let early = host.client().connect(0, ring.clone()).unwrap_err();
         assert_eq!(early.errno(), EALREADY, "the old one has to be closed first");
