@@ -9,8 +9,9 @@
 #             process that serves one, and of the server in the real program;
 #             the programs beside those of an earlier commit (PREVIOUS=<commit>, HEAD~1 if not given);
 #             latencies and system calls as a guest has them, a frontend that vanishes, a guest that crashes and has
-#             a second kernel, PVH and HVM guests (make test-guests); 100 fill-ups with the memory that a machine
-#             really has (make test-memory); swap (make test-swap); and the packages
+#             a second kernel, one that attacks, guests that GRUB starts, PVH and HVM guests (make test-guests); 100
+#             fill-ups with the memory that a machine really has (make test-memory); swap (make test-swap); and the
+#             packages
 # make test-packages   the packages of make deb rpm are installed, used, upgraded under a load, and removed
 # make test-xen   guests of a real Xen on disks of this SR: a host in QEMU, of Debian's packages (as root)
 # make test-swap  SRs with and without device-config:swap where memory is short, in QEMU (as root)
@@ -112,10 +113,11 @@ test-packages: deb rpm
 # Latencies of graphs beside a guest's own, system calls for a request, a frontend that vanishes and comes back, a guest
 # that crashes and has a second kernel, a PVH and an HVM guest.
 test-guests:
-	$(MAKE) test-xen XEN="latency.sh rates.sh again.sh kdump.sh xenvbd.sh pvh.sh hvm.sh"
+	$(MAKE) test-xen XEN="latency.sh rates.sh again.sh kdump.sh xenvbd.sh hostile.sh grub.sh pvh.sh hvm.sh"
 
-# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh rates.sh again.sh kdump.sh xenvbd.sh pvh.sh hvm.sh": which scripts
-# of tests/xen; XEN_KILLS: how many servers kill.sh kills (50)
+# XEN="disk.sh two.sh suspend.sh kill.sh latency.sh rates.sh again.sh kdump.sh xenvbd.sh hostile.sh grub.sh pvh.sh
+# hvm.sh": which scripts of tests/xen; XEN_KILLS: how many servers kill.sh kills (50); TAPBACK: blktap's own program, in
+# the place of the one here that does what it does
 test-xen:
 	tests/tools.sh run
 	$(call cargo_build,demo,xen-toolstack xen-load xen-cold)

@@ -50,7 +50,7 @@ kernel=$(of_kernel apt-cache depends linux-image-amd64 |
     sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -1)
 release=${kernel#linux-image-}
 packages="busybox-static qemu-system-xen xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common
-    xenstore-utils libyajl2 grub-common grub-pc-bin libdevmapper1.02.1 kexec-tools
+    xenstore-utils libyajl2 grub-common grub-pc-bin grub-xen-bin libdevmapper1.02.1 kexec-tools
     python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libffi8"
 for library in store4 misc4.17 call1 devicemodel1 evtchn1 foreignmemory1 gnttab1 hypfs1 toolcore1 toollog1; do
     packages="$packages libxen$library"
@@ -173,19 +173,27 @@ LD_LIBRARY_PATH=dom0/usr/lib/x86_64-linux-gnu ldd kexec/usr/sbin/kexec | awk '/=
     while read -r library; do cp -L "$library" kexec/usr/lib/x86_64-linux-gnu/; done
 cp -L dom0/lib64/ld-linux-x86-64.so.2 kexec/lib64/
 
-# What starts an HVM guest. The boot loader is for the disk that the firmware takes for the first one; it loads the
-# kernel, at 1 MiB, and the root file system, at 16 MiB and of 6 MiB at most, from the second. The first part of
-# that file system is packed here, as the boot loader reads slowly.
+# What starts guests from a disk: the kernel at its 1 MiB, and at 16 MiB the root file system, of 6 MiB at most. An HVM
+# guest has them on the second disk that its firmware sees, the boot loader is on the first. PV and PVH guests have
+# them on xvda, and GRUB is what xl starts; it is a frontend of its own (grub-core/disk/xen/xendisk.c), of 32 bits for
+# PVH guests.
 cp "unpacked/boot/vmlinuz-$release" kernel
-cat > boot.cfg <<C
-linux (hd1)2048+$((($(stat -c %s kernel) + 511) / 512)) console=hvc0 loglevel=6 mitigations=off panic=1
-initrd (hd1)32768+12288
+# grub FORMAT DISK MODULE...: prints a boot loader
+grub() {
+    local format=$1 disk=$2
+    shift 2
+    cat > boot.cfg <<C
+linux ($disk)2048+$((($(stat -c %s kernel) + 511) / 512)) console=hvc0 loglevel=6 mitigations=off panic=1
+initrd ($disk)32768+12288
 boot
 C
-LD_LIBRARY_PATH=$PWD/unpacked/lib/x86_64-linux-gnu:$PWD/unpacked/usr/lib/x86_64-linux-gnu \
-    unpacked/usr/bin/grub-mkimage -d unpacked/usr/lib/grub/i386-pc -O i386-pc -p / -c boot.cfg \
-    -o core.img biosdisk linux boot
-cat unpacked/usr/lib/grub/i386-pc/boot.img core.img > loader
+    LD_LIBRARY_PATH=$PWD/unpacked/lib/x86_64-linux-gnu:$PWD/unpacked/usr/lib/x86_64-linux-gnu \
+        unpacked/usr/bin/grub-mkimage -d "unpacked/usr/lib/grub/$format" -O "$format" -p / -c boot.cfg "$@"
+}
+{ cat unpacked/usr/lib/grub/i386-pc/boot.img && grub i386-pc hd1 biosdisk linux boot; } > loader
+grub x86_64-xen xen/xvda linux xzio > grub-pv
+grub i386-xen_pvh xen/xvda linux > grub-pvh
+# The first part of the root file system is packed here, as boot loaders read slowly.
 (cd guest && find . | cpio --quiet -o -H newc) | gzip -9 | dd of=guest.cpio.gz bs=512 conv=sync status=none
 
 for root in guest dom0; do
