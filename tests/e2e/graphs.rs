@@ -1,6 +1,7 @@
 //! The graphs of an SR: an independent reader accepts its file, and what the file says is what fio says.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use end_to_end::{Disk, Xapi, tools};
+use scratch::Scratch;
 use serde_json::{Value, json};
 
 use crate::MIB;
@@ -68,25 +70,43 @@ fn close(value: f64, wanted: f64) -> bool {
     (value - wanted).abs() <= wanted * 0.05
 }
 
-/// Runs fio on a disk for so long that two readings lie within: what it told of one way, and those readings.
+/// A request of fio: when it was answered, in seconds since 1970, and what it took, in microseconds.
+struct Answered {
+    at: f64,
+    latency: f64,
+}
+
+/// Runs fio on a disk for so long that two readings lie within: what it tells of its requests, one by one, and those
+/// readings. (Of the whole run it tells another rate where a busy machine has it fall behind and catch up.)
 fn while_fio_runs(
     (file, sr): (&Path, &str),
     disk: &Disk<'_>,
     (way, rw): (&str, &str),
     arguments: &[&str],
-) -> (Value, [Value; 2]) {
+) -> (Vec<Answered>, [Value; 2]) {
+    let logs = Scratch::on_disk();
+    let log = format!("--write_lat_log={}/fio", logs.path().display());
     let at = |it: &Value| it["timestamp"].as_f64().unwrap();
     let requests = |it: &Value| value(it, sr, &format!("iops_{way}"));
     let quiet = read(file);
     let rw = format!("--rw={rw}");
-    let arguments = [arguments, &["--time_based", "--runtime=17", &rw]].concat();
+    let each =
+        ["--time_based", "--runtime=17", &rw, &log, "--log_unix_epoch=1", "--per_job_logs=0"];
+    let arguments = [arguments, &each].concat();
     thread::scope(|scope| {
         let job = scope.spawn(|| fio(disk, &arguments));
         let first = eventually(file, |it| requests(it) > requests(&quiet));
         let first = eventually(file, |it| at(it) > at(&first));
         let last = eventually(file, |it| at(it) > at(&first));
         assert!(!job.is_finished(), "the readings are of while it runs");
-        (job.join().unwrap()[way].clone(), [first, last])
+        job.join().unwrap();
+        let lines = fs::read_to_string(logs.path().join("fio_lat.log")).unwrap();
+        // Milliseconds, nanoseconds, and what it was.
+        let answered = lines.lines().map(|line| {
+            let mut numbers = line.split(", ").map(|it| it.parse::<f64>().unwrap() / 1000.0);
+            Answered { at: numbers.next().unwrap(), latency: numbers.next().unwrap() }
+        });
+        (answered.collect(), [first, last])
     })
 }
 
@@ -107,18 +127,21 @@ fn rates_and_latencies_while_fio_runs_are_those_of_fio() {
     for (way, rw) in [("write", "randwrite"), ("read", "randread")] {
         let key = |name: &str| format!("{name}_{way}");
         let at = |it: &Value| it["timestamp"].as_f64().unwrap();
-        // A fixed rate, which any machine keeps up with: the readings are of other seconds than fio's.
         let arguments = ["--bs=64k", "--rate_iops=200"];
-        let (told, [first, last]) = while_fio_runs((&file, &sr), &disk, (way, rw), &arguments);
-        let of_fio = |name: &str| told[name].as_f64().unwrap();
+        let (answered, [first, last]) = while_fio_runs((&file, &sr), &disk, (way, rw), &arguments);
         let seconds = at(&last) - at(&first);
+        let between = |it: &&Answered| (at(&first)..at(&last)).contains(&it.at);
+        let latencies: Vec<f64> = answered.iter().filter(between).map(|it| it.latency).collect();
+        let number = latencies.len() as f64;
+        assert!(number > 100.0, "fio has made {number} requests between the readings");
+        let of_fio = number / seconds;
         let rate = |name: &str| (value(&last, &sr, name) - value(&first, &sr, name)) / seconds;
-        let compared = format!("{way}: {told}\n{first}\n{last}");
-        assert!(close(rate(&key("iops")), of_fio("iops")), "{compared}");
-        assert!(close(rate(&key("io_throughput")) * MIB as f64, of_fio("bw_bytes")), "{compared}");
+        let client = latencies.iter().sum::<f64>() / number;
+        let compared = format!("{way}: {of_fio}/s of {client} us\n{first}\n{last}");
+        assert!(close(rate(&key("iops")), of_fio), "{compared}");
+        assert!(close(rate(&key("io_throughput")) * MIB as f64, of_fio * 65_536.0), "{compared}");
         assert!(close(rate(&key("io_throughput")) * MIB as f64, rate(&key("iops")) * 65_536.0));
         let latency = value(&last, &sr, &format!("{way}_latency"));
-        let client = told["lat_ns"]["mean"].as_f64().unwrap() / 1000.0;
         assert!(latency <= client * 1.05 && latency >= client * 0.02, "{latency} us, {compared}");
         // What the requests took in all is their number by their latency.
         assert!(close(rate("iowait") * 1e6, rate(&key("iops")) * latency), "{compared}");

@@ -17,10 +17,8 @@ check "a guest without a driver for disks" waits g1 "guest: ready"
 check "another guest has a disk" plug "$beside" 51712 "$other" w
 xl unpause g2
 check "it writes" waits g2 "guest: load begins"
-known=$(ls "$CONTROL")
 check "the first guest's disk is plugged" plug "$hostile" 51712 "$attacked" w
-keeper=$(for entry in "$CONTROL"/ctl*; do echo "${entry##*/ctl}"; done | while read -r pid; do
-    echo "$known" | grep -qx "ctl$pid" || echo "$pid"; done)
+keeper=$(readlink -f "$(socket_of "$PARAMS")" | sed 's/.*nbd\([0-9]*\)\..*/\1/')
 server=$(cat "/proc/$keeper/task/$keeper/children") && server=${server%% *}
 # kilobytes of its memory, without that of disks
 private() { sed -n 's/^RssAnon:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$server/status"; }
