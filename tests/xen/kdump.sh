@@ -23,10 +23,7 @@ GUEST_WORDS='' GUEST_FILES='' GUEST_MEMORY=128
 guest g2 guest-kill.sh || failed
 beside=$DOMID
 check "another guest has another disk" plug "$beside" 51712 "$other" w
-# The guest has a processor for itself: QEMU has let second kernels fault where it had not.
-xl vcpu-pin Domain-0 all 0
 xl vcpu-pin g2 all 0
-xl vcpu-pin g1 all 1
 xl unpause g1
 check "the guest has loaded a second kernel" waits g1 "guest: loaded 1" 300
 check "it has written and synced" waits g1 "guest: written"
