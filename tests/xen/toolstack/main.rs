@@ -38,6 +38,8 @@ const SEEN: &str = "max-ring-page-order";
 /// How long a plug waits for the backend, and an unplug for the frontend.
 const PATIENCE: Duration = Duration::from_secs(200);
 const PAUSE: Duration = Duration::from_millis(20);
+/// What tapback may take to read the nodes of a new device; it gives no sign of having done it.
+const SETTLING: Duration = Duration::from_millis(300);
 /// How much is written to a disk at a time.
 const WRITE_BYTES: usize = 256 << 10;
 
@@ -136,6 +138,9 @@ impl Device {
             ensure!(start.elapsed() < PATIENCE, "no tapback has seen {backend}");
             thread::sleep(PAUSE);
         }
+        // tapback then reads what is there, without the tapdisk's word on the disk, and forgets with that word that the
+        // disk is read-only.
+        thread::sleep(SETTLING);
         for (key, value) in [
             ("physical-device-path", device.to_str().context("a path that is not UTF-8")?),
             ("hotplug-status", "connected"),
