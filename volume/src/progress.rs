@@ -43,8 +43,9 @@ impl Progress for Bar {
         self.0.tick();
     }
 
+    /// Moves the bar while it is held: it reads its position twice for one line, for the percentage and the bar.
     fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+        self.0.update(|state| state.set_pos(state.pos() + bytes));
     }
 }
 
