@@ -74,35 +74,41 @@ fn snapshots_of_a_busy_disk_are_moments_of_it() {
 }
 
 /// A write of 32 MiB takes several passes of the tapdisk's loop. A snapshot between two of them has all of it,
-/// as has the disk that a client leaves in the middle of one.
+/// as has the disk that a client leaves in the middle of one. With several clients one is nearly always between two.
 #[test]
 fn no_snapshot_has_half_of_a_large_write() {
-    const BYTES: usize = 32 << 20;
+    const BYTES: u64 = 32 << 20;
+    const CLIENTS: u64 = 3;
     let xapi = Xapi::new();
     let sr = xapi.create_sr("1GiB");
-    let key = xapi.create_vdi(&sr, BYTES as u64);
+    let key = xapi.create_vdi(&sr, CLIENTS * BYTES);
     let disk = xapi.plug(&sr, &key, "5");
-    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, written) = (&AtomicBool::new(false), &AtomicU64::new(0));
+    let offsets = (0..CLIENTS).map(|client| client * BYTES);
     let snapshots: Vec<String> = thread::scope(|scope| {
-        scope.spawn(|| {
+        for offset in offsets.clone() {
             let mut client = disk.connect();
-            for byte in (1..=u8::MAX).cycle() {
-                client.write(0, &vec![byte; BYTES]).unwrap();
-                written.fetch_add(1, Ordering::Release);
-                if stop.load(Ordering::Relaxed) {
-                    // The last one is not waited for.
-                    client.submit(0, command::WRITE, 0, 32 << 20, &vec![0xee; BYTES]).unwrap();
-                    return;
+            scope.spawn(move || {
+                // One is on its way while the one before it is written. The last one is not waited for.
+                let payloads = [1, 2].map(|byte| vec![byte; BYTES as usize]);
+                let mut before = None;
+                for payload in payloads.iter().cycle() {
+                    let next = client.submit(0, command::WRITE, offset, BYTES as u32, payload);
+                    if let Some(cookie) = before.replace(next.unwrap()) {
+                        client.finish(cookie).unwrap();
+                        written.fetch_add(1, Ordering::Release);
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
                 }
-            }
-        });
-        let made = (0..12).map(|_| {
+            });
+        }
+        let made = (0..6).map(|_| {
             let before = written.load(Ordering::Acquire);
-            while written.load(Ordering::Acquire) == before {
+            while written.load(Ordering::Acquire) < before + CLIENTS {
                 thread::sleep(Duration::from_millis(1));
             }
-            // At another moment of the write each time.
-            thread::sleep(Duration::from_micros(before * 1777 % 9000));
             let made = xapi.volume("Volume.snapshot", json!({ "sr": sr, "key": key })).unwrap();
             made["key"].as_str().unwrap().to_owned()
         });
@@ -113,9 +119,11 @@ fn no_snapshot_has_half_of_a_large_write() {
     disk.unplug();
     for key in snapshots.iter().chain([&key]) {
         let disk = Disk::plug(&xapi, &sr, key, "backup", true).unwrap();
-        let bytes = disk.connect().read(0, 32 << 20).unwrap();
-        let differs = bytes.iter().position(|&byte| byte != bytes[0]);
-        assert_eq!(differs, None, "{key} has {} before", bytes[0]);
+        for offset in offsets.clone() {
+            let bytes = disk.connect().read(offset, BYTES as u32).unwrap();
+            let differs = bytes.iter().position(|&byte| byte != bytes[0]);
+            assert_eq!(differs, None, "at {offset} {key} has {} before", bytes[0]);
+        }
         disk.unplug();
     }
 }

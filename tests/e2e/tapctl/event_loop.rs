@@ -157,7 +157,7 @@ fn large_writes_go_on_beside_other_requests() {
     let tapdisk = host.serve("image", 2 * u64::from(BYTES));
     let (mut first, mut other) = (host.connect(&tapdisk), host.connect(&tapdisk));
     let data = vec![9; BYTES as usize];
-    for _ in 0..3 {
+    let most = (0..10).map(|_| {
         let cookie = first.submit(0, command::WRITE, BYTES.into(), BYTES, &data).unwrap();
         let reads = thread::scope(|scope| {
             let answered = scope.spawn(|| first.finish(cookie).unwrap());
@@ -165,9 +165,12 @@ fn large_writes_go_on_beside_other_requests() {
             answered.join().unwrap();
             reads
         });
-        assert!(reads > 0, "{reads} reads while it is written");
         assert_eq!(other.read(u64::from(2 * BYTES) - 5, 5).unwrap(), [9; 5]);
-    }
+        reads
+    });
+    // The write takes eight turns. If it took one, a read would be answered before it and one behind it.
+    let most = most.max().unwrap_or_default();
+    assert!(most >= 5, "{most} reads at most while it is written");
     assert_was_not_stopped(&tapdisk);
 }
 
