@@ -48,7 +48,8 @@ fn read_while(client: &mut Nbd, done: impl Fn() -> bool) -> u64 {
     reads
 }
 
-/// Reads through `other` until a request of `first` is answered; how many times.
+/// Reads through `other` until a request of `first` is answered; how many times. On a busy machine there are some more,
+/// until the thread that waits for the answer has a processor.
 fn read_until_answered(first: &mut Nbd, cookie: u64, other: &mut Nbd) -> u64 {
     thread::scope(|scope| {
         let answered = scope.spawn(|| first.finish(cookie).unwrap());
