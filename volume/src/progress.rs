@@ -43,7 +43,7 @@ impl Progress for Bar {
         self.0.tick();
     }
 
-    /// Moves the bar while it is held: it reads its position twice for one line, for the percentage and the bar.
+    /// Moves the bar under its lock: for one line indicatif reads the position twice, for the percentage and the bar.
     fn advance(&self, bytes: u64) {
         self.0.update(|state| state.set_pos(state.pos() + bytes));
     }
