@@ -99,11 +99,17 @@ impl Delta {
         Some(self)
     }
 
-    /// Those entries of a chunk that differ from what they are `over`, if they are few.
+    /// Those entries of a chunk that differ from what they are `over`, if they are few and a slot can say them: none
+    /// can say that a block was never written.
     pub(crate) fn between(over: &[Layer], entries: &[Layer]) -> Option<Self> {
         let mut differing =
             over.iter().zip(entries).enumerate().filter(|(_, (one, own))| one != own);
-        differing.try_fold(Self::default(), |delta, (at, (_, &own))| delta.with(at, own))
+        differing.try_fold(
+            Self::default(),
+            |delta, (at, (_, &own))| {
+                if own == NEVER { None } else { delta.with(at, own) }
+            },
+        )
     }
 
     /// Puts the entries in place of those of a page.

@@ -180,6 +180,27 @@ fn operations_see_single_blocks_over_a_page() {
     assert_eq!(lock().check().unwrap(), [""; 0]);
 }
 
+/// A child that was reverted to a time before a block was written has nothing where the page of its parent has data.
+/// No slot can say that of a block.
+#[test]
+fn a_block_that_a_child_has_never_had_is_no_data_of_the_page_below() {
+    let (fixture, key, mut disks) = served(1);
+    let lock = || fixture.lock();
+    (0..FEW).for_each(|block| write(&mut disks, &key, 0, block, 1));
+    let before = lock().snapshot_volume(&key, &mut disks).unwrap().key.to_string();
+    write(&mut disks, &key, 0, FEW, 2);
+    assert_eq!(deltas(&fixture.sr, &key), 0, "it has a page");
+    let clone = lock().clone_volume(&key, &mut disks).unwrap().key.to_string();
+    lock().revert_volume(&before, &clone, &mut Inactive).unwrap();
+    disks.0.clear();
+    lock().compose_volumes(&clone, &key, &mut Inactive).unwrap();
+    let expected: Vec<_> = (0..7).map(|block| (block, 1)).collect();
+    assert_eq!(blocks(&content(&mut fixture.open(&clone, true).unwrap())), expected);
+    assert_eq!(lock().check().unwrap(), [""; 0]);
+    let (counted, real) = counted(&fixture.sr);
+    assert_eq!(counted, real);
+}
+
 /// Slots that say what no disk has written are told, and the volume is not used.
 #[test]
 fn a_slot_that_makes_no_sense_is_told() {
