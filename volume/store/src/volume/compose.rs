@@ -5,7 +5,7 @@
 //! once more changes nothing that is read, and removes it.
 
 use crate::{
-    block::{CHUNK_BLOCKS, Layer, NEVER, PAGE_BYTES, chunks, is_data, zeroed},
+    block::{CHUNK_BLOCKS, Layer, PAGE_BYTES, chunks, is_data},
     error::{Context, Error, ErrorKind, Result},
     files::{Entry, steps},
     host::Name,
@@ -117,13 +117,7 @@ impl Exclusive<'_> {
             let mut bytes = [0; PAGE_BYTES as usize];
             let mut merged = Vec::with_capacity(CHUNK_BLOCKS as usize);
             for ((&over, &from), &under) in over.iter().zip(from.iter()).zip(under.iter()) {
-                merged.push(match over {
-                    _ if over == from => under,
-                    // Reverted to a time before the block was first written: an update, of which the page below
-                    // knows nothing.
-                    NEVER => zeroed(top),
-                    _ => over,
-                });
+                merged.push(if over == from { under } else { over });
             }
             let data = |entries: &[Layer]| entries.iter().filter(|it| is_data(**it)).count() as u64;
             let blocks = &mut index.said.blocks;
